@@ -1,0 +1,1 @@
+"""One model per file, each an adapter to the protocol of its signal."""

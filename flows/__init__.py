@@ -1,0 +1,1 @@
+"""The outside world: sources, configuration, the stage engine, Prefect, the command line."""

@@ -1,0 +1,1 @@
+"""Robot datasets, each read lazily, one episode at a time."""

@@ -1,0 +1,1 @@
+"""Numbers about a clip, and why it was kept."""

@@ -1,0 +1,89 @@
+"""What every source offers: a lazy list of episodes, and one episode opened at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from extractors.types import Episode
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeInfo:
+    """What can be said about one episode without decoding an image.
+
+    Attributes:
+        episode_id: `[A-Za-z0-9_.-]+`, unique in the source, without the camera.
+        episode_index: LeRobot's `episode_index`, else the position in sorted order.
+        n_frames: the number of frames the metadata gives, None where nothing says it.
+        language_instruction: "" where there is none.
+        cameras: the views this episode has, in name order; may include ones that turn out to be black.
+        fps: frames per second as declared, None where nothing says it.
+        files: the files that the episode is read from; their sizes and times recognise it on the next run.
+        key: how the source finds the episode again (relative path, record number, ...). JSON types only.
+        tags: what the metadata already tells: "no-language", "wrong-totals", ...
+    """
+
+    episode_id: str
+    episode_index: int
+    n_frames: int | None
+    language_instruction: str
+    cameras: tuple[str, ...]
+    fps: float | None
+    files: tuple[Path, ...]
+    key: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """A dataset on disk.
+
+    Listing is lazy and decodes no image. An episode whose data turn out to be bad is listed all the same and fails
+    in `open`, or while its frames are iterated, with an `EpisodeError`.
+    """
+
+    @property
+    def kind(self) -> str:
+        """ "bridge-raw", "rlds", "lerobot-v2.0", "lerobot-v2.1", "lerobot-v3.0" or "videos"."""
+        ...
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name, for provenance and run names."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """The folder that relative paths in provenance start from."""
+        ...
+
+    def episodes(self) -> Iterator[EpisodeInfo]:
+        """Every episode, in index order."""
+        ...
+
+    def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
+        """One episode seen by `camera`, or by the first fixed, non-black camera in name order.
+
+        Raises:
+            EpisodeError: the episode cannot be used; the message says why.
+            UnknownCameraError: this episode has no camera of that name.
+        """
+        ...
+
+
+def safe_id(text: str) -> str:
+    """`text` as an episode id: path separators become "_", nothing can climb out of a folder.
+
+    Raises:
+        ValueError: nothing is left of `text`.
+    """
+    identifier = _UNSAFE.sub("_", text.replace("/", "_").replace("\\", "_")).strip("._-")
+    identifier = re.sub(r"\.{2,}", ".", identifier)
+    if not identifier:
+        raise ValueError(f"no episode id can be made from {text!r}")
+    return identifier

@@ -49,7 +49,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """ "bridge-raw", "rlds", "lerobot-v2.0", "lerobot-v2.1", "lerobot-v3.0" or "videos"."""
+        """One of "bridge-raw", "rlds", "lerobot-v2.0", "lerobot-v2.1", "lerobot-v3.0" or "videos"."""
         ...
 
     @property

@@ -1,0 +1,257 @@
+"""Affine motion layers: which parts of a clip move together, and how, from one reference frame.
+
+A layer is a set of points of the reference frame that one affine motion per frame carries along (Wang and Adelson,
+"Representing Moving Images with Layers", 1994). Small untextured objects, which give a single Lucas-Kanade window
+nothing to hold on to, are followed well as a whole: every point of the layer votes, outliers are left out, and the
+motion is registered against the reference frame itself, so that errors do not add up over time.
+
+All positions are (x, y) pixels of the images handed in, with the centre of the top-left pixel at (0, 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+IDENTITY: Floats = np.eye(2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSettings:
+    """Thresholds of the layer tracker; grey levels are of 255, pixels those of the working images.
+
+    Attributes:
+        window: side of the Lucas-Kanade window, pixels.
+        levels: pyramid levels above the full one.
+        patch: side of the box over which colour differences are averaged, pixels.
+        cut: colour difference above which a point counts as hidden or wrong, whatever the amount, grey levels.
+        noise: colour difference that a match under changing light has, grey levels.
+        search: look for new motion (not just go on as before) where the layer differs by more, grey levels.
+        loop_px: forward-backward error at which a Lucas-Kanade match has lost 1/e of its weight, pixels.
+        fit_px: distance from the layer's motion at which a match starts to count as an outlier, pixels.
+        affinity: standard deviation of one update's change of scale, rotation and shear (1 is 100 %).
+        border: pixels around a layer's points that are registered with it.
+    """
+
+    window: int = 15
+    levels: int = 3
+    patch: int = 5
+    cut: float = 30.0
+    noise: float = 15.0
+    search: float = 3.0
+    loop_px: float = 0.7
+    fit_px: float = 1.0
+    affinity: float = 0.03
+    border: int = 12
+
+
+def apply(motion: Floats, points: NDArray[np.floating]) -> Floats:
+    """`points` (N, 2) carried by `motion` (2, 3)."""
+    moved: Floats = points @ motion[:, :2].T + motion[:, 2]
+    return moved
+
+
+def compose(after: Floats, first: Floats) -> Floats:
+    """The motion (2, 3) that applies `first`, then `after`."""
+    return np.concatenate([after[:, :2] @ first[:, :2], after[:, :2] @ first[:, 2:] + after[:, 2:]], axis=1)
+
+
+def translation(shift: NDArray[np.floating]) -> Floats:
+    """The motion (2, 3) that adds `shift` (2,)."""
+    return np.array([[1.0, 0.0, shift[0]], [0.0, 1.0, shift[1]]])
+
+
+def sample(image: NDArray[Any], points: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Bilinear values (N, C) or (N,) of `image` at `points` (N, 2); the border is repeated outside."""
+    where = np.ascontiguousarray(points[:, None], dtype=np.float32)
+    # remap takes at most 32767 rows, far more than the queries of one frame
+    # None, not an empty array: OpenCV 5 takes the latter for a second map and reads rubbish
+    values = cv2.remap(image, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return np.asarray(values[:, 0], dtype=np.float32)
+
+
+def match(
+    first: Image, second: Image, points: Floats, guess: Floats, *, levels: int, settings: LayerSettings
+) -> tuple[Floats, Floats]:
+    """Pyramidal Lucas-Kanade in colour, there and back.
+
+    Returns:
+        positions (N, 2) in `second`, and the forward-backward error (N,) in pixels, infinite where the match failed.
+    """
+    start = np.ascontiguousarray(points[:, None], dtype=np.float32)
+    options: dict[str, Any] = {
+        "winSize": (settings.window, settings.window),
+        "maxLevel": levels,
+        "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.02),
+        "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
+        "minEigThreshold": 1e-4,
+    }
+    there, ok_there, _ = cv2.calcOpticalFlowPyrLK(
+        first, second, start, np.ascontiguousarray(guess[:, None], dtype=np.float32), **options
+    )
+    back, ok_back, _ = cv2.calcOpticalFlowPyrLK(second, first, there, start.copy(), **options)
+    error = np.linalg.norm((back - start)[:, 0].astype(np.float64), axis=-1)
+    error[(ok_there[:, 0] == 0) | (ok_back[:, 0] == 0)] = np.inf
+    return there[:, 0].astype(np.float64), error
+
+
+def fit_update(
+    start: Floats, end: Floats, weights: Floats, *, fit_px: float, affinity: float, spread_px: float = 1.5
+) -> Floats:
+    """The affine motion (2, 3) that carries `start` to `end` (N, 2), robustly.
+
+    Iteratively reweighted least squares with Geman-McClure weights of scale `fit_px`, begun at the weighted median
+    translation. The linear part is drawn to the identity by a Gaussian prior of standard deviation `affinity`
+    against matches of `spread_px`, so that few or crowded points give a translation rather than nonsense.
+    """
+    if weights.sum() < 1e-3:
+        return IDENTITY.copy()
+    moved = end - start
+    shift = np.array([_weighted_median(moved[:, axis], weights) for axis in (0, 1)])
+    linear, centre = np.zeros((2, 2)), start.mean(axis=0)
+    for _ in range(5):
+        error = np.linalg.norm(moved - (start - centre) @ linear.T - shift, axis=1)
+        robust = weights / (1.0 + (error / fit_px) ** 2) ** 2 + 1e-9
+        centre = robust @ start / robust.sum()
+        shift = robust @ moved / robust.sum()
+        offset = start - centre
+        normal = (robust[:, None] * offset).T @ offset / spread_px**2 + np.eye(2) / affinity**2
+        linear = np.linalg.solve(normal, (robust[:, None] * offset).T @ (moved - shift) / spread_px**2).T
+    return np.concatenate([np.eye(2) + linear, (shift - linear @ centre)[:, None]], axis=1)
+
+
+class Layer:
+    """Points of one reference frame, and the picture around them, followed as a whole."""
+
+    def __init__(
+        self, images: Sequence[Image], frame: int, points: Floats, settings: LayerSettings, border: int | None = None
+    ) -> None:
+        """`images` (h, w, 3) RGB of one size; `points` (N, 2) in image `frame`."""
+        self._images, self._settings = images, settings
+        self.frame, self.points = frame, points
+        height, width = images[frame].shape[:2]
+        self._extent = np.array([width, height]) - 0.5
+        border = settings.border if border is None else border
+        low = np.maximum(np.floor(points.min(axis=0)) - border, 0).astype(int)
+        high = np.minimum(np.ceil(points.max(axis=0)) + border, [width - 1, height - 1]).astype(int)
+        self._corner = low
+        self._size = (int(high[0] - low[0] + 1), int(high[1] - low[1] + 1))
+        self._template = np.ascontiguousarray(images[frame][low[1] : high[1] + 1, low[0] : high[0] + 1])
+        self._inside = points - low
+        # A point in a crowd counts for less: what matters is the area that the points stand for.
+        apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
+        self._weights = 1.0 / np.exp(-((apart / 3.0) ** 2)).sum(axis=1)
+
+    def follow(self, order: Sequence[int]) -> Floats:
+        """Motions (len(order), 2, 3) from the reference frame to the frames `order`, which begins with it."""
+        motion, velocity = IDENTITY.copy(), np.zeros(2)
+        motions, previous = [motion], self._template
+        trust = np.ones(len(self.points))
+        for before, frame in zip(order[:-1], order[1:], strict=True):
+            place = apply(motion, self.points)
+            guess = self._predict(before, frame, motion, velocity, trust, previous)
+            motion, previous, difference = self._register(frame, guess, previous)
+            trust = np.exp(-difference / self._settings.noise)
+            velocity = apply(motion, self.points).mean(axis=0) - place.mean(axis=0)
+            motions.append(motion)
+        return np.stack(motions)
+
+    def differences(self, frame: int, motion: Floats) -> Floats:
+        """(N,) colour difference of each point's surroundings in `frame` under `motion`, grey levels, cut off.
+
+        The cut is the value for points outside the image as well.
+        """
+        return self._difference(self._warp(frame, motion), self._template, motion)
+
+    def outside(self, motion: Floats) -> NDArray[np.bool_]:
+        """(N,) True where `motion` carries the point out of the image."""
+        place = apply(motion, self.points)
+        return np.any((place < -0.5) | (place > self._extent), axis=1)
+
+    def _warp(self, frame: int, motion: Floats) -> Image:
+        where = compose(motion, translation(self._corner))
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        warped = cv2.warpAffine(
+            self._images[frame], where, self._size, flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+        return np.asarray(warped, dtype=np.uint8)
+
+    def _difference(self, warped: Image, reference: Image, motion: Floats) -> Floats:
+        side = self._settings.patch
+        blurred = cv2.blur(cv2.absdiff(warped, reference), (side, side))
+        difference = sample(blurred, self._inside).mean(axis=-1).astype(np.float64)
+        difference[self.outside(motion)] = self._settings.cut
+        return np.minimum(difference, self._settings.cut)
+
+    def _score(self, frame: int, motion: Floats, previous: Image) -> tuple[float, Image]:
+        # The frame before keeps the score meaningful when light or aspect have changed since the reference.
+        warped = self._warp(frame, motion)
+        difference = self._difference(warped, self._template, motion) + self._difference(warped, previous, motion)
+        return float(self._weights @ difference / (2.0 * self._weights.sum())), warped
+
+    def _predict(
+        self, before: int, frame: int, motion: Floats, velocity: Floats, trust: Floats, previous: Image
+    ) -> Floats:
+        """The best of: rest, constant velocity, and what the points' own flow says from either start."""
+        settings = self._settings
+        candidates = [motion, compose(translation(velocity), motion)]
+        scores = [self._score(frame, candidate, previous)[0] for candidate in candidates]
+        if min(scores) > settings.search:
+            place = apply(motion, self.points)
+            starts = [place, place + velocity] if np.abs(velocity).max() > 1.0 else [place]
+            for start in starts:
+                end, loop = match(
+                    self._images[before], self._images[frame], place, start, levels=settings.levels, settings=settings
+                )
+                weights = self._weights * trust * np.exp(-((loop / settings.loop_px) ** 2))
+                end = np.where(np.isfinite(loop)[:, None], end, place)
+                step = fit_update(place, end, weights, fit_px=settings.fit_px, affinity=settings.affinity)
+                candidates.append(compose(step, motion))
+                scores.append(self._score(frame, candidates[-1], previous)[0])
+        # Rest wins ties: an untextured layer must not wander.
+        scores[0] -= 0.3
+        return candidates[int(np.argmin(scores))]
+
+    def _register(self, frame: int, motion: Floats, previous: Image) -> tuple[Floats, Image, Floats]:
+        """`motion` corrected against the reference frame and, weaker, the frame before."""
+        settings = self._settings
+        score, warped = self._score(frame, motion, previous)
+        for attempt in range(3):
+            levels = 2 if attempt == 0 else 1
+            matches = [self._matches(reference, warped, levels) for reference in (self._template, previous)]
+            start = np.concatenate([self._inside, self._inside]) + self._corner
+            end = np.concatenate([place for place, _ in matches]) + self._corner
+            weights = np.concatenate([matches[0][1], 0.3 * matches[1][1]])
+            update = fit_update(start, end, weights, fit_px=settings.fit_px, affinity=settings.affinity)
+            better = compose(motion, update)
+            new_score, new_warped = self._score(frame, better, previous)
+            if new_score > score + 0.05:
+                break
+            gained = score - new_score
+            motion, score, warped = better, new_score, new_warped
+            if gained <= 0.0 or np.abs(apply(update, self.points) - self.points).max() < 0.1:
+                break
+        return motion, warped, self._difference(warped, self._template, motion)
+
+    def _matches(self, reference: Image, warped: Image, levels: int) -> tuple[Floats, Floats]:
+        settings = self._settings
+        end, loop = match(reference, warped, self._inside, self._inside, levels=levels, settings=settings)
+        side = (settings.patch, settings.patch)
+        end = np.where(np.isfinite(loop)[:, None], end, self._inside)
+        found, wanted = sample(cv2.blur(warped, side), end), sample(cv2.blur(reference, side), self._inside)
+        alike = np.exp(-((np.abs(found - wanted).mean(axis=-1) / settings.noise) ** 2))
+        return end, self._weights * alike * np.exp(-((loop / settings.loop_px) ** 2))
+
+
+def _weighted_median(values: Floats, weights: Floats) -> float:
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2.0)])

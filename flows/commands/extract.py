@@ -1,0 +1,170 @@
+"""`cuepack extract` and `cuepack rerun`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from extractors.errors import ConfigError
+from flows.commands.options import FINISHED, assignments, output_options, print_json, settings_options, start_logging
+
+if TYPE_CHECKING:
+    from flows.plan import Plan
+    from flows.run import Outcome
+
+
+@click.command()
+@click.argument("source")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory; made where missing.")
+@click.option("--camera", help="The view to take [default: the first fixed, non-black one].")
+@click.option("--episodes", "indices", metavar="3,7,10-20", help="Only these episode indices.")
+@click.option("--selection", type=click.Path(path_type=Path), help="Only the episodes of this selection file.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many episodes.")
+@click.option("--rehash", is_flag=True, help="Read the source again even where size and time are unchanged.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@settings_options
+@output_options
+def extract(source: str, out: Path, **options: Any) -> None:
+    """Read, score, extract and pack the episodes of SOURCE.
+
+    Safe to repeat: finished episodes are not redone. SOURCE is a folder of BridgeData V2 (raw), RLDS/TFDS,
+    LeRobot v2.0, v2.1 or v3.0, a folder of videos, or lerobot:HUB_ID.
+    """
+    from flows.config import load_config
+    from flows.plan import Request, make_plan, parse_indices, read_selection
+
+    request = Request(
+        source=source,
+        out=out,
+        config=load_config(options["config_file"], assignments(options)),
+        camera=options["camera"],
+        indices=parse_indices(options["indices"]) if options["indices"] else None,
+        ids=read_selection(options["selection"]) if options["selection"] else None,
+        limit=options["limit"],
+        rehash=options["rehash"],
+    )
+    plan = make_plan(request)
+    if options["dry_run"]:
+        _print_dry_run(plan, as_json=options["as_json"])
+        return
+    _run("extract", [plan], options)
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("episode_ids", nargs=-1, required=True, metavar="EPISODE_ID...")
+@click.option(
+    "--from",
+    "force_from",
+    type=click.Choice(["masks", "depth", "tracks", "geometry", "quality", "pack"]),
+    help="Redo this stage and those after it [default: what changed].",
+)
+@settings_options
+@output_options
+def rerun(directory: Path, episode_ids: Sequence[str], force_from: str | None, **options: Any) -> None:
+    """Redo single episodes of an output DIRECTORY, with its own configuration and --set on top."""
+    from flows.config import load_config
+    from flows.manifest import Manifest
+    from flows.plan import Request, make_plan, read_run
+
+    recorded = read_run(directory)
+    rows = Manifest(directory).rows()
+    unknown = [name for name in episode_ids if name not in rows]
+    if unknown:
+        raise ConfigError(f"{directory} has no episode {', '.join(unknown)}; manifest.csv lists the ids")
+    base = load_config(directory / "config.yaml")
+    config = load_config(options["config_file"], assignments(options), base=base)
+    cameras = {rows[name].get("camera_asked") for name in episode_ids}
+    plans = [
+        make_plan(
+            Request(
+                source=recorded["source"]["asked"]
+                if ":" in recorded["source"]["asked"]
+                else recorded["source"]["path"],
+                out=directory,
+                config=config,
+                camera=camera,
+                ids=tuple(name for name in episode_ids if rows[name].get("camera_asked") == camera),
+                force_from=force_from,
+            )
+        )
+        for camera in sorted(cameras, key=str)
+    ]
+    _run("rerun", plans, options, record=False)
+
+
+def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record: bool = True) -> None:
+    from flows.engine import ALL_STAGES
+    from flows.plan import record_run
+    from flows.progress import RunProgress
+    from flows.run import Outcome, carry_out, run_shard_plainly
+
+    start_logging(quiet=options["quiet"])
+    total = Outcome()
+    for plan in plans:
+        if record:
+            record_run(plan, " ".join(["cuepack", *sys.argv[1:]]))
+        with RunProgress(len(plan.jobs), len(ALL_STAGES), quiet=options["quiet"] or options["as_json"]) as progress:
+            if options["no_prefect"] or not plan.jobs:
+                outcome = carry_out(plan, progress, run_shard_plainly)
+            else:
+                from flows.prefect_settings import prepare
+
+                prepare(plan.request.out)
+                from flows.extract import run_with_prefect
+
+                outcome = run_with_prefect(plan, progress)
+        total.rows += outcome.rows
+        total.interrupted = total.interrupted or outcome.interrupted
+        total.error = total.error or outcome.error
+    _print_outcome(command, plans[0], total, options)
+    sys.exit(total.exit_code)
+
+
+def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str, Any]) -> None:
+    counts = {status: sum(row["status"] == status for row in outcome.rows) for status in ("done", "failed", "filtered")}
+    busy = [row for row in outcome.rows if row["status"] == "busy"]
+    counts["reused"] = len(plan.finished)
+    counts["busy"] = len(busy)
+    failed = [row for row in outcome.rows if row["status"] == "failed"]
+    for row in failed if not options["as_json"] else []:
+        print(f"failed  {row['episode_id']} ({row['stage']}, {row['error_type']}): {row['error']}", file=sys.stderr)
+    for row in busy:
+        print(f"busy    {row['episode_id']}: another run is working on it", file=sys.stderr)
+    if outcome.error is not None:
+        print(f"cuepack: stopped: {outcome.error}; what is packed is whole, run again to go on", file=sys.stderr)
+    if outcome.interrupted:
+        print("cuepack: interrupted; what is finished is kept, run again to go on", file=sys.stderr)
+    if options["as_json"]:
+        print_json(command, outcome.exit_code, counts=counts, episodes=outcome.rows)
+        return
+    print(
+        f"{counts['done']} packed ({counts['reused']} of them before), {counts['failed']} failed, "
+        f"{counts['filtered']} filtered -> {plan.request.out}"
+    )
+
+
+def _print_dry_run(plan: Plan, *, as_json: bool) -> None:
+    counts = {"todo": len(plan.jobs), "reused": len(plan.finished), "filtered": len(plan.filtered)}
+    if as_json:
+        episodes = [
+            {"episode_id": job.episode_id, "episode_index": job.info.episode_index, "status": "todo"}
+            for job in plan.jobs
+        ]
+        print_json("extract", FINISHED, counts=counts, episodes=episodes)
+        return
+    work = plan.work
+    print(f"source   {work.source.kind} {work.source.root}")
+    print(
+        f"profile  {work.config.run.profile}: masks {work.config.masks.backend}, depth {work.config.depth.backend}, "
+        f"tracks {work.config.tracks.backend}"
+    )
+    print(f"episodes {counts['todo']} to do, {counts['reused']} finished, {counts['filtered']} filtered")
+    for job in plan.jobs[:10]:
+        print(f"  {job.info.episode_index:>6}  {job.episode_id}  {job.info.language_instruction[:60]}")
+    if len(plan.jobs) > 10:
+        print(f"  ... and {len(plan.jobs) - 10} more")

@@ -1,0 +1,110 @@
+"""`cuepack inspect` and `cuepack validate`: what is in a packet, and whether it keeps the schema."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from extractors.errors import ConfigError
+from flows.commands.options import FAILED, FINISHED, print_json
+
+
+@click.command()
+@click.argument("packet", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def inspect(packet: Path, as_json: bool) -> None:
+    """Print a PACKET's tree, provenance, scores and quality card."""
+    from packers.inspect import describe_packet, format_packet
+
+    if not packet.is_file():
+        raise ConfigError(f"no packet at {packet}; manifest.csv lists the packets of an output directory")
+    description = describe_packet(packet)
+    if as_json:
+        print_json("inspect", FINISHED, counts={"packets": 1}, packet=description)
+        return
+    width = shutil.get_terminal_size().columns
+    print(format_packet(description, width=width))
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def validate(path: Path, as_json: bool) -> None:
+    """Check a packet, or every packet of an output directory, against the schema.
+
+    Exit code 0: all good; 1: findings; 2: nothing to check.
+    """
+    findings: list[dict[str, Any]] = []
+    count = 0
+    for packet, found in _validated(path):
+        count += 1
+        findings += found
+        for finding in found if not as_json else []:
+            print(f"{packet}: {_where(finding)}{finding['reason']}")
+    code = FAILED if findings else FINISHED
+    if as_json:
+        print_json("validate", code, counts={"packets": count, "findings": len(findings)}, findings=findings)
+    else:
+        print(f"{count} packets, {len(findings)} findings")
+    sys.exit(code)
+
+
+def _validated(path: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    from packers.validate import validate_packet
+
+    for packet in packet_files(path):
+        found = validate_packet(packet)
+        yield (
+            packet,
+            [{"packet": str(packet), "dataset": f.dataset, "frame": f.frame, "reason": f.reason} for f in found],
+        )
+    if path.is_dir():
+        listed = _manifest_findings(path)
+        if listed:
+            yield path / "manifest.parquet", listed
+
+
+def packet_files(path: Path) -> list[Path]:
+    """The packet at `path`, or all packets of an output directory.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if path.is_file():
+        return [path]
+    files = sorted((path / "packets").glob("*/*.h5")) if path.is_dir() else []
+    if not files and not (path / "manifest.parquet").exists():
+        raise ConfigError(f"no packets at {path}; name a packet or an output directory of `cuepack extract`")
+    return files
+
+
+def _manifest_findings(root: Path) -> list[dict[str, Any]]:
+    """Where the manifest and the packets of a directory disagree."""
+    from flows.manifest import Manifest
+
+    def finding(packet: str, reason: str) -> dict[str, Any]:
+        return {"packet": packet, "dataset": None, "frame": None, "reason": reason}
+
+    listed = {row["packet"]: row for row in Manifest(root).rows().values() if row.get("packet")}
+    present = {path.relative_to(root).as_posix() for path in (root / "packets").glob("*/*.h5")}
+    findings = [finding(name, "in the manifest, but the file is missing") for name in sorted(listed.keys() - present)]
+    findings += [finding(name, "not in the manifest") for name in sorted(present - listed.keys())]
+    for name in sorted(listed.keys() & present):
+        recorded = listed[name].get("sha256")
+        with (root / name).open("rb") as file:
+            if recorded and hashlib.file_digest(file, "sha256").hexdigest() != recorded:
+                findings.append(finding(name, "sha256 differs from the manifest's"))
+    return findings
+
+
+def _where(finding: dict[str, Any]) -> str:
+    dataset, frame = finding["dataset"], finding["frame"]
+    if dataset is None:
+        return ""
+    return f"{dataset}: " if frame is None else f"{dataset}, frame {frame}: "

@@ -1,0 +1,92 @@
+"""`cuepack score` and `cuepack sample`: what a source holds, and one to begin with."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.commands.options import FINISHED, assignments, print_json
+
+
+@click.command()
+@click.argument("source")
+@click.option("--out", type=click.Path(path_type=Path), help="Write a csv file [default: standard output].")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings in a YAML file.")
+@click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeat.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many episodes.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def score(source: str, out: Path | None, limit: int | None, as_json: bool, **options: Any) -> None:
+    """Score the episodes of SOURCE by their metadata alone: no model, no video decoding."""
+    from flows.config import load_config
+
+    config = load_config(options["config_file"], assignments(options))
+    rows = _scored(source, config, limit)
+    if as_json:
+        episodes = list(rows)
+        if out is not None:
+            _write_csv(iter(episodes), out)
+        print_json("score", FINISHED, counts={"episodes": len(episodes)}, episodes=episodes)
+        return
+    count = _write_csv(rows, out)
+    if out is not None:
+        print(f"{count} episodes scored -> {out}")
+
+
+def _scored(source: str, config: Any, limit: int | None) -> Iterator[dict[str, Any]]:
+    from scoring.criteria import best_possible_score, score_metadata
+
+    from flows.sources.detect import open_source
+
+    for count, info in enumerate(open_source(source).episodes()):
+        if limit is not None and count >= limit:
+            return
+        scores = score_metadata(info.language_instruction, info.n_frames, config.scoring)
+        yield {
+            "episode_id": info.episode_id,
+            "episode_index": info.episode_index,
+            "n_frames": info.n_frames,
+            "language_instruction": info.language_instruction,
+            "score": scores["score"],
+            "score_task": scores["task"],
+            "score_length": scores["length"],
+            "score_at_most": best_possible_score(scores, config.scoring),
+            "cameras": ";".join(info.cameras),
+            "tags": ";".join(info.tags),
+        }
+
+
+def _write_csv(rows: Iterator[dict[str, Any]], out: Path | None) -> int:
+    count = 0
+    file = sys.stdout if out is None else out.open("w", newline="", encoding="utf-8")
+    try:
+        writer: csv.DictWriter[str] | None = None
+        for row in rows:
+            if writer is None:
+                writer = csv.DictWriter(file, fieldnames=list(row))
+                writer.writeheader()
+            writer.writerow(row)
+            count += 1
+    finally:
+        if out is not None:
+            file.close()
+    return count
+
+
+@click.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to write the sample into.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def sample(out: Path, as_json: bool) -> None:
+    """Write the bundled sample episodes: simulated pick-and-place with exact ground truth."""
+    from flows.sources.sample import write_sample
+
+    folders = write_sample(out)
+    if as_json:
+        print_json("sample", FINISHED, counts={"folders": len(folders)}, folders=[str(folder) for folder in folders])
+        return
+    for folder in folders:
+        print(folder)

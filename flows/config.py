@@ -1,0 +1,221 @@
+"""The configuration: defaults, a YAML file over them, `--set section.key=value` over that."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from extractors.errors import ConfigError
+from scoring.settings import ScoringSettings
+
+Profile = Literal["auto", "cpu", "gpu"]
+
+_PROFILES: dict[str, dict[str, str]] = {
+    "cpu": {"masks": "motion", "depth": "off", "tracks": "lucas-kanade"},
+    "gpu": {"masks": "sam3", "depth": "video-depth-anything", "tracks": "cotracker3"},
+}
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PacketConfig(Section):
+    """The size of what is packed."""
+
+    height: int = Field(224, ge=8, le=2048, description="packet height, pixels")
+    width: int = Field(224, ge=8, le=2048, description="packet width, pixels")
+
+
+class MasksConfig(Section):
+    """Object masks."""
+
+    backend: Literal["profile", "motion", "recorded", "sam3", "grounded-sam", "off"] = Field(
+        "profile", description="what segments the object; `profile` takes the profile's choice"
+    )
+    dilate: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
+        (8, 20), description="radii of the dilated variants, packet pixels"
+    )
+    repair: bool = Field(False, description="close single-frame holes and drop single-frame spikes")
+
+
+class DepthConfig(Section):
+    """Depth; what the source records is stored as depth/metric whatever the backend."""
+
+    backend: Literal["profile", "video-depth-anything", "recorded", "off"] = Field(
+        "profile", description="what estimates depth; `profile` takes the profile's choice"
+    )
+    model: Literal["vits", "vitb", "vitl"] = Field("vits", description="size of Video-Depth-Anything")
+    metric: bool = Field(False, description="use the metric variant of the weights")
+    weights: str | None = Field(None, description="checkpoint file; none: the model folder (see `cuepack models`)")
+    input_size: int = Field(518, ge=28, multiple_of=14, description="shorter side that the network sees, pixels")
+    precision: Literal["fp32", "fp16"] = Field("fp32", description="fp16 needs a CUDA device")
+    stabilize: bool = Field(True, description="anchor the still background (static cameras)")
+
+
+class TracksConfig(Section):
+    """Point tracks."""
+
+    backend: Literal["profile", "lucas-kanade", "cotracker3", "off"] = Field(
+        "profile", description="what follows points; `profile` takes the profile's choice"
+    )
+    grid_side: int = Field(20, ge=1, le=64, description="the uniform grid has grid_side x grid_side points")
+    count: int = Field(400, ge=1, le=10_000, description="points of the foreground-biased set")
+    share: float = Field(0.6, ge=0, le=1, description="part of the foreground-biased set that lies on the object")
+    min_object_tracks: int = Field(47, ge=0, description="object points that should be visible where the object is")
+    seed: int = Field(0, ge=0, description="fixes the draw of the foreground-biased set")
+    weights: str | None = Field(None, description="checkpoint file of cotracker3; none: the model folder")
+    precision: Literal["fp32", "fp16"] = Field("fp32", description="fp16 needs a CUDA device")
+
+
+class GeometryConfig(Section):
+    """Intrinsics, centroids and shape."""
+
+    intrinsics: tuple[float, float, float, float] | None = Field(
+        None, description="fx, fy, cx, cy at source resolution (pixels), where you know them"
+    )
+    camera_model: str | None = Field(None, description="a camera of the table in extractors/cameras.py, such as c920")
+    field_of_view: float = Field(60.0, gt=1, lt=179, description="assumed horizontal field of view, degrees")
+    centroid: Literal["robust", "mean"] = Field("robust", description="how masked depth becomes a centroid")
+
+
+class SelectConfig(Section):
+    """Which clips are packed."""
+
+    min_score: float | None = Field(None, ge=0, le=1, description="clips scoring below are filtered; none: keep all")
+
+
+class RunConfig(Section):
+    """How the work is done; nothing here changes a packet."""
+
+    profile: Profile = Field("auto", description="gpu = sam3 + video-depth-anything + cotracker3; cpu needs no weights")
+    workers: int = Field(0, ge=0, le=256, description="episodes worked on at once; 0: one per CPU core")
+    shard_size: int = Field(64, ge=1, le=10_000, description="episodes per shard (one flow run)")
+
+
+class Config(Section):
+    """Everything a run can be told."""
+
+    packet: PacketConfig = PacketConfig()
+    masks: MasksConfig = MasksConfig()
+    depth: DepthConfig = DepthConfig()
+    tracks: TracksConfig = TracksConfig()
+    geometry: GeometryConfig = GeometryConfig()
+    scoring: ScoringSettings = ScoringSettings()
+    select: SelectConfig = SelectConfig()
+    run: RunConfig = RunConfig()
+
+    def resolved(self) -> Config:
+        """The same with the profile's choices filled in; `auto` takes `gpu` where a CUDA device is present."""
+        profile = self.run.profile
+        if profile == "auto":
+            profile = "gpu" if _cuda_is_available() else "cpu"
+        changes: dict[str, Any] = {"run": self.run.model_copy(update={"profile": profile})}
+        for signal, backend in _PROFILES[profile].items():
+            section = getattr(self, signal)
+            if section.backend == "profile":
+                changes[signal] = section.model_copy(update={"backend": backend})
+        return self.model_copy(update=changes)
+
+    def keyed(self) -> dict[str, Any]:
+        """The sections that enter stage keys, as JSON types: what a packet's `config` attribute holds."""
+        where_files_lie = {"weights"}
+        return self.model_dump(
+            mode="json",
+            exclude={"run": True, "select": True, "masks": set(), "depth": where_files_lie, "tracks": where_files_lie},
+        )
+
+    def digest(self) -> str:
+        """Sha256 of `keyed()`."""
+        return hashlib.sha256(json.dumps(self.keyed(), sort_keys=True).encode()).hexdigest()
+
+
+def load_config(file: Path | None = None, assignments: Iterable[str] = (), base: Config | None = None) -> Config:
+    """Defaults (or `base`), then `file`, then each `section.key=value`.
+
+    Raises:
+        ConfigError: the file cannot be read, a name is unknown (the nearest valid one is named), a value is refused.
+    """
+    values = (base or Config()).model_dump(mode="python")
+    if file is not None:
+        _merge(values, _read_yaml(file), where=str(file))
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        parts = name.strip().split(".")
+        if not separator or len(parts) != 2 or not all(parts):
+            raise ConfigError(
+                f"--set wants section.key=value, got {assignment!r}; for example --set masks.dilate=[4,12]"
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: the value is not YAML ({error}); quote it") from error
+        _merge(values, {parts[0]: {parts[1]: value}}, where=f"--set {assignment}")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any], *, where: str) -> None:
+    for section, settings in changes.items():
+        if section not in values:
+            raise ConfigError(f"{where}: no section named '{section}'{_nearest(str(section), values)}")
+        if settings is None:
+            continue
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"{where}: section '{section}' wants keys with values, got {settings!r}")
+        for key, value in settings.items():
+            if key not in values[section]:
+                raise ConfigError(
+                    f"{where}: no key '{key}' in section '{section}'{_nearest(str(key), values[section])}"
+                )
+            values[section][key] = value
+
+
+def _nearest(name: str, valid: Iterable[str]) -> str:
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; choose one of {names}"
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {file} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"configuration file {file} is not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"configuration file {file} wants sections with keys, got {type(content).__name__}")
+    return content
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        given = problem["input"]
+        hint = ""
+        if problem["type"] == "literal_error" and isinstance(given, str):
+            names = [part.strip("' ") for part in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
+            hint = _nearest(given, names)
+        lines.append(f"{name}: {problem['msg']}, got {given!r}{hint}")
+    return "; ".join(lines)
+
+
+def _cuda_is_available() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,151 @@
+"""The manifest: one row per episode, the record of what was done. Parquet for programs, csv for people."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+
+from extractors.errors import OutputError
+
+FIRST_COLUMNS = (
+    "episode_id",
+    "episode_index",
+    "status",
+    "stage",
+    "packet",
+    "sha256",
+    "error_type",
+    "error",
+    "camera",
+    "n_frames",
+    "language_instruction",
+    "score",
+    "score_task",
+    "score_length",
+    "score_displacement",
+    "score_mask",
+    "score_depth",
+    "tags",
+)
+
+_WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes")
+_FRACTIONS = ("score", "seconds_", "peak_mb_", "score_")
+
+Row = dict[str, Any]
+
+
+class Manifest:
+    """The rows of one output directory.
+
+    Finished rows go to a journal at once, and into manifest.parquet and .csv when `merge` is called, so that neither
+    a crash nor a second run on the same directory loses one.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.parquet = root / "manifest.parquet"
+        self.csv = root / "manifest.csv"
+        self._journal = root / ".work" / "rows.jsonl"
+
+    def rows(self) -> dict[str, Row]:
+        """Every row by episode id, journal included.
+
+        Raises:
+            OutputError: manifest.parquet is there and cannot be read.
+        """
+        rows: dict[str, Row] = {}
+        if self.parquet.exists():
+            try:
+                table = pd.read_parquet(self.parquet)
+            except Exception as error:  # pyarrow raises many kinds for one thing: not a readable table
+                raise OutputError(
+                    f"{self.parquet} cannot be read ({error}); `cuepack manifest rebuild {self.root}` makes it anew"
+                ) from error
+            for row in table.to_dict(orient="records"):
+                rows[str(row["episode_id"])] = {str(name): _python(value) for name, value in row.items()}
+        for row in self._journalled():
+            rows[row["episode_id"]] = row
+        return rows
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Journals one finished row; safe from several threads and processes."""
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(dict(row), ensure_ascii=False).encode() + b"\n"
+        with self._locked(), self._journal.open("ab+") as file:
+            if file.tell() and not _ends_a_line(file):
+                line = b"\n" + line
+            file.write(line)
+
+    def merge(self) -> None:
+        """Folds the journal into manifest.parquet and manifest.csv, sorted by episode index, then id."""
+        with self._locked():
+            self.write(self.rows().values())
+            self._journal.unlink(missing_ok=True)
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces both files by `rows`."""
+        table = _table(rows)
+        self.root.mkdir(parents=True, exist_ok=True)
+        for path, save in (
+            (self.parquet, lambda temporary: table.to_parquet(temporary, index=False)),
+            (self.csv, lambda temporary: table.to_csv(temporary, index=False)),
+        ):
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            try:
+                save(temporary)
+                os.replace(temporary, path)
+            except OSError as error:
+                temporary.unlink(missing_ok=True)
+                raise OutputError(f"{path} cannot be written: {error}; free space or fix permissions") from error
+
+    def _journalled(self) -> Iterator[Row]:
+        if not self._journal.exists():
+            return
+        with self._journal.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    # A line cut off by a crash was not finished: its episode is looked at again.
+                    continue
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        path = self.root / ".work" / "manifest.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    listed = sorted(rows, key=lambda row: (row.get("episode_index") or 0, row["episode_id"]))
+    names = {name for row in listed for name in row}
+    columns = [*FIRST_COLUMNS, *sorted(names - set(FIRST_COLUMNS))]
+    table = pd.DataFrame.from_records([dict(row) for row in listed], columns=columns)
+    for name in columns:
+        if name in _WHOLE_NUMBERS:
+            table[name] = table[name].astype("Int64")
+        elif name.startswith(_FRACTIONS):
+            table[name] = table[name].astype("Float64")
+        else:
+            table[name] = table[name].astype("string")
+    return table
+
+
+def _python(value: Any) -> Any:
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return None
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,312 @@
+"""What a run is going to do: which episodes, with which settings, into which directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from scoring.criteria import best_possible_score, score_metadata
+
+from extractors.errors import ConfigError, OutputError, SourceError, UnknownCameraError
+from flows.config import Config
+from flows.engine import Job, Work, is_finished
+from flows.manifest import Manifest, Row
+from flows.models import weights_digests
+from flows.sources.base import EpisodeInfo, Source
+from flows.sources.detect import open_source
+from flows.stages import STAGES
+from flows.store import Store
+
+_LIBRARIES = ("numpy", "opencv-python-headless", "h5py", "torch", "av", "pandas", "tensorflow-datasets", "prefect")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        source: path or URI of the episodes.
+        out: the output directory.
+        config: as given, profile not yet resolved.
+        camera: the view asked for, None for the source's default.
+        indices: episode indices to take, None for all.
+        ids: episode ids to take (packet or source ids), None for all.
+        limit: take no more than this many.
+        force_from: redo this stage and those after it.
+        rehash: read the source again even where size and time say it is the same.
+    """
+
+    source: str
+    out: Path
+    config: Config
+    camera: str | None = None
+    indices: frozenset[int] | None = None
+    ids: tuple[str, ...] | None = None
+    limit: int | None = None
+    force_from: str | None = None
+    rehash: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """A run, ready to go.
+
+    Attributes:
+        request: what was asked for.
+        work: what all shards share.
+        jobs: the episodes that need work, in index order.
+        earlier: the manifest's rows before the run.
+        finished: rows of episodes that need nothing.
+        filtered: rows of episodes that cannot reach the score asked for; they cost no decoding.
+    """
+
+    request: Request
+    work: Work
+    jobs: list[Job]
+    earlier: dict[str, Row]
+    finished: list[Row] = field(default_factory=list)
+    filtered: list[Row] = field(default_factory=list)
+
+    @property
+    def shards(self) -> list[list[Job]]:
+        """The jobs in shards of `run.shard_size`."""
+        size = self.work.config.run.shard_size
+        return [self.jobs[start : start + size] for start in range(0, len(self.jobs), size)]
+
+
+def make_plan(request: Request) -> Plan:
+    """Opens the source, lists its episodes, and sorts out what is left to do. Decodes nothing.
+
+    Raises:
+        SourceError, ConfigError, UnknownCameraError, WeightsError, OutputError: the run cannot start.
+    """
+    source = open_source(request.source)
+    _check_output(request.out, source)
+    config = request.config.resolved()
+    work = Work(
+        source=source,
+        config=config,
+        store=Store(request.out),
+        manifest=Manifest(request.out),
+        workers=config.run.workers or os.cpu_count() or 1,
+        force_from=request.force_from,
+        rehash=request.rehash,
+    )
+    run_key = work.run_key()
+    earlier = work.manifest.rows() if request.out.exists() else {}
+    plan = Plan(request, work, [], earlier)
+    for job in _chosen_jobs(source, request):
+        row = earlier.get(job.episode_id)
+        if not request.rehash and request.force_from is None and is_finished(row, job, work, run_key):
+            assert row is not None
+            plan.finished.append(row)
+            continue
+        hopeless = _hopeless(job.info, config)
+        if hopeless is not None:
+            plan.filtered.append(_filtered_row(job, hopeless))
+        else:
+            plan.jobs.append(job)
+    return plan
+
+
+def record_run(plan: Plan, command: str) -> None:
+    """Writes config.yaml and run.json into the output directory.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    out, config = plan.request.out, plan.work.config
+    weights = {name: digest for stage in STAGES for name, digest in _stage_weights(stage.weights(config), config)}
+    run = {
+        "command": command,
+        "source": {
+            "path": str(plan.work.source.root.resolve()),
+            "asked": plan.request.source,
+            "kind": plan.work.source.kind,
+            "dataset": plan.work.source.dataset,
+            "fingerprint": _fingerprint(plan),
+        },
+        "camera": plan.request.camera,
+        "versions": {"cuepack": _version("cuepack"), "python": platform.python_version()}
+        | {name: _version(name) for name in _LIBRARIES},
+        "devices": _devices(config),
+        "weights": weights,
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _replace(out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        _replace(out / "run.json", json.dumps(run, indent=2, sort_keys=True) + "\n")
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error}; choose another --out or fix permissions") from error
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """What run.json says about an output directory.
+
+    Raises:
+        ConfigError: `out` is no output directory.
+    """
+    try:
+        found: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{out} is no cuepack output directory: run.json cannot be read ({error})") from error
+    return found
+
+
+def read_selection(path: Path) -> tuple[str, ...]:
+    """Episode ids of a selection file, in its order.
+
+    Raises:
+        ConfigError: the file cannot be read, or was changed after `cuepack select` wrote it.
+    """
+    try:
+        head, _, body = path.read_bytes().partition(b"\n")
+        table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"selection file {path} cannot be read: {error}") from error
+    if head.startswith(b"# sha256=") and hashlib.sha256(body).hexdigest() != head[9:].strip().decode(errors="replace"):
+        raise ConfigError(f"selection file {path} was changed after it was written (its sha256 does not fit)")
+    if "episode_id" not in table.columns:
+        raise ConfigError(f"selection file {path} has no column episode_id, only {list(table.columns)}")
+    return tuple(table["episode_id"])
+
+
+def parse_indices(text: str) -> frozenset[int]:
+    """Episode indices from text such as "3,7,10-20".
+
+    Raises:
+        ConfigError: the text is not of that form.
+    """
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            low = int(first)
+            high = int(last) if dash else low
+        except ValueError:
+            raise ConfigError(f"--episodes wants indices like 3,7,10-20, got {text!r}") from None
+        if high < low:
+            raise ConfigError(f"--episodes: {part.strip()!r} runs backwards")
+        chosen.update(range(low, high + 1))
+    return frozenset(chosen)
+
+
+def _check_output(out: Path, source: Source) -> None:
+    root, target = source.root.resolve(), out.resolve()
+    if root.is_dir() and (target == root or root in target.parents):
+        raise ConfigError(f"the output {out} lies inside the source {source.root}; choose an --out outside it")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; name a directory")
+    if not (out / "run.json").exists():
+        return
+    earlier = read_run(out)["source"]
+    if earlier["path"] != str(root) and (earlier["kind"], earlier["dataset"]) != (source.kind, source.dataset):
+        raise ConfigError(
+            f"{out} holds packets of another source ({earlier['kind']} {earlier['path']}); choose another --out"
+        )
+
+
+def _chosen_jobs(source: Source, request: Request) -> list[Job]:
+    infos = list(source.episodes())
+    if not infos:
+        raise SourceError(f"{request.source} holds no episode that cuepack can see; check the path")
+    if request.camera is not None:
+        _check_camera(infos, request.camera)
+    jobs = [Job(info, request.camera) for info in infos]
+    if request.indices is not None:
+        unknown = request.indices - {job.info.episode_index for job in jobs}
+        if unknown:
+            raise ConfigError(f"no episode has index {_some(sorted(unknown))}; the source has {_index_range(infos)}")
+        jobs = [job for job in jobs if job.info.episode_index in request.indices]
+    if request.ids is not None:
+        jobs = _jobs_by_id(jobs, request.ids)
+    return jobs if request.limit is None else jobs[: request.limit]
+
+
+def _jobs_by_id(jobs: Sequence[Job], ids: Sequence[str]) -> list[Job]:
+    by_id = {job.info.episode_id: job for job in jobs} | {job.episode_id: job for job in jobs}
+    unknown = [name for name in ids if name not in by_id]
+    if unknown:
+        raise ConfigError(f"the source has no episode {_some(unknown)}; `cuepack score` lists the ids")
+    return [by_id[name] for name in dict.fromkeys(ids)]
+
+
+def _check_camera(infos: Iterable[EpisodeInfo], camera: str) -> None:
+    known: dict[str, None] = {}
+    for info in infos:
+        known.update(dict.fromkeys(info.cameras))
+    names = set(known) | {name.rsplit(".", 1)[-1] for name in known}
+    if camera not in names:
+        raise UnknownCameraError(f"no episode has a camera named '{camera}'; the source has {sorted(known)}")
+
+
+def _hopeless(info: EpisodeInfo, config: Config) -> float | None:
+    """The best score an episode could still reach, where that is below the one asked for."""
+    if config.select.min_score is None:
+        return None
+    best = best_possible_score(score_metadata(info.language_instruction, info.n_frames, config.scoring), config.scoring)
+    return best if best < config.select.min_score else None
+
+
+def _filtered_row(job: Job, best: float) -> Row:
+    return {
+        "episode_id": job.episode_id,
+        "episode_index": job.info.episode_index,
+        "status": "filtered",
+        "error": f"metadata alone allow a score of {best:.3f} at most, below select.min_score",
+        "n_frames": job.info.n_frames,
+        "language_instruction": job.info.language_instruction,
+        "camera": job.camera,
+        "source_id": job.info.episode_id,
+        "tags": ";".join(job.info.tags),
+    }
+
+
+def _stage_weights(names: Sequence[str], config: Config) -> Iterable[tuple[str, str]]:
+    return weights_digests(names, config).items()
+
+
+def _fingerprint(plan: Plan) -> str:
+    ids = sorted([job.info.episode_id for job in plan.jobs] + [str(row.get("source_id")) for row in plan.finished])
+    return hashlib.sha256(json.dumps([plan.work.source.kind, ids]).encode()).hexdigest()
+
+
+def _devices(config: Config) -> Mapping[str, Any]:
+    devices: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
+    if config.run.profile == "gpu":
+        import torch
+
+        devices["cuda"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return devices
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _index_range(infos: Sequence[EpisodeInfo]) -> str:
+    numbers = sorted(info.episode_index for info in infos)
+    return f"{len(numbers)} episodes, {numbers[0]} to {numbers[-1]}"
+
+
+def _some(values: Sequence[Any], most: int = 5) -> str:
+    shown = ", ".join(str(value) for value in values[:most])
+    return shown if len(values) <= most else f"{shown} and {len(values) - most} more"

@@ -1,0 +1,95 @@
+"""What a person sees while a run goes on: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 30.0
+"""Seconds between two lines where standard error is no terminal."""
+
+
+class RunProgress:
+    """Counts episodes and frames, and shows them on standard error.
+
+    Args:
+        episodes: how many episodes the run works on.
+        stages: how many stages each goes through.
+        quiet: show nothing.
+    """
+
+    def __init__(self, episodes: int, stages: int, *, quiet: bool = False) -> None:
+        self.counts = {"done": 0, "failed": 0, "filtered": 0, "busy": 0}
+        self.frames = 0
+        self._episodes, self._stages, self._quiet = episodes, stages, quiet
+        self._lock = threading.Lock()
+        self._started = self._last_line = time.monotonic()
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> RunProgress:
+        if not self._quiet and self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[failed]} failed · {task.fields[rate]:.0f} frames/s ·"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._bar.add_task("episodes", total=self._episodes, failed=0, rate=0.0)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def stage_done(self, stage: str, frames: int) -> None:
+        """One episode left `stage`."""
+        with self._lock:
+            if stage == "source":
+                self.frames += frames
+            if self._bar is not None:
+                self._bar.advance(self._bar.task_ids[0], 1.0 / self._stages)
+                self._refresh()
+            elif not self._quiet and time.monotonic() - self._last_line > LINE_EVERY_S:
+                self._line(stage)
+
+    def episode_done(self, status: str) -> None:
+        """One episode is over."""
+        with self._lock:
+            self.counts[status] += 1
+            self._refresh()
+
+    @property
+    def rate(self) -> float:
+        """Source frames per second since the start."""
+        return self.frames / max(time.monotonic() - self._started, 1e-6)
+
+    def _refresh(self) -> None:
+        if self._bar is None:
+            return
+        over = sum(self.counts.values())
+        task = self._bar.task_ids[0]
+        completed = max(float(over), self._bar.tasks[task].completed)
+        self._bar.update(task, completed=completed, failed=self.counts["failed"], rate=self.rate)
+
+    def _line(self, stage: str) -> None:
+        self._last_line = time.monotonic()
+        over = sum(self.counts.values())
+        left = (self._last_line - self._started) / over * (self._episodes - over) if over else None
+        remaining = f", about {left:.0f} s left" if left is not None else ""
+        print(
+            f"{over}/{self._episodes} episodes over ({self.counts['failed']} failed), now {stage}, "
+            f"{self.rate:.0f} frames/s{remaining}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,43 @@
+"""Which kind of source a path holds, told from its contents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from extractors.errors import SourceError
+from flows.sources.base import Source
+
+HUB_PREFIX = "lerobot:"
+
+
+def open_source(source: str) -> Source:
+    """The source at a path or URI.
+
+    Raises:
+        SourceError: it is not there, cannot be read, or is of no known kind.
+    """
+    from flows.sources.bridge import BridgeRawSource, is_bridge_raw
+    from flows.sources.lerobot import LeRobotSource, fetch_lerobot, is_lerobot
+    from flows.sources.rlds import RldsSource, is_rlds
+    from flows.sources.videos import VideoFolderSource, is_video_folder
+
+    if source.startswith(HUB_PREFIX):
+        return LeRobotSource(fetch_lerobot(source.removeprefix(HUB_PREFIX)))
+    path = Path(source).expanduser()
+    try:
+        if not path.exists():
+            raise SourceError(f"source {source} does not exist; name a folder, a video, or {HUB_PREFIX}HUB_ID")
+        if is_lerobot(path):
+            return LeRobotSource(path)
+        if is_rlds(path):
+            return RldsSource(path)
+        if is_bridge_raw(path):
+            return BridgeRawSource(path)
+        if is_video_folder(path):
+            return VideoFolderSource(path)
+    except OSError as error:
+        raise SourceError(f"source {source} cannot be read: {error}; check its permissions") from error
+    raise SourceError(
+        f"source {source} is of no known kind; wanted BridgeData V2 raw folders (raw/traj_group*/traj*), RLDS "
+        "(features.json beside *.tfrecord-*), LeRobot (meta/info.json), or videos"
+    )

@@ -1,0 +1,62 @@
+"""Depth: the model's relative or metric map, and what the source itself recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from packers.schema import Dataset
+from packers.writer import encode
+
+from extractors.depth import recorded_depth
+from extractors.errors import MissingDataError
+from extractors.types import Depth
+from flows import models
+from flows.config import Config
+from flows.stages.base import Stage, StageInputs, StageOutput
+
+RELATIVE_CONVENTION = "affine-invariant inverse depth on the model's own scale, larger is nearer"
+METRIC_CONVENTION = "z along the optical axis"
+
+
+def _settings(config: Config) -> Mapping[str, Any]:
+    depth = config.depth
+    if depth.backend in ("off", "recorded"):
+        return {"backend": depth.backend}
+    return depth.model_dump(mode="json", exclude={"stabilize", "weights"})
+
+
+def _run(inputs: StageInputs) -> StageOutput:
+    config = inputs.config.depth
+    episode = inputs.episode
+    datasets: dict[str, Dataset] = {}
+    report: dict[str, Any] = {}
+    device, precision = "cpu", "fp32"
+    if config.backend == "video-depth-anything":
+        estimator = models.depth_estimator(config)
+        estimated = estimator.estimate(episode.pixels, size=inputs.size)
+        name = f"depth/{estimated.kind}"
+        if estimated.kind == "metric" and episode.recorded_depth is not None:
+            name = "extra/depth_metric_estimated"
+        datasets[name] = _encode(name, estimated)
+        report.update(estimated.report)
+        device, precision = getattr(estimator, "device_name", "cpu"), estimator.precision
+    if episode.recorded_depth is not None:
+        recorded = recorded_depth(episode, size=inputs.size)
+        datasets["depth/metric"] = _encode("depth/metric", recorded, made_by="recorded")
+        report["recorded"] = dict(recorded.report)
+    elif config.backend == "recorded":
+        raise MissingDataError("the source records no depth for this episode; choose another depth.backend, or off")
+    return StageOutput(datasets, report, backend=config.backend, device=device, precision=precision)
+
+
+def _encode(name: str, depth: Depth, **attributes: Any) -> Dataset:
+    convention = RELATIVE_CONVENTION if depth.kind == "relative" else METRIC_CONVENTION
+    return encode(name, depth.values, convention=convention, **attributes)
+
+
+def _weights(config: Config) -> Sequence[str]:
+    return models.depth_weights(config.depth)
+
+
+DEPTH = Stage(name="depth", version=1, inputs=("source",), settings=_settings, run=_run, weights=_weights)

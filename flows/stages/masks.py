@@ -1,0 +1,60 @@
+"""Where the manipulated object is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from extractors.masks import recorded_masks, repair_flicker
+from numpy.typing import NDArray
+from packers.writer import encode
+from scoring.davis import region_similarity
+
+from extractors.types import Masks
+from flows import models
+from flows.config import Config
+from flows.stages.base import Stage, StageInputs, StageOutput
+
+
+def _settings(config: Config) -> Mapping[str, Any]:
+    return config.masks.model_dump(mode="json", exclude={"dilate"})
+
+
+def _run(inputs: StageInputs) -> StageOutput:
+    config = inputs.config.masks
+    if config.backend == "off":
+        return StageOutput({}, {"reason": "masks.backend is off"}, backend="off")
+    segmenter = models.segmenter(config)
+    masks = segmenter.segment(inputs.episode, size=inputs.size)
+    report = dict(masks.report)
+    datasets = {}
+    objects = masks.object
+    if config.repair:
+        objects, report["repair"] = repair_flicker(objects)
+        datasets["extra/masks_before_repair"] = encode("extra/masks_before_repair", masks.object)
+    datasets["masks/object"] = encode("masks/object", objects)
+    datasets["masks/score"] = encode("masks/score", masks.score)
+    if masks.robot is not None:
+        datasets["masks/robot"] = encode("masks/robot", masks.robot)
+    if config.backend != "recorded" and inputs.episode.recorded_masks is not None:
+        report["recorded_j"] = _agreement(objects, recorded_masks(inputs.episode, size=inputs.size))
+    return StageOutput(
+        datasets,
+        report,
+        backend=config.backend,
+        device=getattr(segmenter, "device_name", "cpu"),
+        precision=getattr(segmenter, "precision", "fp32"),
+    )
+
+
+def _agreement(found: NDArray[np.bool_], truth: Masks) -> float:
+    """Mean J (intersection over union) with the masks the source records, for the record and the demo."""
+    return round(float(region_similarity(found, truth.object).mean()), 4)
+
+
+def _weights(config: Config) -> Sequence[str]:
+    return models.masks_weights(config.masks)
+
+
+MASKS = Stage(name="masks", version=1, inputs=("source",), settings=_settings, run=_run, weights=_weights)

@@ -1,0 +1,82 @@
+"""Scores, quality card and tags, from everything as it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from flows.config import Config
+from flows.stages.base import Stage, StageInputs, StageOutput
+from scoring.report import ClipSignals, assess
+
+_FIELDS = ("xy", "visibility", "confidence", "visibility_score", "queries", "on_object")
+
+
+def _settings(config: Config) -> Mapping[str, Any]:
+    return config.scoring.model_dump(mode="json")
+
+
+def _run(inputs: StageInputs) -> StageOutput:
+    assessment = assess(_signals(inputs), inputs.config.scoring)
+    report = {"scores": assessment.scores, "quality": assessment.quality, "tags": assessment.tags}
+    return StageOutput({}, report)
+
+
+def _signals(inputs: StageInputs) -> ClipSignals:
+    source = inputs.source
+    pixels, timestamp = inputs.read("pixels"), inputs.read("timestamp")
+    assert pixels is not None
+    assert timestamp is not None
+    kind, depth = _depth(inputs)
+    return ClipSignals(
+        language_instruction=source["language_instruction"],
+        n_frames=len(pixels),
+        pixels=pixels,
+        timestamp=timestamp,
+        fps=source["fps"],
+        action=inputs.read("action"),
+        action_valid=inputs.read("action_valid"),
+        state=inputs.read("state"),
+        gripper=inputs.read("gripper"),
+        masks=inputs.read("masks/object"),
+        robot=inputs.read("masks/robot"),
+        mask_score=inputs.read("masks/score"),
+        depth=depth,
+        depth_kind=kind,
+        tracks=_tracks(inputs),
+        contact=inputs.read("contact"),
+        held=inputs.read("held"),
+        centroids_valid=inputs.read("centroids_valid"),
+        intrinsics_source=str(inputs.dataset("intrinsics").attributes["source"]),
+        reports={name: result.record.report for name, result in inputs.results.items()},
+        tags=tuple(source["tags"]),
+    )
+
+
+def _depth(inputs: StageInputs) -> tuple[Literal["relative", "metric"] | None, NDArray[Any] | None]:
+    """The depth that is scored: the model's relative map where there is one, else the metric one."""
+    relative = inputs.read("depth/relative")
+    if relative is not None:
+        return "relative", relative
+    metric = inputs.read("depth/metric")
+    return ("metric", metric) if metric is not None else (None, None)
+
+
+def _tracks(inputs: StageInputs) -> dict[str, dict[str, NDArray[Any]]]:
+    found: dict[str, dict[str, NDArray[Any]]] = {}
+    for name in ("grid", "foreground"):
+        if inputs.has(f"tracks/{name}/xy"):
+            fields = {field: inputs.read(f"tracks/{name}/{field}") for field in _FIELDS}
+            found[name] = {field: array for field, array in fields.items() if array is not None}
+    return found
+
+
+QUALITY = Stage(
+    name="quality",
+    version=1,
+    inputs=("source", "masks/*", "depth/*", "tracks/*", "intrinsics", "contact", "held", "centroids*", "shape*"),
+    settings=_settings,
+    run=_run,
+)

@@ -1,0 +1,117 @@
+"""Decodes the clip once: packet-size pixels, the record of every frame, proprioception as it is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from packers.schema import Dataset
+from packers.writer import encode
+
+from extractors.errors import BlankCameraError, CorruptDataError, MissingDataError
+from extractors.geometry import resize_rgb
+from extractors.types import Episode, Frames
+from flows.config import Config
+from flows.stages.base import Stage, StageInputs, StageOutput
+from flows.store import json_digest
+
+BLACK_LEVEL = 12
+"""Grey level (of 255) that no pixel of a black frame exceeds; JPEG and video noise on black stays below it."""
+
+
+def frame_digest(frame: NDArray[np.uint8]) -> str:
+    """Sha256 of one decoded source frame: the bytes of its (H, W, 3) uint8 RGB array, row by row."""
+    return hashlib.sha256(np.ascontiguousarray(frame).data).hexdigest()
+
+
+def source_settings(config: Config) -> Mapping[str, Any]:
+    """What the source stage depends on beside the episode itself."""
+    return {"packet": config.packet.model_dump(mode="json")}
+
+
+def _run(inputs: StageInputs) -> StageOutput:
+    episode = inputs.episode
+    pixels, digests, black = _decode(episode, inputs.size)
+    if black == len(digests):
+        raise BlankCameraError(
+            f"camera '{episode.camera_name}' is black in all {black} frames; choose another --camera"
+        )
+    arrays = {
+        "pixels": pixels,
+        "timestamp": episode.timestamp,
+        "action": episode.action,
+        "action_valid": episode.action_valid if episode.action is not None else None,
+        "state": episode.state,
+        "gripper": episode.gripper,
+    }
+    names = {"state": {"names": list(episode.state_names)}} if episode.state_names else {}
+    datasets = {name: encode(name, array, **names.get(name, {})) for name, array in arrays.items() if array is not None}
+    report = _report(episode, digests, black)
+    return StageOutput(datasets, report, content=_content(report, datasets))
+
+
+def _decode(episode: Episode, size: tuple[int, int]) -> tuple[NDArray[np.uint8], list[str], int]:
+    """Packet-size pixels, a digest per source frame, and how many frames are black."""
+    pixels = np.empty((episode.n_frames, *size, 3), np.uint8)
+    digests: list[str] = []
+    black = 0
+    for frame in episode.pixels:
+        if len(digests) == len(pixels):
+            raise CorruptDataError(f"more frames decoded than the {len(pixels)} the episode has")
+        digests.append(frame_digest(frame))
+        black += int(frame.max() <= BLACK_LEVEL)
+        pixels[len(digests) - 1] = resize_rgb(frame, size)
+    if len(digests) != len(pixels):
+        raise CorruptDataError(f"{len(digests)} of {len(pixels)} frames could be decoded; fetch the episode again")
+    if not digests:
+        raise MissingDataError("the episode has no frames")
+    return pixels, digests, black
+
+
+def _report(episode: Episode, digests: list[str], black: int) -> dict[str, Any]:
+    height, width = episode.size
+    source: dict[str, Any] = {
+        **episode.provenance,
+        "frame_sha256": digests,
+        "frame_size": [height, width],
+        "resize": "area averaging down, bilinear up, each axis by its own factor",
+    }
+    for name, frames in (
+        ("depth", episode.recorded_depth),
+        ("masks", episode.recorded_masks),
+        ("robot", episode.recorded_robot),
+    ):
+        if frames is not None:
+            source[f"recorded_{name}_sha256"] = _stream_digest(frames)
+    return {
+        "language_instruction": episode.language_instruction,
+        "fps": episode.fps,
+        "camera": asdict(episode.camera) if episode.camera is not None else None,
+        "black_frames": black,
+        "tags": sorted(set(episode.tags)),
+        "source": source,
+    }
+
+
+def _stream_digest(frames: Frames) -> str:
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(np.ascontiguousarray(frame).data)
+    return digest.hexdigest()
+
+
+def _content(report: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Mapping[str, Any]:
+    """What the source's key is made of: all that later stages and the packet take from the source."""
+    arrays = {
+        name: hashlib.sha256(np.ascontiguousarray(dataset.data).data).hexdigest()
+        for name, dataset in datasets.items()
+        if name != "pixels"
+    }
+    return {"report": json_digest(report), "arrays": arrays}
+
+
+SOURCE = Stage(name="source", version=1, inputs=(), settings=source_settings, run=_run)

@@ -1,0 +1,163 @@
+"""Finished stages on disk: work files while an episode is under way, its packet afterwards.
+
+A stage's result is found by its key, never by time, so the same lookup serves a repeated run, a run after a crash,
+and a rerun from one stage.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from packers.reader import Packet, read_dataset
+from packers.schema import Dataset
+from packers.writer import decode, write_group
+
+from extractors.errors import PacketError
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """What is kept about one finished stage; the `stages` root attribute of a packet holds one per stage.
+
+    Attributes:
+        key: sha256 over the stage's inputs, settings, weights and code version.
+        version: the stage's code version.
+        backend: what made the signal, None for stages that have no choice.
+        weights: checkpoint name -> sha256.
+        device: where it ran: "cpu" or the CUDA device's name.
+        precision: "fp32", "fp16" or "bf16".
+        outputs: dataset -> sha256 of its stored content.
+        report: what the stage found out; JSON types only.
+    """
+
+    key: str
+    version: int
+    backend: str | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    precision: str = "fp32"
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """A finished stage and the file its arrays lie in."""
+
+    stage: str
+    record: StageRecord
+    path: Path
+
+    def dataset(self, name: str) -> Dataset:
+        """One array as it is stored."""
+        return read_dataset(self.path, name)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """One array's physical values, after whatever rounding storage did."""
+        return decode(self.dataset(name))
+
+
+class Store:
+    """The packets, work files and locks of one output directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.work = root / ".work"
+
+    def packet_path(self, episode_id: str) -> Path:
+        """Where the packet of an episode lies; 256 buckets keep a folder of 60,000 packets manageable."""
+        bucket = hashlib.sha256(episode_id.encode()).hexdigest()[:2]
+        return self.root / "packets" / bucket / f"{episode_id}.h5"
+
+    def packet_results(self, episode_id: str) -> dict[str, StageResult]:
+        """The stages that an episode's packet holds, {} without a packet.
+
+        Raises:
+            PacketError: the file is damaged or of another schema.
+        """
+        path = self.packet_path(episode_id)
+        if not path.exists():
+            return {}
+        with Packet(path) as packet:
+            attributes = packet.attributes
+        stages = attributes["stages"]
+        # The packet keeps these two reports as root attributes of their own.
+        for name in ("source", "language_instruction", "fps"):
+            stages["source"]["report"][name] = attributes[name]
+        stages["quality"]["report"] = {name: attributes[name] for name in ("scores", "quality", "tags")}
+        return {name: StageResult(name, StageRecord(**record), path) for name, record in stages.items()}
+
+    def save(self, episode_id: str, stage: str, record: StageRecord, datasets: Mapping[str, Dataset]) -> StageResult:
+        """Writes a finished stage to its work file, replacing an older one."""
+        path = self._stage_path(episode_id, stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_group(path, datasets, {"stage": asdict(record)})
+        return StageResult(stage, record, path)
+
+    def saved(self, episode_id: str, stage: str) -> StageResult | None:
+        """The stage's work file, None where there is none or it is damaged (it is then made anew)."""
+        path = self._stage_path(episode_id, stage)
+        if not path.exists():
+            return None
+        try:
+            with Packet(path, schema=None) as group:
+                return StageResult(stage, StageRecord(**group.attributes["stage"]), path)
+        except (PacketError, TypeError, KeyError):
+            path.unlink()
+            return None
+
+    def forget(self, episode_id: str) -> None:
+        """Removes the work files of an episode."""
+        shutil.rmtree(self._episode_work(episode_id), ignore_errors=True)
+
+    @contextmanager
+    def lock(self, episode_id: str) -> Iterator[bool]:
+        """Holds an episode for this process; yields False where another run holds it.
+
+        The lock ends with the process, however the process ends.
+        """
+        path = self.work / "locks" / f"{episode_id}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def _episode_work(self, episode_id: str) -> Path:
+        return self.work / "stages" / self.packet_path(episode_id).parent.name / episode_id
+
+    def _stage_path(self, episode_id: str, stage: str) -> Path:
+        return self._episode_work(episode_id) / f"{stage}.h5"
+
+
+def content_digest(dataset: Dataset) -> str:
+    """Sha256 of an array as stored: type, shape, bytes and the attributes that give it its meaning."""
+    data = np.ascontiguousarray(dataset.data)
+    head = {
+        "dtype": data.dtype.str,
+        "shape": data.shape,
+        "code": {
+            name: float(dataset.attributes[name]) for name in ("scale", "offset", "fill") if name in dataset.attributes
+        },
+    }
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    digest.update(data.data if data.size else b"")
+    return digest.hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """Sha256 of a JSON value with sorted keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

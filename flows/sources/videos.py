@@ -1,0 +1,154 @@
+"""Plain videos: one file, or a folder of them, each file an episode without states or actions.
+
+A file's header is no witness for its length, so opening an episode decodes the file once without colour conversion
+to count frames and to find out whether it is whole. Iterating decodes it again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from extractors.errors import SourceError, UnknownCameraError
+from extractors.types import Episode
+from flows.sources.base import EpisodeInfo, safe_id
+from flows.sources.lerobot_tables import natural_order
+from flows.sources.video import VideoFrames, scan_video
+
+SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov")
+CAMERA = "video"
+
+# Manipulation verbs as BridgeData V2, DROID and Open X-Embodiment instructions begin with them.
+_VERBS = frozenset(
+    """
+    arrange assemble bring close cover cut dip drag drop dump empty fill flip fold grab grasp hang hold insert lay
+    lift move open pack pick place plug pour press pull push put reach remove rotate scoop screw set shut slide
+    sort squeeze stack stir sweep swing take throw tilt topple touch transfer turn twist unfold unplug unscrew
+    unstack wipe wrap zip
+    """.split()
+)
+
+
+def is_video_folder(path: Path) -> bool:
+    """Whether `path` is a video, or a folder with a video somewhere below it."""
+    return next(_videos(path), None) is not None
+
+
+def instruction_from_name(stem: str) -> str:
+    """The instruction in a file's name: its words from the first manipulation verb on, "" where there is none.
+
+    `bridge_data_v1_berkeley_toykitchen1_put_banana_on_plate` gives "put banana on plate". Names of collections
+    (`..._drawer_pnp_01`, `..._push_sweep_toykitchen6_00`) are no instruction: a verb must be followed by a word that
+    is neither a verb nor a name with digits, and a running number at the end is dropped.
+    """
+    words = [word for word in re.split(r"[\s_\-.]+", stem) if word]
+    while words and words[-1].isdigit():
+        words.pop()
+    for start, word in enumerate(words):
+        if word.lower() in _VERBS:
+            task = words[start:]
+            names_collection = any(re.search(r"\d|^pnp$", other, re.IGNORECASE) for other in task)
+            if len(task) < 2 or task[1].lower() in _VERBS or names_collection:
+                return ""
+            return " ".join([word.lower(), *task[1:]])
+    return ""
+
+
+class VideoFolderSource:
+    """All videos below a folder, in natural order of their paths; or one video file."""
+
+    def __init__(self, path: Path) -> None:
+        """The videos at `path`.
+
+        Raises:
+            SourceError: there is none.
+        """
+        path = Path(path)
+        self._root = path if path.is_dir() else path.parent
+        self._files = sorted(_videos(path), key=natural_order)
+        if not self._files:
+            raise SourceError(f"no video ({', '.join(SUFFIXES)}) at {path}; name a video or a folder that has one")
+        self._name = path.resolve().name if path.is_dir() else path.stem
+
+    @property
+    def kind(self) -> str:
+        """Always "videos"."""
+        return "videos"
+
+    @property
+    def dataset(self) -> str:
+        """The folder's name, or the file's without its suffix."""
+        return self._name
+
+    @property
+    def root(self) -> Path:
+        """The folder that episode paths are relative to."""
+        return self._root
+
+    def episodes(self) -> Iterator[EpisodeInfo]:
+        """Every video; opens none, so neither the number of frames nor the rate is known yet."""
+        taken: set[str] = set()
+        for index, file in enumerate(self._files):
+            relative = file.relative_to(self._root).as_posix()
+            task = instruction_from_name(file.stem)
+            # a.mp4 and a.mkv, or a/b.mp4 and a_b.mp4, would share an id.
+            identifier = _fresh(safe_id(relative.removesuffix(file.suffix)), index, taken)
+            yield EpisodeInfo(
+                episode_id=identifier,
+                episode_index=index,
+                n_frames=None,
+                language_instruction=task,
+                cameras=(CAMERA,),
+                fps=None,
+                files=(file,),
+                key={"path": relative},
+                tags=("language-from-name",) if task else ("no-language",),
+            )
+
+    def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
+        """One video as an episode; decodes it once to count its frames.
+
+        Raises:
+            CorruptDataError: the file is cut, damaged, or no video.
+            MissingDataError: the file has gone.
+            UnknownCameraError: another camera than "video" was asked for.
+        """
+        if camera not in (None, CAMERA):
+            raise UnknownCameraError(f"no camera named {camera!r} in a plain video; it has one, {CAMERA!r}")
+        file = self._root / info.key["path"]
+        scan = scan_video(file)
+        tags = {*info.tags, *scan.tags, *(["one-frame"] * (len(scan.times) == 1))}
+        return Episode(
+            episode_id=info.episode_id,
+            episode_index=info.episode_index,
+            camera_name=CAMERA,
+            language_instruction=info.language_instruction,
+            fps=scan.fps,
+            pixels=VideoFrames(file, scan.times, size=scan.size),
+            timestamp=scan.times,
+            provenance={
+                "dataset": self.dataset,
+                "kind": self.kind,
+                "path": info.key["path"],
+                "episode_index": info.episode_index,
+                "key": dict(info.key),
+                "camera": CAMERA,
+                "cameras": [CAMERA],
+                "frame_ids": list(range(len(scan.times))),
+                "frames": {"path": info.key["path"], "alignment": "every frame of the file, in presentation order"},
+            },
+            tags=tuple(sorted(tags)),
+        )
+
+
+def _videos(path: Path) -> Iterator[Path]:
+    files = path.rglob("*") if path.is_dir() else iter([path])
+    return (file for file in files if file.suffix.lower() in SUFFIXES and file.is_file() and file.name[0] != ".")
+
+
+def _fresh(identifier: str, index: int, taken: set[str]) -> str:
+    if identifier in taken:
+        identifier = f"{identifier}_{index:06d}"
+    taken.add(identifier)
+    return identifier

@@ -12,6 +12,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
+demo: install
+	rm -rf demo
+	$(BIN)/cuepack sample --out demo/sample
+	$(BIN)/cuepack extract demo/sample/bridge_raw --out demo --profile cpu
+	$(BIN)/cuepack validate demo
+	@echo
+	@echo "The packets lie in ./demo/packets; the manifest is ./demo/manifest.csv."
+	@echo "Look at one:  $(BIN)/cuepack inspect $$(ls demo/packets/*/*.h5 | head -n 1)"
+
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

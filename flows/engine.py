@@ -340,6 +340,8 @@ class Shard:
             row["camera"] = report["source"].get("camera")
             row["n_frames"] = len(report["source"]["frame_sha256"])
             row["language_instruction"] = report["language_instruction"]
+        if "masks" in run.results:
+            row["mask_recorded_j"] = run.results["masks"].record.report.get("recorded_j")
         if "quality" in run.results:
             row |= _assessment_columns(run.results["quality"].record.report)
         return row

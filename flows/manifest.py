@@ -36,7 +36,7 @@ FIRST_COLUMNS = (
 )
 
 _WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes")
-_FRACTIONS = ("score", "seconds_", "peak_mb_", "score_")
+_FRACTIONS = ("score", "seconds_", "peak_mb_", "mask_recorded_j")
 
 Row = dict[str, Any]
 

@@ -146,6 +146,12 @@ def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str
         f"{counts['done']} packed ({counts['reused']} of them before), {counts['failed']} failed, "
         f"{counts['filtered']} filtered -> {plan.request.out}"
     )
+    compared = [row["mask_recorded_j"] for row in outcome.rows if row.get("mask_recorded_j") is not None]
+    if compared:
+        print(
+            f"masks against the ones the source records: mean J {sum(compared) / len(compared):.2f} "
+            f"over {len(compared)} episodes ({min(compared):.2f} to {max(compared):.2f})"
+        )
 
 
 def _print_dry_run(plan: Plan, *, as_json: bool) -> None:

@@ -1,0 +1,154 @@
+"""What follows from masks, depth and tracks without a model.
+
+Intrinsics, dilated masks, stabilized depth, centroids, shape, contact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.anchoring import anchor_background
+from extractors.cameras import choose_camera
+from extractors.centroids import extract_centroids
+from extractors.contact import estimate_contact
+from extractors.geometry import dilate
+from extractors.shape import describe_shape
+from extractors.types import Camera, Depth
+from flows.config import Config
+from flows.stages.base import Stage, StageInputs, StageOutput
+from packers.schema import Dataset
+from packers.writer import encode
+
+
+def _settings(config: Config) -> Mapping[str, Any]:
+    return {
+        "geometry": config.geometry.model_dump(mode="json"),
+        "dilate": sorted(set(config.masks.dilate)),
+        "stabilize": config.depth.stabilize,
+    }
+
+
+def _run(inputs: StageInputs) -> StageOutput:
+    datasets: dict[str, Dataset] = {}
+    report: dict[str, Any] = {}
+    camera = _camera(inputs)
+    datasets["intrinsics"] = encode(
+        "intrinsics", camera.K.astype(np.float32), source=camera.source, sigma=float(camera.sigma)
+    )
+    masks = inputs.read("masks/object")
+    if masks is not None:
+        for radius in sorted(set(inputs.config.masks.dilate)):
+            name = f"masks/object_dilate{radius}"
+            datasets[name] = encode(name, dilate(masks, radius))
+    _add_stabilized(inputs, datasets, report)
+    if masks is not None:
+        _add_object(inputs, masks, camera, datasets, report)
+    _add_contact(inputs, masks, datasets, report)
+    return StageOutput(datasets, report)
+
+
+def _camera(inputs: StageInputs) -> Camera:
+    """The best known intrinsics, followed to the packet's size."""
+    config = inputs.config.geometry
+    height, width = inputs.source["source"]["frame_size"]
+    recorded = inputs.source["camera"]
+    given = Camera(**recorded) if recorded is not None else None
+    if config.intrinsics is not None:
+        fx, fy, cx, cy = config.intrinsics
+        given = Camera(fx, fy, cx, cy, width=width, height=height, source="calibrated")
+    model = config.camera_model or inputs.source["source"].get("camera_model")
+    camera = choose_camera((height, width), given, model, assumed_fov_deg=config.field_of_view)
+    return camera.resized(inputs.size[1], inputs.size[0])
+
+
+def _add_stabilized(inputs: StageInputs, datasets: dict[str, Dataset], report: dict[str, Any]) -> None:
+    relative = inputs.read("depth/relative")
+    if relative is None or not inputs.config.depth.stabilize:
+        return
+    pixels = inputs.read("pixels")
+    assert pixels is not None
+    anchored = anchor_background(
+        relative,
+        inputs.read("masks/object"),
+        inputs.read("masks/robot"),
+        pixels,
+        tracks_xy=inputs.read("tracks/grid/xy"),
+        tracks_visibility=inputs.read("tracks/grid/visibility"),
+    )
+    report["anchoring"] = dict(anchored.report)
+    if anchored.values is None or anchored.stabilizer is None:
+        return
+    datasets["depth/stabilized"] = encode(
+        "depth/stabilized", anchored.values, convention="depth/relative with the still background anchored"
+    )
+    datasets["depth/stabilizer"] = encode("depth/stabilizer", anchored.stabilizer)
+
+
+def _add_object(
+    inputs: StageInputs,
+    masks: NDArray[np.bool_],
+    camera: Camera,
+    datasets: dict[str, Dataset],
+    report: dict[str, Any],
+) -> None:
+    """Centroids and shape, from metric depth where there is some, else from the steadiest relative depth."""
+    depth = _object_depth(inputs, datasets)
+    if depth is None:
+        report["centroids"] = {"reason": "there is no depth"}
+        return
+    method = inputs.config.geometry.centroid
+    centroids = extract_centroids(masks, depth, camera, method=method)
+    shape = describe_shape(masks, depth, camera, centroids)
+    unit = {"units": centroids.unit, "method": method, "depth": depth.report["dataset"]}
+    datasets["centroids"] = encode("centroids", centroids.xyz, **unit)
+    datasets["centroids_valid"] = encode("centroids_valid", centroids.valid)
+    datasets["centroids_sigma"] = encode("centroids_sigma", centroids.sigma, units=centroids.unit)
+    datasets["shape_descriptors"] = encode("shape_descriptors", shape.values, **unit)
+    datasets["shape_descriptors_valid"] = encode("shape_descriptors_valid", shape.valid)
+
+
+def _object_depth(inputs: StageInputs, datasets: Mapping[str, Dataset]) -> Depth | None:
+    from packers.writer import decode
+
+    metric = inputs.read("depth/metric")
+    if metric is not None:
+        return Depth(np.nan_to_num(metric).astype(np.float32), "metric", {"dataset": "depth/metric"})
+    if "depth/stabilized" in datasets:
+        return Depth(decode(datasets["depth/stabilized"]), "relative", {"dataset": "depth/stabilized"})
+    relative = inputs.read("depth/relative")
+    return None if relative is None else Depth(relative, "relative", {"dataset": "depth/relative"})
+
+
+def _add_contact(
+    inputs: StageInputs, masks: NDArray[np.bool_] | None, datasets: dict[str, Dataset], report: dict[str, Any]
+) -> None:
+    gripper = inputs.read("gripper")
+    foreground = {name: inputs.read(f"tracks/foreground/{name}") for name in ("xy", "visibility", "on_object")}
+    if gripper is None and (masks is None or foreground["xy"] is None):
+        report["contact"] = {"reason": "neither a gripper signal nor object tracks"}
+        return
+    contact = estimate_contact(
+        gripper,
+        masks=masks,
+        robot_masks=inputs.read("masks/robot"),
+        tracks_xy=foreground["xy"],
+        tracks_visibility=foreground["visibility"],
+        tracks_on_object=foreground["on_object"],
+        fps=inputs.source["fps"],
+    )
+    datasets["contact"] = encode("contact", contact.probability, contact_onset=contact.onset)
+    datasets["held"] = encode("held", contact.held)
+    report["contact"] = dict(contact.report)
+
+
+GEOMETRY = Stage(
+    name="geometry",
+    version=1,
+    inputs=("source", "masks/*", "depth/*", "tracks/*"),
+    settings=_settings,
+    run=_run,
+)

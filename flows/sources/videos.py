@@ -20,13 +20,11 @@ SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov")
 CAMERA = "video"
 
 # Manipulation verbs as BridgeData V2, DROID and Open X-Embodiment instructions begin with them.
-_VERBS = frozenset(
-    """
-    arrange assemble bring close cover cut dip drag drop dump empty fill flip fold grab grasp hang hold insert lay
-    lift move open pack pick place plug pour press pull push put reach remove rotate scoop screw set shut slide
-    sort squeeze stack stir sweep swing take throw tilt topple touch transfer turn twist unfold unplug unscrew
-    unstack wipe wrap zip
-    """.split()
+_VERBS = re.compile(
+    r"close|cover|drag|drop|empty|fill|flip|fold|grab|grasp|hang|insert|lay|lift|move|open|pick|place|plug|"
+    r"pour|press|pull|push|put|reach|remove|rotate|set|slide|squeeze|stack|stir|sweep|take|tilt|topple|"
+    r"touch|turn|twist|unfold|unplug|unstack|wipe|zip",
+    re.IGNORECASE,
 )
 
 
@@ -46,10 +44,10 @@ def instruction_from_name(stem: str) -> str:
     while words and words[-1].isdigit():
         words.pop()
     for start, word in enumerate(words):
-        if word.lower() in _VERBS:
+        if _VERBS.fullmatch(word):
             task = words[start:]
             names_collection = any(re.search(r"\d|^pnp$", other, re.IGNORECASE) for other in task)
-            if len(task) < 2 or task[1].lower() in _VERBS or names_collection:
+            if len(task) < 2 or _VERBS.fullmatch(task[1]) or names_collection:
                 return ""
             return " ".join([word.lower(), *task[1:]])
     return ""

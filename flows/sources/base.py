@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,8 @@ class EpisodeInfo:
         language_instruction: "" where there is none.
         cameras: the views this episode has, in name order; may include ones that turn out to be black.
         fps: frames per second as declared, None where nothing says it.
-        files: the files that the episode is read from; their sizes and times recognise it on the next run.
+        files: the files that the episode is read from; their sizes and times recognise it on the next run. May be
+            listed only when looked at.
         key: how the source finds the episode again (relative path, record number, ...). JSON types only.
         tags: what the metadata already tells: "no-language", "wrong-totals", ...
     """
@@ -35,7 +36,7 @@ class EpisodeInfo:
     language_instruction: str
     cameras: tuple[str, ...]
     fps: float | None
-    files: tuple[Path, ...]
+    files: Sequence[Path]
     key: Mapping[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
 

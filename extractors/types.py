@@ -206,12 +206,14 @@ class Centroids:
         valid: (T,) bool.
         sigma: (T, 3) float32, one standard deviation, in the unit of `xyz`; NaN where `valid` is False.
         unit: "m" with metric depth, "relative" else.
+        report: method, what was assumed, and the one mapping from inverse depth. JSON types only.
     """
 
     xyz: NDArray[np.float32]
     valid: NDArray[np.bool_]
     sigma: NDArray[np.float32]
     unit: Literal["m", "relative"]
+    report: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -228,3 +230,20 @@ class ShapeDescriptors:
     values: NDArray[np.float32]
     valid: NDArray[np.bool_]
     unit: Literal["m", "relative"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contact:
+    """When the robot touches the manipulated object.
+
+    Attributes:
+        probability: (T,) float32 in [0, 1], of touch: a grasp or a push.
+        onset: first frame above 0.5, -1 if there is none.
+        held: (T,) bool, the object is grasped.
+        report: cues that were there, levels and thresholds used. JSON types only.
+    """
+
+    probability: NDArray[np.float32]
+    onset: int
+    held: NDArray[np.bool_]
+    report: Mapping[str, Any] = field(default_factory=dict)

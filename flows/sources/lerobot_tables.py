@@ -122,7 +122,7 @@ def read_info(root: Path) -> Info:
             chunks_size=int(raw.get("chunks_size") or 1000),
             data_path=str(raw["data_path"]),
             video_path=raw.get("video_path"),
-            features={key: _feature(key, raw["features"][key]) for key in sorted(raw["features"])},
+            features={key: _feature(key, raw["features"][key]) for key in sorted(raw["features"].keys())},
             robot_type=str(raw.get("robot_type") or ""),
         )
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -29,6 +29,16 @@ CONVENTIONS: dict[DepthKind, dict[str, str]] = {
 class DepthEstimator(Protocol):
     """Estimates the depth of one clip from its pixels."""
 
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the network, "fp32" or "fp16"."""
+        ...
+
+    @property
+    def device_name(self) -> str:
+        """Where it runs, "cpu" or "cuda"."""
+        ...
+
     def estimate(self, pixels: Frames, *, size: Size) -> Depth:
         """Depth of `pixels` (T, H, W, 3) uint8 RGB, area-averaged (bilinear where larger) to `size` (height, width)."""
         ...

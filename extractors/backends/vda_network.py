@@ -97,7 +97,8 @@ class VideoDepthNetwork(nn.Module):
         """(B, T, 3, H, W) normalised, T <= 32, H and W multiples of 14 -> (B, T, H, W) float32."""
         n_windows, length = frames.shape[:2]
         features = self.frame_features(frames.flatten(0, 1)).split()
-        return self.window_depth(features, [range(length)] * n_windows).unflatten(0, (n_windows, length))
+        depth = self.window_depth(features, [range(length)] * n_windows)
+        return depth.view(n_windows, length, *depth.shape[1:])
 
     def frame_features(self, frames: Tensor) -> FrameFeatures:
         """(N, 3, H, W) normalised frames -> what each of them brings to any window."""
@@ -152,7 +153,7 @@ class Encoder(nn.Module):
         if h == w == _TABLE_SIDE:
             return self.pos_embed
         table = self.pos_embed.float()
-        grid = table[:, 1:].unflatten(1, (_TABLE_SIDE, _TABLE_SIDE)).permute(0, 3, 1, 2)  # 1 C 37 37
+        grid = table[:, 1:].view(1, _TABLE_SIDE, _TABLE_SIDE, -1).permute(0, 3, 1, 2)  # 1 C 37 37
         # The published models resample with these scale factors, not to a size: it shifts every sample a little.
         scale = ((h + 0.1) / _TABLE_SIDE, (w + 0.1) / _TABLE_SIDE)
         grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)
@@ -202,7 +203,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, L, C) -> the same shape."""
-        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # N heads L d
+        n_frames, length, width = tokens.shape
+        qkv = self.qkv(tokens).view(n_frames, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # N heads L d
         out: Tensor = self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
         return out
 
@@ -255,7 +258,7 @@ class Head(nn.Module):
 
     def frame_features(self, taps: list[Tensor], h: int, w: int) -> FrameFeatures:
         """Four (N, h * w, C) taps -> all that follows from one frame alone."""
-        maps = (tap.transpose(1, 2).unflatten(2, (h, w)) for tap in taps)
+        maps = (tap.transpose(1, 2).reshape(len(tap), -1, h, w) for tap in taps)
         levels = [
             resize(project(level))
             for level, project, resize in zip(maps, self.projects, self.resize_layers, strict=True)
@@ -373,7 +376,9 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, maps: Tensor, n_windows: int) -> Tensor:
         """(B * T, C, ., .) -> the same shape, without the input added."""
-        sequences = self.norm(maps).flatten(2).unflatten(0, (n_windows, -1)).permute(0, 3, 1, 2)  # B P T C
+        n_frames, channels = maps.shape[:2]
+        normed = self.norm(maps).view(n_windows, n_frames // n_windows, channels, -1)
+        sequences = normed.permute(0, 3, 1, 2)  # B P T C
         shape = sequences.shape
         per_chunk = max(1, _CHUNK_TOKENS // shape[2])
         chunks = [self._mix(chunk) for chunk in sequences.flatten(0, 1).split(per_chunk)]
@@ -419,8 +424,9 @@ class TemporalAttention(nn.Module):
     def forward(self, sequences: Tensor) -> Tensor:
         """(P, T, C) -> the same shape."""
         sequences = self.pos_encoder(sequences)
+        n_positions, length, _ = sequences.shape
         q, k, v = (
-            project(sequences).unflatten(-1, (_TEMPORAL_HEADS, -1)).transpose(1, 2)  # P heads T d
+            project(sequences).view(n_positions, length, _TEMPORAL_HEADS, -1).transpose(1, 2)  # P heads T d
             for project in (self.to_q, self.to_k, self.to_v)
         )
         out: Tensor = self.to_out[0](attend(q, k, v).transpose(1, 2).flatten(2))
@@ -467,4 +473,5 @@ class Gate(nn.Module):
     def forward(self, sequences: Tensor) -> Tensor:
         """First half times GELU of the second."""
         value, gate = self.proj(sequences).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        gated: Tensor = value * F.gelu(gate)
+        return gated

@@ -141,7 +141,9 @@ class VideoDepthAnything:
         self.device = _device(device)
         on_cpu = self.device.type == "cpu"
         _check_settings(size, precision, input_size, on_cpu=on_cpu, compiled=compile_network)
-        self.size, self.metric, self.precision, self.input_size = size, metric, precision, input_size
+        self.size, self.metric, self.input_size = size, metric, input_size
+        self.precision: str = precision
+        self.device_name = self.device.type
         self._batch_frames = batch_frames or (4 if on_cpu else 32)
         self._batch_windows = batch_windows or (1 if on_cpu else 4)
         self._network = load_network(Path(weights), size, metric=metric).to(self.device)
@@ -190,7 +192,7 @@ class VideoDepthAnything:
             "metric": self.metric,
             "input_size": self.input_size,
             "precision": self.precision,
-            "device": self.device.type,
+            "device": self.device_name,
         }
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -260,6 +262,8 @@ class _Clip:
         n_frames, *source = check_pixels(pixels)
         self.settings = settings
         self.cuts: Cuts = scene_cuts(pixels)
+        if self.cuts.n_frames != n_frames:
+            raise _incomplete(n_frames, self.cuts.n_frames)
         self.values = np.empty((n_frames, *size), np.float32)
         self.frames = _Reader(pixels)
         self.network_size = network_size(source[0], source[1], settings["input_size"])
@@ -296,9 +300,7 @@ class _Reader:
             raise AssertionError(f"frames are read in order: wanted {index}, next is {self._count}")
         frame = next(self._frames, None)
         if frame is None:
-            raise MissingDataError(
-                f"wanted {self._promised} frames, decoding ended after {self._count}; repair or drop the episode"
-            )
+            raise _incomplete(self._promised, self._count)
         if frame.dtype != np.uint8 or frame.shape != self._shape:
             raise ShapeError(f"frame {index} must be {self._shape} uint8, got {frame.shape} {frame.dtype}")
         self._count += 1
@@ -391,7 +393,11 @@ def _take(items: Iterator[tuple[_Scene, int]], count: int) -> Iterator[tuple[_Sc
         yield item
 
 
-def _exact(precision: Precision) -> contextlib.AbstractContextManager[Any]:
+def _incomplete(promised: int, decoded: int) -> MissingDataError:
+    return MissingDataError(f"wanted {promised} frames, decoding gave {decoded}; repair or drop the episode")
+
+
+def _exact(precision: str) -> contextlib.AbstractContextManager[Any]:
     """fp32 means fp32: without this, cuDNN convolves in TF32, three digits short of the published numbers."""
     if precision == "fp32" and torch.cuda.is_available():
         return torch.backends.cudnn.flags(allow_tf32=False)
@@ -427,9 +433,9 @@ def _read_state(path: Path, published: Checkpoint) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for files that are cut off, or no checkpoints
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise WeightsError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {str(error).splitlines()[0]}); it may be "
-            f"cut off: {_advice(published)}"
+            f"{path} cannot be read as a checkpoint ({reason}); it may be cut off: {_advice(published)}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} is no plain dict of tensors; {_advice(published)}")

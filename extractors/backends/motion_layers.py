@@ -34,11 +34,13 @@ class LayerSettings:
         patch: side of the box over which colour differences are averaged, pixels.
         cut: colour difference above which a point counts as hidden or wrong, whatever the amount, grey levels.
         noise: colour difference that a match under changing light has, grey levels.
+        rest: a layer that differs by less has not moved since the frame before, grey levels.
         search: look for new motion (not just go on as before) where the layer differs by more, grey levels.
         loop_px: forward-backward error at which a Lucas-Kanade match has lost 1/e of its weight, pixels.
         fit_px: distance from the layer's motion at which a match starts to count as an outlier, pixels.
         affinity: standard deviation of one update's change of scale, rotation and shear (1 is 100 %).
         border: pixels around a layer's points that are registered with it.
+        slack_px: how far off a visible point may be placed, pixels.
     """
 
     window: int = 15
@@ -46,11 +48,13 @@ class LayerSettings:
     patch: int = 5
     cut: float = 30.0
     noise: float = 15.0
+    rest: float = 1.0
     search: float = 3.0
     loop_px: float = 0.7
-    fit_px: float = 1.0
-    affinity: float = 0.03
+    fit_px: float = 2.0
+    affinity: float = 0.06
     border: int = 12
+    slack_px: int = 1
 
 
 def apply(motion: Floats, points: NDArray[np.floating]) -> Floats:
@@ -157,6 +161,11 @@ class Layer:
         trust = np.ones(len(self.points))
         for before, frame in zip(order[:-1], order[1:], strict=True):
             place = apply(motion, self.points)
+            score, warped = self._score(frame, motion, previous)
+            if score < self._settings.rest:
+                motions.append(motion)
+                previous, velocity = warped, np.zeros(2)
+                continue
             guess = self._predict(before, frame, motion, velocity, trust, previous)
             motion, previous, difference = self._register(frame, guess, previous)
             trust = np.exp(-difference / self._settings.noise)
@@ -171,6 +180,20 @@ class Layer:
         """
         return self._difference(self._warp(frame, motion), self._template, motion)
 
+    def hidden(self, frame: int, motion: Floats) -> Floats:
+        """(N,) colour difference of each point itself, forgiving `slack_px`: grey levels, cut off, outside at the cut.
+
+        The point's colour is compared with the range of colours around where it should be, so that an edge that is
+        placed a pixel off does not hide the points beside it.
+        """
+        warped = cv2.blur(self._warp(frame, motion), (3, 3))
+        kernel = np.ones((2 * self._settings.slack_px + 1,) * 2, dtype=np.uint8)
+        wanted = sample(cv2.blur(self._template, (3, 3)), self._inside)
+        low, high = sample(cv2.erode(warped, kernel), self._inside), sample(cv2.dilate(warped, kernel), self._inside)
+        difference = np.maximum(np.maximum(low - wanted, wanted - high), 0.0).mean(axis=-1).astype(np.float64)
+        difference[self.outside(motion)] = self._settings.cut
+        return np.minimum(difference, self._settings.cut)
+
     def outside(self, motion: Floats) -> NDArray[np.bool_]:
         """(N,) True where `motion` carries the point out of the image."""
         place = apply(motion, self.points)
@@ -179,9 +202,7 @@ class Layer:
     def _warp(self, frame: int, motion: Floats) -> Image:
         where = compose(motion, translation(self._corner))
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        warped = cv2.warpAffine(
-            self._images[frame], where, self._size, flags=flags, borderMode=cv2.BORDER_REPLICATE
-        )
+        warped = cv2.warpAffine(self._images[frame], where, self._size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(warped, dtype=np.uint8)
 
     def _difference(self, warped: Image, reference: Image, motion: Floats) -> Floats:
@@ -255,3 +276,214 @@ def _weighted_median(values: Floats, weights: Floats) -> float:
     order = np.argsort(values, kind="stable")
     total = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(total, total[-1] / 2.0)])
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How points are dealt out to layers.
+
+    Attributes:
+        explained: mean colour difference (grey levels) below which the background explains a point.
+        support_px: spacing of the extra points that fill up the surroundings of the queries, pixels.
+        reach_px: how far from a query extra points are posed, pixels.
+        cells: sizes of the regions tried, one round each, in squares of `support_px`.
+        most_points: points of a layer that are matched.
+        max_regions: most regions tried at one scale.
+        price: what a further layer must save, in grey levels x independent points.
+        bias: advantage of the background, grey levels.
+        near_px, like: distance (pixels) and colour difference (grey levels) over which points share their evidence.
+    """
+
+    explained: float = 2.0
+    support_px: float = 6.0
+    reach_px: float = 18.0
+    cells: tuple[int, ...] = (40, 12)
+    max_regions: int = 8
+    most_points: int = 60
+    price: float = 20.0
+    bias: float = 0.5
+    hiding: float = 0.8
+    margin: float = 4.0
+    near_px: float = 6.0
+    like: float = 12.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assigned:
+    """Points and the layers that carry them.
+
+    Attributes:
+        motions: (L, T, 2, 3) float64, each layer's motion from the reference frame to every frame; 0 is the background.
+        layer: (N,) int64, each point's layer.
+    """
+
+    motions: Floats
+    layer: NDArray[np.int64]
+
+
+def assign_layers(
+    images: Sequence[Image], frame: int, queries: Floats, settings: LayerSettings, grouping: Grouping
+) -> Assigned:
+    """Finds the layers that explain `queries` (N, 2) of image `frame` best over all images.
+
+    Candidate layers (the background, and regions of like colour at several scales) are followed through the clip;
+    greedy selection keeps those that lower the colour difference at the points by more than a layer costs; each
+    kept layer is followed again with all points that it won.
+    """
+    background = _background(images, frame, settings)
+    points = np.concatenate([queries, _support(images, frame, queries, background, settings, grouping)])
+    judge = _Judge(images, frame, points, settings, grouping)
+    motions, costs = [background], [judge.cost(background) - grouping.bias]
+    kept, layer = [0], np.zeros(len(points), dtype=np.int64)
+
+    def follow(members: NDArray[np.intp]) -> None:
+        chosen = members[_thinned(points[members], grouping.most_points)]
+        motions.append(follow_both_ways(Layer(images, frame, points[chosen], settings), len(images)))
+        costs.append(grouping.hiding * judge.cost(motions[-1]))
+
+    for cells in grouping.cells:
+        loose = np.flatnonzero(np.min([costs[index] for index in kept], axis=0) > grouping.explained)
+        for members in _regions(points, judge.colours, loose, cells, grouping):
+            follow(members)
+        before = layer
+        kept, layer = judge.select(np.stack(costs))
+        for index in kept[1:]:
+            members = np.flatnonzero(layer == index)
+            if not np.array_equal(layer == index, before == index):
+                follow(members)
+        kept, layer = judge.select(np.stack(costs))
+    number = np.full(len(motions), -1)
+    number[kept] = np.arange(len(kept))
+    return Assigned(np.stack([motions[index] for index in kept]), number[layer[: len(queries)]])
+
+
+def follow_both_ways(layer: Layer, n_frames: int) -> Floats:
+    """Motions (T, 2, 3) of `layer` from its own frame to every frame of the clip."""
+    forward = layer.follow(range(layer.frame, n_frames))
+    backward = layer.follow(range(layer.frame, -1, -1))
+    return np.concatenate([backward[:0:-1], forward])
+
+
+def _background(images: Sequence[Image], frame: int, settings: LayerSettings) -> Floats:
+    """Motions (T, 2, 3) of what fills most of the picture: exact rest where the camera stands still."""
+    height, width = images[frame].shape[:2]
+    x, y = np.meshgrid((np.arange(16) + 0.5) * width / 16 - 0.5, (np.arange(16) + 0.5) * height / 16 - 0.5)
+    layer = Layer(images, frame, np.stack([x.ravel(), y.ravel()], axis=1), settings)
+    rest = np.broadcast_to(IDENTITY, (len(images), 2, 3))
+    unmoved = [np.median(layer.differences(t, IDENTITY)) < settings.search for t in range(len(images))]
+    # A robot before the lens hides most of the picture for a while; a moving camera changes nearly all frames.
+    if np.mean(unmoved) > 0.5:
+        return rest.copy()
+    return follow_both_ways(layer, len(images))
+
+
+def _support(
+    images: Sequence[Image],
+    frame: int,
+    queries: Floats,
+    background: Floats,
+    settings: LayerSettings,
+    grouping: Grouping,
+) -> Floats:
+    """(M, 2) further points around the queries that the background does not explain."""
+    judge = _Judge(images, frame, queries, settings, grouping)
+    loose = queries[judge.cost(background) > grouping.explained]
+    if not len(loose):
+        return np.empty((0, 2))
+    height, width = images[frame].shape[:2]
+    x, y = np.meshgrid(np.arange(2.0, width, grouping.support_px), np.arange(2.0, height, grouping.support_px))
+    lattice = np.stack([x.ravel(), y.ravel()], axis=1)
+    smooth = cv2.blur(images[frame], (3, 3))
+    colours = sample(smooth, lattice)
+    fitting = np.zeros(len(lattice), dtype=np.bool_)
+    for query, colour in zip(loose, sample(smooth, loose), strict=True):
+        close = np.linalg.norm(lattice - query, axis=1) < grouping.reach_px
+        fitting |= close & (np.abs(colours - colour).mean(axis=1) < settings.noise)
+    lattice = lattice[fitting]
+    if not len(lattice):
+        return lattice
+    judge = _Judge(images, frame, lattice, settings, grouping)
+    return lattice[judge.cost(background) > grouping.explained]
+
+
+class _Judge:
+    """Says how well a motion explains each of a set of points, and picks layers by it."""
+
+    def __init__(
+        self, images: Sequence[Image], frame: int, points: Floats, settings: LayerSettings, grouping: Grouping
+    ) -> None:
+        self._layer = Layer(images, frame, points, settings, border=settings.patch)
+        self._n_frames, self._grouping = len(images), grouping
+        self.colours = sample(cv2.blur(images[frame], (3, 3)), points).astype(np.float64)
+        apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
+        unlike = np.abs(self.colours[:, None] - self.colours[None]).mean(axis=-1)
+        # Points that are hidden whenever it matters follow their like-coloured neighbours.
+        alike = np.exp(-0.5 * (apart / grouping.near_px) ** 2 - 0.5 * (unlike / grouping.like) ** 2)
+        self._weights = 1.0 / np.exp(-((apart / 3.0) ** 2)).sum(axis=1)
+        alike *= self._weights
+        self._smooth = alike / alike.sum(axis=1, keepdims=True)
+
+    def cost(self, motions: Floats) -> Floats:
+        """(N,) mean colour difference over the clip, smoothed over neighbours of like colour."""
+        total = np.zeros(len(self._weights))
+        for frame, motion in enumerate(motions):
+            total += self._layer.differences(frame, motion)
+        return np.asarray(self._smooth @ (total / self._n_frames))
+
+    def select(self, costs: Floats) -> tuple[list[int], NDArray[np.int64]]:
+        """The layers worth their price out of `costs` (L, N), the background first, and each point's layer (N,)."""
+        kept = [0]
+        best, winner = costs[0].copy(), np.zeros(costs.shape[1], dtype=np.int64)
+        while True:
+            margin = np.where(winner == 0, 0.0, self._grouping.margin)
+            saved = np.maximum(best - costs - margin, 0.0)
+            choice = int(np.argmax(saved @ self._weights))
+            if saved[choice] @ self._weights <= self._grouping.price:
+                break
+            kept.append(choice)
+            won = saved[choice] > 0.0
+            best, winner = np.where(won, costs[choice], best), np.where(won, choice, winner)
+        # Later layers may have taken all that an earlier one won.
+        return [0] + [index for index in kept[1:] if np.any(winner == index)], winner
+
+
+def _regions(
+    points: Floats, colours: Floats, loose: NDArray[np.intp], cells: int, grouping: Grouping
+) -> list[NDArray[np.intp]]:
+    """Sets of `loose` points, near each other and of like colour, of about `cells` support squares each."""
+    if not len(loose):
+        return []
+    filled = len(np.unique(np.floor(points[loose] / grouping.support_px), axis=0))
+    count = int(np.clip(np.ceil(filled / cells), 1, grouping.max_regions))
+    features = np.concatenate([points[loose] / (2.0 * grouping.support_px), colours[loose] / 30.0], axis=1)
+    label = _cluster(features, min(count, len(loose)))
+    return [loose[label == index] for index in range(count) if np.any(label == index)]
+
+
+def _thinned(points: Floats, count: int) -> NDArray[np.intp]:
+    """Indices of at most `count` of `points`, spread out: each the farthest from those before it."""
+    if len(points) <= count:
+        return np.arange(len(points))
+    chosen = [int(np.argmin(np.linalg.norm(points - points.mean(axis=0), axis=1)))]
+    nearest = np.linalg.norm(points - points[chosen[0]], axis=1)
+    while len(chosen) < count:
+        chosen.append(int(np.argmax(nearest)))
+        nearest = np.minimum(nearest, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return np.sort(np.asarray(chosen))
+
+
+def _cluster(features: Floats, count: int) -> NDArray[np.int64]:
+    """k-means labels (N,), begun with points each farthest from those before it, so that nothing is drawn."""
+    centres = [features[np.argmin(np.linalg.norm(features - features.mean(axis=0), axis=1))]]
+    nearest = np.linalg.norm(features - centres[0], axis=1)
+    while len(centres) < count:
+        centres.append(features[int(np.argmax(nearest))])
+        nearest = np.minimum(nearest, np.linalg.norm(features - centres[-1], axis=1))
+    centre = np.stack(centres)
+    label = np.zeros(len(features), dtype=np.int64)
+    for _ in range(20):
+        label = np.argmin(np.linalg.norm(features[:, None] - centre[None], axis=-1), axis=1)
+        centre = np.stack(
+            [features[label == k].mean(axis=0) if np.any(label == k) else centre[k] for k in range(count)]
+        )
+    return label

@@ -1,10 +1,12 @@
 """Record the bundled sample (`flows/sources/sample`): simulated pick-and-place episodes with exact ground truth.
 
-    python3 -m venv record && record/bin/pip install mujoco==3.3.0 metaworld==3.1.1 packaging av pandas pillow pyarrow
+    python3 -m venv record
+    record/bin/pip install mujoco==3.3.0 metaworld==3.1.1 packaging av==18.1.0 numpy==2.4.6
+    record/bin/pip install pandas==3.1.1 pillow==13.0.0 pyarrow==26.0.1
     apt-get install libosmesa6
     MUJOCO_GL=osmesa record/bin/python -m tests.tools.record_sample --out flows/sources/sample
 
-Run from the root of the repository; takes about two minutes on a CPU. The same versions give the same files.
+Run from the root of the repository; takes about a minute on a CPU. These versions give the same bytes again.
 """
 
 from __future__ import annotations

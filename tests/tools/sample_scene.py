@@ -152,6 +152,7 @@ def record(script: Script) -> Recording:
             rows.append(table.observe())
         previous = waypoint
     table.check_placed()
+    table.close()
     return Recording(
         script, table.K, table.T_world_cam, table.object_ids, table.robot_ids, *map(np.array, zip(*rows, strict=True))
     )
@@ -202,6 +203,11 @@ class Table:
         speed = float(np.linalg.norm(body.cvel[3:]))
         if off > self.script.tolerance_m or speed > 0.02 or self._touching():
             raise RuntimeError(f"{self.script.name}: object {off:.3f} m off its place, {speed:.3f} m/s, at {body.xpos}")
+
+    def close(self) -> None:
+        """Give the drawing contexts back; two tables must not draw in turns."""
+        self._draw.close()
+        self._measure.close()
 
     def _command(self, origin: Waypoint, goal: Waypoint, share: float) -> None:
         ease = share * share * (3.0 - 2.0 * share)

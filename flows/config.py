@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from extractors.errors import ConfigError
 from scoring.settings import ScoringSettings
@@ -29,6 +29,18 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _yaml_off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
+MasksBackend = Annotated[
+    Literal["profile", "motion", "recorded", "sam3", "grounded-sam", "off"], BeforeValidator(_yaml_off)
+]
+DepthBackend = Annotated[Literal["profile", "video-depth-anything", "recorded", "off"], BeforeValidator(_yaml_off)]
+TracksBackend = Annotated[Literal["profile", "lucas-kanade", "cotracker3", "off"], BeforeValidator(_yaml_off)]
+
+
 class PacketConfig(Section):
     """The size of what is packed."""
 
@@ -39,7 +51,7 @@ class PacketConfig(Section):
 class MasksConfig(Section):
     """Object masks."""
 
-    backend: Literal["profile", "motion", "recorded", "sam3", "grounded-sam", "off"] = Field(
+    backend: MasksBackend = Field(
         "profile", description="what segments the object; `profile` takes the profile's choice"
     )
     dilate: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
@@ -51,9 +63,7 @@ class MasksConfig(Section):
 class DepthConfig(Section):
     """Depth; what the source records is stored as depth/metric whatever the backend."""
 
-    backend: Literal["profile", "video-depth-anything", "recorded", "off"] = Field(
-        "profile", description="what estimates depth; `profile` takes the profile's choice"
-    )
+    backend: DepthBackend = Field("profile", description="what estimates depth; `profile` takes the profile's choice")
     model: Literal["vits", "vitb", "vitl"] = Field("vits", description="size of Video-Depth-Anything")
     metric: bool = Field(False, description="use the metric variant of the weights")
     weights: str | None = Field(None, description="checkpoint file; none: the model folder (see `cuepack models`)")
@@ -65,9 +75,7 @@ class DepthConfig(Section):
 class TracksConfig(Section):
     """Point tracks."""
 
-    backend: Literal["profile", "lucas-kanade", "cotracker3", "off"] = Field(
-        "profile", description="what follows points; `profile` takes the profile's choice"
-    )
+    backend: TracksBackend = Field("profile", description="what follows points; `profile` takes the profile's choice")
     grid_side: int = Field(20, ge=1, le=64, description="the uniform grid has grid_side x grid_side points")
     count: int = Field(400, ge=1, le=10_000, description="points of the foreground-biased set")
     share: float = Field(0.6, ge=0, le=1, description="part of the foreground-biased set that lies on the object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -147,6 +148,13 @@ def record_run(plan: Plan, command: str) -> None:
         _replace(out / "run.json", json.dumps(run, indent=2, sort_keys=True) + "\n")
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error}; choose another --out or fix permissions") from error
+
+
+def record_seconds(out: Path, **seconds: float) -> None:
+    """Adds how long the parts of the last run took to run.json."""
+    run = read_run(out) | {"seconds": {name: round(value, 3) for name, value in seconds.items()}}
+    with contextlib.suppress(OSError):  # a full disk has been reported already
+        _replace(out / "run.json", json.dumps(run, indent=2, sort_keys=True) + "\n")
 
 
 def read_run(out: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,11 +26,13 @@ class Outcome:
         rows: one per episode asked for, finished ones of earlier runs included.
         interrupted: whether Ctrl-C ended it.
         error: what stopped the run as a whole, None where nothing did.
+        began: when the first shard began, seconds since the epoch; before that is start-up.
     """
 
     rows: list[Row] = field(default_factory=list)
     interrupted: bool = False
     error: CuepackError | None = None
+    began: float = field(default_factory=time.time)
 
     @property
     def exit_code(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ import click
 
 from extractors.errors import ConfigError
 from flows.commands.options import FINISHED, assignments, output_options, print_json, settings_options, start_logging
+
+PROCESS_STARTED = time.time()
 
 if TYPE_CHECKING:
     from flows.plan import Plan
@@ -99,7 +102,7 @@ def rerun(directory: Path, episode_ids: Sequence[str], force_from: str | None, *
 
 def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record: bool = True) -> None:
     from flows.engine import ALL_STAGES
-    from flows.plan import record_run
+    from flows.plan import record_run, record_seconds
     from flows.progress import RunProgress
     from flows.run import Outcome, carry_out, run_shard_plainly
 
@@ -118,6 +121,8 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
                 from flows.extract import run_with_prefect
 
                 outcome = run_with_prefect(plan, progress)
+        if record:
+            record_seconds(plan.request.out, startup=outcome.began - PROCESS_STARTED, work=time.time() - outcome.began)
         total.rows += outcome.rows
         total.interrupted = total.interrupted or outcome.interrupted
         total.error = total.error or outcome.error

@@ -52,7 +52,8 @@ def _run(inputs: StageInputs) -> StageOutput:
 
 def _encode(name: str, depth: Depth, **attributes: Any) -> Dataset:
     convention = RELATIVE_CONVENTION if depth.kind == "relative" else METRIC_CONVENTION
-    return encode(name, depth.values, convention=convention, **attributes)
+    like = f"depth/{depth.kind}" if name.startswith("extra/") else None
+    return encode(name, depth.values, like=like, convention=convention, **attributes)
 
 
 def _weights(config: Config) -> Sequence[str]:

@@ -136,8 +136,8 @@ def _add_contact(
         masks=masks,
         robot_masks=inputs.read("masks/robot"),
         tracks_xy=foreground["xy"],
-        tracks_visibility=foreground["visibility"],
-        tracks_on_object=foreground["on_object"],
+        visibility=foreground["visibility"],
+        on_object=foreground["on_object"],
         fps=inputs.source["fps"],
     )
     datasets["contact"] = encode("contact", contact.probability, contact_onset=contact.onset)

@@ -32,7 +32,7 @@ def _run(inputs: StageInputs) -> StageOutput:
     objects = masks.object
     if config.repair:
         objects, report["repair"] = repair_flicker(objects)
-        datasets["extra/masks_before_repair"] = encode("extra/masks_before_repair", masks.object)
+        datasets["extra/masks_before_repair"] = encode("extra/masks_before_repair", masks.object, like="masks/object")
     datasets["masks/object"] = encode("masks/object", objects)
     datasets["masks/score"] = encode("masks/score", masks.score)
     if masks.robot is not None:

@@ -58,3 +58,10 @@ def test_only_what_changes_a_packet_enters_its_configuration():
     assert "weights" not in keyed["depth"]
     assert Config().digest() == load_config(assignments=["run.workers=3", "depth.weights=/a"]).digest()
     assert Config().digest() != load_config(assignments=["tracks.seed=3"]).digest()
+
+
+def test_off_may_be_written_without_quotes(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("depth: {backend: off}\n")
+    config = load_config(file, ["tracks.backend=off"])
+    assert (config.depth.backend, config.tracks.backend) == ("off", "off")

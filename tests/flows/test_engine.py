@@ -1,0 +1,229 @@
+import hashlib
+import threading
+
+import pytest
+
+from extractors.errors import OutputError
+from flows import engine, run
+from flows.config import load_config
+from flows.engine import ALL_STAGES, Job, Work
+from flows.manifest import Manifest
+from flows.plan import Plan, Request
+from flows.run import carry_out, run_shard_plainly
+from flows.store import Store
+from packers.reader import Packet
+from packers.validate import validate_packet
+from tests.support import ArraySource
+
+QUICK = ("masks.backend=recorded", "depth.backend=off", "tracks.backend=off", "packet.height=48", "packet.width=64")
+
+
+class Silent:
+    def stage_done(self, stage, frames):
+        pass
+
+    def episode_done(self, status):
+        pass
+
+
+def make(tmp_path, source, *settings, force_from=None, rehash=False, workers=2):
+    config = load_config(assignments=[*QUICK, *settings]).resolved()
+    out = tmp_path / "out"
+    work = Work(source, config, Store(out), Manifest(out), workers, force_from, rehash)
+    earlier = work.manifest.rows() if out.exists() else {}
+    jobs = [Job(info) for info in source.episodes()]
+    return Plan(Request("here", out, config), work, jobs, earlier)
+
+
+def extract(tmp_path, source, *settings, **options):
+    plan = make(tmp_path, source, *settings, **options)
+    outcome = carry_out(plan, Silent(), run_shard_plainly)
+    return {row["episode_id"]: row for row in outcome.rows}, outcome
+
+
+def packets(tmp_path):
+    return sorted((tmp_path / "out" / "packets").glob("*/*.h5"))
+
+
+def digests(tmp_path):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in packets(tmp_path)}
+
+
+def test_every_episode_becomes_a_valid_packet(tmp_path):
+    rows, outcome = extract(tmp_path, ArraySource(tmp_path / "in"))
+    assert outcome.exit_code == 0
+    assert [row["status"] for row in rows.values()] == ["done"] * 3
+    for path in packets(tmp_path):
+        assert validate_packet(path) == []
+    assert not list((tmp_path / "out" / ".work" / "stages").glob("*/*/*"))
+
+
+def test_one_bad_episode_is_recorded_and_the_others_are_packed(tmp_path):
+    rows, outcome = extract(tmp_path, ArraySource(tmp_path / "in", broken=(1,)))
+    assert outcome.exit_code == 1
+    bad = rows["square_1"]
+    assert (bad["status"], bad["stage"], bad["error_type"]) == ("failed", "source", "CorruptDataError")
+    assert "frame 4" in bad["error"]
+    assert bad["packet"] is None
+    assert len(packets(tmp_path)) == 2
+
+
+def test_an_unforeseen_error_costs_its_episode_only(tmp_path, monkeypatch):
+    def explode(self, info, camera=None):
+        if info.episode_index == 2:
+            raise ZeroDivisionError("not foreseen")
+        return original(self, info, camera)
+
+    original = ArraySource.open
+    monkeypatch.setattr(ArraySource, "open", explode)
+    rows, _ = extract(tmp_path, ArraySource(tmp_path / "in"))
+    assert rows["square_2"]["error_type"] == "ZeroDivisionError"
+    assert rows["square_0"]["status"] == "done"
+
+
+def test_a_repeated_run_finds_everything_finished(tmp_path):
+    source = ArraySource(tmp_path / "in")
+    extract(tmp_path, source)
+    plan = make(tmp_path, source)
+    key = plan.work.run_key()
+    assert all(engine.is_finished(plan.earlier[job.episode_id], job, plan.work, key) for job in plan.jobs)
+
+
+def test_a_dilation_radius_reruns_no_model_and_does_not_open_the_source(tmp_path, monkeypatch):
+    source = ArraySource(tmp_path / "in")
+    extract(tmp_path, source)
+    monkeypatch.setattr(ArraySource, "open", lambda *args: pytest.fail("the source was opened"))
+    rows, _ = extract(tmp_path, source, "masks.dilate=[4]")
+    assert rows["square_0"]["stages_computed"] == "geometry;quality;pack"
+    with Packet(packets(tmp_path)[0]) as packet:
+        assert "masks/object_dilate4" in packet.modalities
+        assert "masks/object_dilate8" not in packet.modalities
+
+
+def test_content_changed_under_the_same_path_is_noticed(tmp_path):
+    extract(tmp_path, ArraySource(tmp_path / "in"))
+    (tmp_path / "in" / "0.txt").write_text("changed")
+    rows, _ = extract(tmp_path, ArraySource(tmp_path / "in", seed=1))
+    assert rows["square_0"]["stages_computed"].startswith("source;masks")
+    assert rows["square_1"]["stages_computed"] == ""
+
+
+def test_a_touched_but_equal_source_is_read_again_and_nothing_else(tmp_path):
+    source = ArraySource(tmp_path / "in")
+    extract(tmp_path, source)
+    before = digests(tmp_path)
+    (tmp_path / "in" / "0.txt").write_text("touched")
+    rows, _ = extract(tmp_path, source)
+    assert rows["square_0"]["stages_computed"] == ""
+    assert digests(tmp_path) == before
+
+
+def test_force_redoes_a_stage_and_those_after_it_with_equal_bytes(tmp_path):
+    source = ArraySource(tmp_path / "in")
+    extract(tmp_path, source)
+    before = digests(tmp_path)
+    rows, _ = extract(tmp_path, source, force_from="tracks")
+    assert rows["square_0"]["stages_computed"] == "tracks;geometry;quality;pack"
+    assert digests(tmp_path) == before
+
+
+def test_bytes_do_not_depend_on_workers_shards_or_place(tmp_path):
+    source = ArraySource(tmp_path / "in", count=5)
+    extract(tmp_path / "a", source, workers=1)
+    extract(tmp_path / "b", source, "run.shard_size=2", workers=4)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert len(digests(tmp_path / "a")) == 5
+
+
+def test_a_run_that_was_stopped_goes_on_from_its_finished_stages(tmp_path, monkeypatch):
+    source = ArraySource(tmp_path / "in")
+    plan = make(tmp_path, source)
+    with engine.Shard(plan.work, plan.jobs, {}) as shard:
+        for stage in ("source", "masks", "depth"):
+            shard.run(stage)
+    rows, _ = extract(tmp_path, source)
+    assert "masks" not in rows["square_0"]["stages_computed"].split(";")
+    assert rows["square_0"]["status"] == "done"
+
+
+def test_ctrl_c_ends_between_episodes_and_keeps_what_is_done(tmp_path):
+    source = ArraySource(tmp_path / "in")
+    plan = make(tmp_path, source, "run.shard_size=1")
+
+    def stop_after_the_first(plan, index, jobs):
+        rows = run_shard_plainly(plan, index, jobs)
+        plan.work.stop.set()
+        return rows
+
+    outcome = carry_out(plan, Silent(), stop_after_the_first)
+    assert outcome.exit_code == 130
+    assert [row["status"] for row in Manifest(tmp_path / "out").rows().values()] == ["done"]
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_packed(tmp_path, monkeypatch):
+    source = ArraySource(tmp_path / "in")
+    calls = []
+
+    def pack_once(*args):
+        calls.append(args)
+        if len(calls) > 1:
+            raise OutputError("no space left on device")
+        return original(*args)
+
+    original = engine.pack_episode
+    monkeypatch.setattr(engine, "pack_episode", pack_once)
+    _, outcome = extract(tmp_path, source, "run.shard_size=1", workers=1)
+    assert outcome.exit_code == 1
+    assert "no space" in str(outcome.error)
+    assert len(packets(tmp_path)) == 1
+    assert validate_packet(packets(tmp_path)[0]) == []
+
+
+def test_two_runs_on_one_directory_exclude_each_other_per_episode(tmp_path):
+    source = ArraySource(tmp_path / "in", count=2)
+    with Store(tmp_path / "out").lock("square_0") as held:
+        assert held
+        rows, outcome = extract(tmp_path, source)
+    assert rows["square_0"]["status"] == "busy"
+    assert rows["square_1"]["status"] == "done"
+    assert outcome.exit_code == 1
+    assert "square_0" not in Manifest(tmp_path / "out").rows()
+
+
+def test_a_clip_below_the_score_is_filtered_and_is_no_failure(tmp_path):
+    rows, outcome = extract(tmp_path, ArraySource(tmp_path / "in"), "select.min_score=0.99")
+    assert {row["status"] for row in rows.values()} == {"filtered"}
+    assert outcome.exit_code == 0
+    assert packets(tmp_path) == []
+
+
+def test_a_damaged_packet_is_made_anew(tmp_path):
+    source = ArraySource(tmp_path / "in", count=1)
+    extract(tmp_path, source)
+    before = digests(tmp_path)
+    packets(tmp_path)[0].write_bytes(b"garbage")
+    rows, _ = extract(tmp_path, source)
+    assert rows["square_0"]["status"] == "done"
+    assert digests(tmp_path) == before
+
+
+def test_stages_of_a_packet_name_every_stage_and_every_key(tmp_path):
+    extract(tmp_path, ArraySource(tmp_path / "in", count=1))
+    with Packet(packets(tmp_path)[0]) as packet:
+        stages = packet.attributes["stages"]
+        keys = {stage["key"] for stage in stages.values()}
+        assert set(stages) == set(ALL_STAGES)
+        for name in packet.modalities:
+            if name not in ("ep_len", "ep_offset"):
+                assert packet.dataset_attributes(name)["stage_key"] in keys
+
+
+def test_the_signal_handler_asks_to_stop_first(tmp_path):
+    stop = threading.Event()
+    with run._stop_on_signal(stop):
+        import signal
+
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

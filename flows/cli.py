@@ -44,3 +44,7 @@ def main() -> None:
 
 for command in (extract, rerun, score, inspect, validate, sample):
     main.add_command(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -43,9 +43,9 @@ def output_options(command: Function) -> Function:
 def assignments(options: dict[str, Any]) -> list[str]:
     """Every `section.key=value` of the command line, the short options included."""
     chosen = list(options["assignments"])
-    if options["profile"]:
+    if options.get("profile"):
         chosen.append(f"run.profile={options['profile']}")
-    if options["workers"]:
+    if options.get("workers"):
         chosen.append(f"run.workers={options['workers']}")
     return chosen
 

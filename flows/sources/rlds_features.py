@@ -135,7 +135,7 @@ class Layout:
             LengthMismatchError: its features disagree about their number.
             CorruptDataError: it does not fit the features.
         """
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        from google.protobuf.message import DecodeError
 
         try:
             example = self._reader.deserialize_example_np(record, decoders=self._decoders)

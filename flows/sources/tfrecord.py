@@ -63,7 +63,7 @@ def read_record(path: Path, offset: int, name: str) -> bytes:
                 raise CorruptDataError(f"{name}: its header in {path.name} is cut or damaged; fetch the file again")
             if length + _CRC.size > left:
                 raise CorruptDataError(
-                    f"{name}: {path.name} is cut, {max(left, 0)} of the record's {length} bytes are there; fetch it again"
+                    f"{name}: {path.name} is cut, it holds {max(left, 0)} of {length} bytes; fetch the file again"
                 )
             data, crc = file.read(length), file.read(_CRC.size)
     except FileNotFoundError as error:

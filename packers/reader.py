@@ -1,0 +1,301 @@
+"""Packets opened, read and taken apart: `Packet` for training, `read_dataset` for arrays as they are stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.errors import PacketError
+from packers.schema import MAGIC, SCHEMA, TEXT_ATTRIBUTES, USER_BLOCK, Dataset
+from packers.writer import decode
+
+CHUNK_CACHE_BYTES = 512 * 1024
+"""HDF5's own 8 MiB are held per open dataset; windows of single-frame chunks gain nothing from a cache."""
+
+DAMAGE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+)
+"""What h5py raises on damaged or hostile files."""
+
+_DIGEST_BYTES = slice(len(MAGIC), len(MAGIC) + 64)
+
+
+class Packet:
+    """One packet, read lazily: nothing is opened before it is needed, nothing is read before it is asked for.
+
+    `packet["depth/metric"]` gives physical values, float32 metres with NaN where there is no reading;
+    `packet.read("pixels", 10, 14)` a window of frames. Each process opens the file for itself, so a `Packet` may be
+    pickled or carried over a fork into the workers of a data loader.
+
+    Args:
+        path: the file.
+        schema: the schema version wanted; None opens any file that `write_group` wrote.
+
+    Raises:
+        PacketError: on first use, if the file is missing, no packet, damaged, or of another schema version.
+    """
+
+    def __init__(self, path: Path | str, schema: str | None = SCHEMA) -> None:
+        self.path = Path(path)
+        self._schema = schema
+        self._file: h5py.File | None = None
+        self._inherited: h5py.File | None = None
+        self._pid = 0
+
+    def __enter__(self) -> Packet:
+        self._open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "schema": self._schema}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], state["schema"])  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"Packet({str(self.path)!r})"
+
+    def __contains__(self, name: object) -> bool:
+        file = self._open()
+        with _damage(self.path, str(name)):
+            return isinstance(name, str) and isinstance(file.get(name), h5py.Dataset)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.read(name)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The root attributes, JSON parsed."""
+        file = self._open()
+        with _damage(self.path, "root attributes"):
+            return root_attributes(file)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Paths of the datasets that are there, sorted; `extra/` is not listed."""
+        return tuple(self.attributes["modalities"])
+
+    @property
+    def n_frames(self) -> int:
+        """T, the number of frames."""
+        return int(self._dataset("pixels").shape[0])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = self._dataset("pixels").shape[1:3]
+        return int(height), int(width)
+
+    def read(self, name: str, start: int | None = None, stop: int | None = None) -> NDArray[Any]:
+        """Physical values of dataset `name`, all of it or the rows `start` to `stop` (frames, for most datasets).
+
+        Raises:
+            KeyError: the packet has no such dataset.
+            IndexError: the window reaches beyond the rows.
+            PacketError: the data are damaged.
+        """
+        return decode(Dataset(self._rows(name, start, stop), self.dataset_attributes(name)))
+
+    def stored(self, name: str) -> Dataset:
+        """Dataset `name` as it is stored, with its attributes."""
+        return Dataset(self._rows(name, None, None), self.dataset_attributes(name))
+
+    def dataset_attributes(self, name: str) -> dict[str, Any]:
+        """The attributes of dataset `name`: units, description, stage_key and its own."""
+        dataset = self._dataset(name)
+        with _damage(self.path, name):
+            return {key: plain_value(value) for key, value in sorted(dataset.attrs.items())}
+
+    def close(self) -> None:
+        """Closes the file; the next access opens it again."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file = None
+
+    def _rows(self, name: str, start: int | None, stop: int | None) -> NDArray[Any]:
+        dataset = self._dataset(name)
+        if start is None and stop is None:
+            with _damage(self.path, name):
+                return np.asarray(dataset[()])
+        rows = dataset.shape[0]
+        first, last = 0 if start is None else start, rows if stop is None else stop
+        if not 0 <= first < last <= rows:
+            raise IndexError(f"{self.path.name}, {name}: wanted rows {first} to {last}, it has {rows}")
+        with _damage(self.path, name):
+            return np.asarray(dataset[first:last])
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        file = self._open()
+        with _damage(self.path, name):
+            found = file.get(name)
+        if not isinstance(found, h5py.Dataset):
+            there = sorted(dataset_names(file))
+            raise KeyError(f"{self.path.name} has no dataset '{name}'; it has {there}")
+        return found
+
+    def _open(self) -> h5py.File:
+        if self._file is not None and self._pid == os.getpid():
+            return self._file
+        # A handle from before a fork belongs to the parent: keep it, unused, so that this process does not close it.
+        self._inherited, self._file = self._file, None
+        check_head(self.path)
+        with _damage(self.path, "the file"):
+            file = open_hdf5(self.path)
+            version = file.attrs.get("schema")
+        if self._schema is not None and version != self._schema:
+            file.close()
+            raise PacketError(
+                f"{self.path}: wanted schema {self._schema}, got {version!r}; extract the episode again, or read it "
+                "with the cuepack that wrote it"
+            )
+        self._file, self._pid = file, os.getpid()
+        return file
+
+
+def read_dataset(path: Path | str, name: str) -> Dataset:
+    """Dataset `name` of the file `path` as it is stored; the file may be a packet or an unfinished stage's.
+
+    Raises:
+        KeyError: the file has no such dataset.
+        PacketError: the file is none of ours, or damaged.
+    """
+    with Packet(path, schema=None) as packet:
+        return packet.stored(name)
+
+
+def check_digest(path: Path | str) -> None:
+    """Reads the whole file and compares it with the sha256 in its user block.
+
+    Raises:
+        PacketError: any bit differs, or the file is no packet.
+    """
+    path = Path(path)
+    recorded = check_head(path)
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            file.seek(USER_BLOCK)
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        _raise_damage(path, "the file", error)
+    if digest.hexdigest() != recorded:
+        raise PacketError(
+            f"{path}: damaged: its bytes do not have the sha256 that its user block states; extract it again"
+        )
+
+
+def check_head(path: Path) -> str:
+    """The sha256 that the user block of the file `path` states.
+
+    Raises:
+        PacketError: the file is missing, or has no whole user block.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(USER_BLOCK)
+    except OSError as error:
+        raise PacketError(f"{path}: wanted a packet: {error.strerror or error}") from error
+    if not head.startswith(MAGIC):
+        raise PacketError(f"{path}: no packet: wanted {MAGIC.decode()} in its first bytes, got {head[: len(MAGIC)]!r}")
+    digest, rest = head[_DIGEST_BYTES], head[_DIGEST_BYTES.stop :]
+    if len(head) < USER_BLOCK or set(digest) - set(b"0123456789abcdef") or rest.strip(b"\0"):
+        raise PacketError(f"{path}: damaged: wanted a sha256 and zeros in its {USER_BLOCK}-byte user block")
+    return digest.decode("ascii")
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """The file open for reading, unlocked (packets are never written in place), with a small chunk cache."""
+    return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, locking=False)
+
+
+def root_attributes(file: h5py.File) -> dict[str, Any]:
+    """The root attributes of an open file, JSON parsed.
+
+    Raises:
+        ValueError: an attribute that should be JSON is not.
+    """
+    values = {name: plain_value(value) for name, value in sorted(file.attrs.items())}
+    return {
+        name: parse_json(value) if isinstance(value, str) and name not in TEXT_ATTRIBUTES else value
+        for name, value in values.items()
+    }
+
+
+def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """`text` parsed as JSON; NaN and infinities, which JSON does not have, are refused.
+
+    Raises:
+        ValueError: not JSON.
+    """
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=pairs)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def plain_value(value: Any) -> Any:
+    """An HDF5 attribute as str, bool, int, float, or a list of these."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.ndarray):
+        return [plain_value(item) for item in value.tolist()]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def dataset_names(group: h5py.Group, prefix: str = "", depth: int = 4) -> Iterator[str]:
+    """Paths of the datasets below `group`; links out of the file and groups deeper than any of ours are passed over."""
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            continue
+        found = group[name]
+        if isinstance(found, h5py.Dataset):
+            yield prefix + name
+        elif isinstance(found, h5py.Group) and depth > 1:
+            yield from dataset_names(found, f"{prefix}{name}/", depth - 1)
+
+
+def claimed_too_much(dataset: h5py.Dataset) -> bool:
+    """Whether a dataset is larger than what it stores can unfold to; deflate's best ratio is 1032 to 1."""
+    return bool(math.prod(dataset.shape) * dataset.dtype.itemsize > 1032 * dataset.id.get_storage_size() + 4096)
+
+
+@contextmanager
+def _damage(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        _raise_damage(path, what, error)
+
+
+def _raise_damage(path: Path, what: str, error: BaseException) -> NoReturn:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise PacketError(f"{path}: damaged: {what} cannot be read ({reason}); extract the episode again") from error

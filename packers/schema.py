@@ -1,0 +1,331 @@
+"""What a packet holds, as a literal table; FORMAT.md says the same in prose for people without this code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+SCHEMA = "cuepack/1"
+
+USER_BLOCK = 512
+"""Bytes before the HDF5 part: `MAGIC`, the sha256 of all bytes after the block as 64 hexadecimal digits, zeros."""
+
+MAGIC = b"CUEPACK1"
+
+EPISODE_ID = re.compile(r"[A-Za-z0-9_.-]+")
+
+Storage = Literal["frames", "maps", "depth", "rows", "plain"]
+"""How an array lies in the file; `packers/writer.py` has the chunks and filters of each, FORMAT.md why."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """One array as it goes into a packet and comes out of one: in its storage type, with its attributes.
+
+    Attributes:
+        data: the stored array; integer codes where the attributes have `scale` and `offset`.
+        attributes: str, int, float, bool, or lists of one of these.
+    """
+
+    data: NDArray[Any]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSpec:
+    """What the schema asks of one dataset.
+
+    Attributes:
+        path: where it lies; `<R>` stands for a radius in pixels.
+        dtype: the type it is written with.
+        dims: names (T frames, H x W packet size, N tracks of one set, A and S as the source has them) or numbers.
+        units, description: the default attributes.
+        storage: how it lies in the file.
+        required: every packet has it.
+        also: other types that a reader meets.
+        valid: the bool [T] dataset that is False where this one's rows are NaN.
+        minimum, maximum: bounds of its finite values.
+        positive: whether values above 0 are asked for, with the code `fill` for no reading.
+        needs: datasets that must be there with it.
+        attributes: names that must be there beside `units`, `description` and `stage_key`.
+    """
+
+    path: str
+    dtype: str
+    dims: tuple[str | int, ...]
+    units: str
+    description: str
+    storage: Storage = "rows"
+    required: bool = False
+    also: tuple[str, ...] = ()
+    valid: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    positive: bool = False
+    needs: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+
+
+_INVERSE = "affine-invariant inverse depth on the model's own scale, larger is nearer"
+
+
+def _track_set(name: str, description: str) -> tuple[DatasetSpec, ...]:
+    root = f"tracks/{name}"
+    fields = ("xy", "visibility", "confidence", "visibility_score", "queries", "on_object")
+
+    def spec(
+        field_name: str, dtype: str, dims: tuple[str | int, ...], units: str, text: str, maximum: float | None = None
+    ) -> DatasetSpec:
+        return DatasetSpec(
+            path=f"{root}/{field_name}",
+            dtype=dtype,
+            dims=dims,
+            units=units,
+            description=f"{description}: {text}",
+            minimum=None if maximum is None else 0.0,
+            maximum=maximum,
+            needs=tuple(f"{root}/{other}" for other in fields if other != field_name),
+        )
+
+    return (
+        spec("xy", "float32", ("T", "N", 2), "px", "position (x, y) in every frame"),
+        spec("visibility", "bool", ("T", "N"), "", "whether the point is seen"),
+        spec("confidence", "float32", ("T", "N"), "probability", "how sure the position is, before any threshold", 1.0),
+        spec("visibility_score", "float32", ("T", "N"), "probability", "that it is seen, before any threshold", 1.0),
+        spec("queries", "float32", ("N", 3), "frame, px, px", "(frame, x, y) where the point was dropped"),
+        spec("on_object", "bool", ("N",), "", "whether the query lies on the object mask"),
+    )
+
+
+_SPECS = (
+    DatasetSpec("pixels", "uint8", ("T", "H", "W", 3), "8-bit sRGB", "frames, RGB", storage="frames", required=True),
+    DatasetSpec("timestamp", "float64", ("T",), "s", "time since the episode's start", required=True, minimum=0.0),
+    DatasetSpec(
+        "intrinsics",
+        "float32",
+        (3, 3),
+        "px",
+        "pinhole matrix K at packet resolution, centre of the top-left pixel at (0, 0)",
+        storage="plain",
+        required=True,
+        attributes=("source", "sigma"),
+    ),
+    DatasetSpec("ep_len", "int32", (1,), "frames", "T, for readers of flat files", storage="plain", required=True),
+    DatasetSpec("ep_offset", "int64", (1,), "frames", "0, for readers of flat files", storage="plain", required=True),
+    DatasetSpec(
+        "action",
+        "float32",
+        ("T", "A"),
+        "as the source gives it",
+        "action commanded at frame t; NaN where action_valid is false",
+        valid="action_valid",
+    ),
+    DatasetSpec(
+        "action_valid", "bool", ("T",), "", "whether the source has an action for the frame", needs=("action",)
+    ),
+    DatasetSpec("state", "float32", ("T", "S"), "as the source gives it", "proprioception"),
+    DatasetSpec("gripper", "float32", ("T",), "1", "gripper opening, 1 open, 0 closed", minimum=0.0, maximum=1.0),
+    DatasetSpec(
+        "contact",
+        "float32",
+        ("T",),
+        "probability",
+        "that the robot touches the manipulated object",
+        minimum=0.0,
+        maximum=1.0,
+        needs=("held",),
+        attributes=("contact_onset",),
+    ),
+    DatasetSpec("held", "bool", ("T",), "", "whether the object is grasped", needs=("contact",)),
+    DatasetSpec(
+        "masks/object", "bool", ("T", "H", "W"), "", "the manipulated object", storage="maps", needs=("masks/score",)
+    ),
+    DatasetSpec(
+        "masks/object_dilate<R>",
+        "bool",
+        ("T", "H", "W"),
+        "",
+        "masks/object dilated by <R> px",
+        storage="maps",
+        needs=("masks/object",),
+    ),
+    DatasetSpec(
+        "masks/score",
+        "float32",
+        ("T",),
+        "1",
+        "the detector's confidence",
+        minimum=0.0,
+        maximum=1.0,
+        needs=("masks/object",),
+    ),
+    DatasetSpec("masks/robot", "bool", ("T", "H", "W"), "", "the arm and gripper", storage="maps"),
+    DatasetSpec(
+        "depth/relative",
+        "uint16",
+        ("T", "H", "W"),
+        "relative inverse depth",
+        "depth as the model gives it",
+        storage="depth",
+        also=("float16", "float32"),
+        attributes=("convention",),
+    ),
+    DatasetSpec(
+        "depth/stabilized",
+        "uint16",
+        ("T", "H", "W"),
+        "relative inverse depth",
+        "depth/relative after background anchoring",
+        storage="depth",
+        also=("float16", "float32"),
+        needs=("depth/relative", "depth/stabilizer"),
+        attributes=("convention",),
+    ),
+    DatasetSpec(
+        "depth/stabilizer",
+        "float32",
+        ("T", 2),
+        "1, relative inverse depth",
+        "(scale, shift): stabilized = scale * relative + shift",
+        needs=("depth/relative", "depth/stabilized"),
+    ),
+    DatasetSpec(
+        "depth/metric",
+        "uint16",
+        ("T", "H", "W"),
+        "m",
+        "depth along z",
+        storage="depth",
+        also=("float32",),
+        positive=True,
+        attributes=("fill",),
+    ),
+    *_track_set("grid", "uniform grid on frame 0"),
+    *_track_set("foreground", "points that favour the object"),
+    DatasetSpec(
+        "centroids",
+        "float32",
+        ("T", 3),
+        "m",
+        "mean of the back-projected masked depth, camera frame, x right, y down, z forward",
+        valid="centroids_valid",
+        needs=("centroids_sigma", "masks/object"),
+    ),
+    DatasetSpec("centroids_valid", "bool", ("T",), "", "whether the object has a centroid", needs=("centroids",)),
+    DatasetSpec(
+        "centroids_sigma",
+        "float32",
+        ("T", 3),
+        "m",
+        "one standard deviation of centroids",
+        valid="centroids_valid",
+        minimum=0.0,
+        needs=("centroids",),
+    ),
+    DatasetSpec(
+        "shape_descriptors",
+        "float32",
+        ("T", 10),
+        "m, 1",
+        "centroid x, y, z; PCA extents e1 >= e2 >= e3; e2/e1, e3/e1; depth range; visible share of the object",
+        valid="shape_descriptors_valid",
+        needs=("masks/object",),
+    ),
+    DatasetSpec(
+        "shape_descriptors_valid",
+        "bool",
+        ("T",),
+        "",
+        "whether the frame has shape descriptors",
+        needs=("shape_descriptors",),
+    ),
+)
+
+DATASETS: dict[str, DatasetSpec] = {spec.path: spec for spec in _SPECS}
+"""Every dataset of the schema. Others lie under `extra/` and are nobody's promise."""
+
+DEFAULT_CONVENTION = {
+    "depth/relative": _INVERSE,
+    "depth/stabilized": _INVERSE,
+    "depth/metric": "z along the optical axis, metres",
+}
+
+TEXT_ATTRIBUTES = ("schema", "episode_id", "language_instruction")
+"""Root attributes that are plain text; every other root attribute that is a string is JSON."""
+
+JSON_ATTRIBUTES: dict[str, type] = {
+    "source": dict,
+    "config": dict,
+    "stages": dict,
+    "scores": dict,
+    "quality": dict,
+    "tags": list,
+    "modalities": list,
+}
+"""JSON root attributes of a packet and what each parses to."""
+
+ROOT_ATTRIBUTES = (*TEXT_ATTRIBUTES, "fps", *JSON_ATTRIBUTES)
+"""Root attributes that every packet has."""
+
+SOURCE_RECORD = ("dataset", "kind", "path", "camera", "frame_ids", "frame_sha256", "resize")
+"""What the `source` attribute holds, beside `episode_index` or `key`."""
+
+STAGE_RECORD = ("key", "backend", "weights", "device", "precision")
+"""What the `stages` attribute holds for each stage."""
+
+INTRINSICS_SOURCES = ("calibrated", "camera-model", "estimated", "assumed")
+
+_DILATED = re.compile(r"masks/object_dilate([1-9][0-9]{0,3})")
+
+
+def dilation_radius(name: str) -> int | None:
+    """The radius in pixels that a dataset's name states: 8 for `masks/object_dilate8`, None for other names."""
+    found = _DILATED.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def dataset_spec(name: str) -> DatasetSpec | None:
+    """What the schema says of the dataset `name`, None where it does not know it (`extra/` included)."""
+    return DATASETS["masks/object_dilate<R>" if dilation_radius(name) else name] if _known(name) else None
+
+
+def is_extra(name: str) -> bool:
+    """Whether `name` lies where the schema promises nothing."""
+    return name.startswith("extra/") and len(name) > len("extra/")
+
+
+def dims_text(dims: Sequence[str | int]) -> str:
+    """`("T", 3)` as "[T,3]"."""
+    return f"[{','.join(str(dim) for dim in dims)}]"
+
+
+def shape_fault(name: str, spec: DatasetSpec, shape: Sequence[int], sizes: dict[str, int]) -> str | None:
+    """What is wrong with the shape of dataset `name`, None where it fits.
+
+    Args:
+        name: the dataset's path; N is counted for each track set apart.
+        spec: what the schema asks.
+        shape: what came.
+        sizes: dimension -> size met so far; completed with what this shape tells.
+    """
+    wanted = dims_text(spec.dims)
+    if len(shape) != len(spec.dims):
+        return f"wanted shape {wanted}, got {tuple(shape)}"
+    for dim, size in zip(spec.dims, shape, strict=True):
+        if isinstance(dim, int):
+            known: int | None = dim
+        else:
+            scope = f"N of {name.rsplit('/', 1)[0]}" if dim == "N" else dim
+            known = sizes.setdefault(scope, size) if size > 0 else None
+        if size != known:
+            stated = "at least 1" if known is None else f"{dim} = {known}"
+            return f"wanted shape {wanted} with {stated}, got {tuple(shape)}"
+    return None
+
+
+def _known(name: str) -> bool:
+    return dilation_radius(name) is not None or (name in DATASETS and "<" not in name)

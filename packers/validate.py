@@ -1,0 +1,612 @@
+"""Every rule of the schema checked on one packet; what is wrong becomes findings, whatever the file holds.
+
+Maps are read frame by frame, so that a packet of any length is checked in little memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.errors import PacketError
+from packers.reader import (
+    DAMAGE,
+    check_digest,
+    check_head,
+    claimed_too_much,
+    dataset_names,
+    open_hdf5,
+    parse_json,
+    plain_value,
+)
+from packers.schema import (
+    DATASETS,
+    EPISODE_ID,
+    INTRINSICS_SOURCES,
+    JSON_ATTRIBUTES,
+    ROOT_ATTRIBUTES,
+    SCHEMA,
+    SOURCE_RECORD,
+    STAGE_RECORD,
+    TEXT_ATTRIBUTES,
+    Dataset,
+    DatasetSpec,
+    dataset_spec,
+    dilation_radius,
+    is_extra,
+    shape_fault,
+)
+from packers.writer import decode
+
+ROOT = "/"
+"""Stands in a finding's `dataset` for the root attributes."""
+
+LARGEST_FRAME = 2**28
+"""Elements in one frame beyond which a packet is taken for hostile: 16384 x 16384."""
+
+RATIO_TOLERANCE = 1e-4
+"""float32 carries seven digits; ratios of two such numbers are compared with four."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One rule that a packet breaks.
+
+    Attributes:
+        packet: path of the file.
+        dataset: the dataset's path, "/" for root attributes, None for the file as a whole.
+        frame: the first frame concerned, None where no single frame is.
+        reason: what is wrong, in words.
+    """
+
+    packet: str
+    dataset: str | None
+    frame: int | None
+    reason: str
+
+
+def validate_packet(path: Path | str) -> list[Finding]:
+    """What breaks the schema in the packet `path`, [] for a good one. No file makes it raise.
+
+    A file whose bytes do not have the sha256 that it states is examined all the same, to name what is damaged; HDF5's
+    own checksums keep it from following damaged metadata (1,600 files damaged at random: no crash, no hang).
+    """
+    path = Path(path)
+    try:
+        check_head(path)
+    except PacketError as error:
+        return [Finding(str(path), None, None, _without_path(error, path))]
+    findings = []
+    try:
+        check_digest(path)
+    except PacketError as error:
+        findings.append(Finding(str(path), None, None, _without_path(error, path)))
+    return findings + _examine(path)
+
+
+def _without_path(error: PacketError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _examine(path: Path) -> list[Finding]:
+    """Findings about the HDF5 part."""
+    packet = _Examination(path)
+    try:
+        with open_hdf5(path) as file:
+            packet.file = file
+            for step in (_check_attributes, _check_tree, _check_values, *_RULES):
+                packet.run(step)
+    except DAMAGE as error:
+        packet.add(None, f"damaged: HDF5 cannot open it ({_reason(error)})")
+    return packet.findings
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+class _Examination:
+    """An open packet under examination: what it holds so far, and what was found."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: h5py.File
+        self.findings: list[Finding] = []
+        self.attributes: dict[str, Any] = {}
+        self.sizes: dict[str, int] = {}
+        self.sound: dict[str, h5py.Dataset] = {}
+        """Datasets of the right type and shape, all of whose rows can be read."""
+        self.codes: dict[str, dict[str, Any]] = {}
+
+    def add(self, dataset: str | None, reason: str, frame: int | None = None) -> None:
+        """Records a finding."""
+        self.findings.append(Finding(str(self.path), dataset, frame, reason))
+
+    def run(self, step: Callable[[_Examination], None]) -> None:
+        """One step, whose own failure on a hostile file is a finding too."""
+        try:
+            step(self)
+        except DAMAGE as error:
+            name = step.__name__.removeprefix("_check_").replace("_", " ")
+            self.add(None, f"damaged: the check of {name} could not be done ({_reason(error)})")
+
+    def has(self, *names: str) -> bool:
+        """Whether all these can be relied on."""
+        return all(name in self.sound for name in names)
+
+    def frames(self, name: str) -> Iterator[NDArray[Any]]:
+        """Row after row of a dataset, physical values."""
+        dataset, code = self.sound[name], self.codes.get(name, {})
+        for row in range(dataset.shape[0]):
+            yield decode(Dataset(np.asarray(dataset[row]), code))
+
+    def rows(self, name: str) -> NDArray[Any]:
+        """A whole dataset; for those that grow with T alone."""
+        return np.asarray(self.sound[name][()])
+
+    def bad_rows(self, name: str, bad: NDArray[np.bool_], reason: str) -> None:
+        """A finding at the first frame where `bad` (T, ...) is true, if it is anywhere."""
+        frames = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
+        if len(frames):
+            more = f" (in {len(frames)} frames)" if len(frames) > 1 else ""
+            self.add(name, reason + more, int(frames[0]))
+
+
+# --- root attributes ---------------------------------------------------------------------------------------------
+
+
+def _check_attributes(packet: _Examination) -> None:
+    missing = [name for name in ROOT_ATTRIBUTES if name not in packet.file.attrs]
+    for name in missing:
+        packet.add(ROOT, f"root attribute '{name}' is missing")
+    for name in packet.file.attrs:
+        try:
+            packet.attributes[name] = _parsed(packet, name, plain_value(packet.file.attrs[name]))
+        except DAMAGE as error:
+            packet.add(ROOT, f"root attribute '{name}': {_reason(error)}")
+    for check in (_check_identity, _check_source, _check_stages):
+        packet.run(check)
+
+
+def _parsed(packet: _Examination, name: str, value: Any) -> Any:
+    wanted = JSON_ATTRIBUTES.get(name)
+    if name in TEXT_ATTRIBUTES or (wanted is None and not isinstance(value, str)):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"wanted JSON text, got {type(value).__name__}")
+    unsorted: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [key for key, _ in items]
+        if names != sorted(set(names)):
+            unsorted.append(", ".join(names[:4]))
+        return dict(items)
+
+    parsed = parse_json(value, pairs)
+    if unsorted:
+        packet.add(ROOT, f"root attribute '{name}': keys are not sorted, or occur twice, near {unsorted[0]}")
+    if wanted is not None and not isinstance(parsed, wanted):
+        raise TypeError(f"wanted a JSON {wanted.__name__}, got {type(parsed).__name__}")
+    return parsed
+
+
+def _check_identity(packet: _Examination) -> None:
+    attributes = packet.attributes
+    if attributes.get("schema", SCHEMA) != SCHEMA:
+        packet.add(ROOT, f"wanted schema {SCHEMA}, got {attributes['schema']!r}")
+    episode_id = attributes.get("episode_id")
+    if episode_id is not None:
+        if not isinstance(episode_id, str) or not EPISODE_ID.fullmatch(episode_id):
+            packet.add(ROOT, f"episode_id: wanted [A-Za-z0-9_.-]+, got {episode_id!r}")
+        elif packet.path.name != f"{episode_id}.h5":
+            packet.add(ROOT, f"episode_id is '{episode_id}', the file is named {packet.path.name}")
+    if not isinstance(attributes.get("language_instruction", ""), str):
+        packet.add(ROOT, "language_instruction: wanted text")
+    fps = attributes.get("fps", 1.0)
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not (math.isfinite(fps) and fps > 0):
+        packet.add(ROOT, f"fps: wanted a positive number, got {fps!r}")
+    tags = attributes.get("tags", [])
+    if not all(isinstance(tag, str) for tag in tags):
+        packet.add(ROOT, "tags: wanted a list of texts")
+
+
+def _check_source(packet: _Examination) -> None:
+    source = packet.attributes.get("source")
+    if source is None:
+        return
+    missing = [name for name in SOURCE_RECORD if name not in source]
+    if missing:
+        packet.add(ROOT, f"source: {missing} are missing")
+    if "episode_index" not in source and "key" not in source:
+        packet.add(ROOT, "source: neither episode_index nor key says which episode it is")
+    path = source.get("path")
+    if isinstance(path, str) and (path.startswith("/") or ".." in path.split("/")):
+        packet.add(ROOT, f"source: path must be relative to the source's root, got {path!r}")
+    length = _length(packet.file)
+    for name in ("frame_ids", "frame_sha256"):
+        values = source.get(name)
+        if values is not None and (not isinstance(values, list) or (length is not None and len(values) != length)):
+            count = len(values) if isinstance(values, list) else "no list"
+            packet.add(ROOT, f"source: {name} has {count} entries for {length} frames")
+    hashes = source.get("frame_sha256")
+    for frame, value in enumerate(hashes if isinstance(hashes, list) else ()):
+        if not (isinstance(value, str) and _SHA256.fullmatch(value)):
+            packet.add(ROOT, f"source: frame_sha256 has no sha256 but {value!r}", frame)
+            break
+
+
+def _length(file: h5py.File) -> int | None:
+    pixels = file.get("pixels")
+    return int(pixels.shape[0]) if isinstance(pixels, h5py.Dataset) and pixels.shape else None
+
+
+def _check_stages(packet: _Examination) -> None:
+    stages = packet.attributes.get("stages")
+    if stages is None:
+        return
+    if "source" not in stages:
+        packet.add(ROOT, "stages: the stage 'source' is missing")
+    for name, stage in stages.items():
+        if not isinstance(stage, dict):
+            packet.add(ROOT, f"stages: {name}: wanted a record, got {type(stage).__name__}")
+            continue
+        missing = [part for part in STAGE_RECORD if part not in stage]
+        if missing:
+            packet.add(ROOT, f"stages: {name}: {missing} are missing")
+        if "key" in stage and not (isinstance(stage["key"], str) and stage["key"]):
+            packet.add(ROOT, f"stages: {name}: wanted a key, got {stage['key']!r}")
+        weights = stage.get("weights")
+        for label, digest in weights.items() if isinstance(weights, dict) else ():
+            if not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
+                packet.add(ROOT, f"stages: {name}: weights {label} have no sha256 but {digest!r}")
+
+
+# --- the tree ------------------------------------------------------------------------------------------------------
+
+
+def _check_tree(packet: _Examination) -> None:
+    _check_links(packet, packet.file, "")
+    names = sorted(name for name in dataset_names(packet.file) if not is_extra(name))
+    for spec in DATASETS.values():
+        if spec.required and spec.path not in names:
+            packet.add(spec.path, "required, and missing")
+    # T, H and W are those of the pixels, so that another array that disagrees is the one blamed.
+    for name in sorted(names, key=lambda name: (name != "pixels", name)):
+        try:
+            _check_dataset(packet, name)
+        except DAMAGE as error:
+            packet.add(name, f"damaged: cannot be read ({_reason(error)})")
+    for name in names:
+        known = dataset_spec(name)
+        wanted = (*known.needs, *([known.valid] if known.valid else [])) if known else ()
+        absent = sorted(set(wanted) - set(names))
+        if absent:
+            packet.add(name, f"needs {absent}, which are missing")
+    modalities = packet.attributes.get("modalities")
+    if modalities is not None:
+        _check_modalities(packet, modalities, names)
+
+
+def _check_links(packet: _Examination, group: h5py.Group, prefix: str) -> None:
+    """Whatever is no dataset of this very file, and groups that hold nothing of the schema."""
+    for name in group:
+        path = prefix + name
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            packet.add(path, f"a {type(link).__name__}; a packet holds its data itself")
+            continue
+        if path == "extra":
+            continue
+        if isinstance(group[name], h5py.Group):
+            if any(known.startswith(f"{path}/") for known in DATASETS):
+                _check_links(packet, group[name], f"{path}/")
+            else:
+                packet.add(path, "no group of the schema; other arrays go under extra/")
+
+
+def _check_dataset(packet: _Examination, name: str) -> None:
+    spec = dataset_spec(name)
+    if spec is None:
+        packet.add(name, "not in the schema; other arrays go under extra/")
+        return
+    dataset = packet.file[name]
+    before = len(packet.findings)
+    if dataset.external or dataset.is_virtual:
+        packet.add(name, "its data lie in another file; a packet holds its data itself")
+    dtype = dataset.dtype.name
+    if dtype not in (spec.dtype, *spec.also):
+        packet.add(name, f"wanted {' or '.join((spec.dtype, *spec.also))}, got {dtype}")
+    fault = shape_fault(name, spec, dataset.shape, packet.sizes)
+    if fault is not None:
+        packet.add(name, fault)
+    elif claimed_too_much(dataset) or math.prod(dataset.shape[1:]) > LARGEST_FRAME:
+        packet.add(name, f"claims {dataset.shape} {dtype}, more than its {dataset.id.get_storage_size()} bytes hold")
+    elif dataset.chunks and math.prod(dataset.chunks) > math.prod(dataset.shape):
+        packet.add(name, f"chunks of {dataset.chunks} are larger than the array")
+    whole = len(packet.findings) == before
+    attributes = {key: plain_value(dataset.attrs[key]) for key in dataset.attrs}
+    _check_dataset_attributes(packet, name, spec, attributes)
+    coded = _check_code(packet, name, spec, dataset.dtype, attributes)
+    if whole and coded:
+        packet.sound[name] = dataset
+        packet.codes[name] = {
+            key: attributes[key] for key in ("scale", "offset", "fill", "max_error") if key in attributes
+        }
+
+
+def _check_dataset_attributes(packet: _Examination, name: str, spec: DatasetSpec, attributes: dict[str, Any]) -> None:
+    for wanted in ("units", "description", "stage_key", *spec.attributes):
+        if wanted not in attributes:
+            packet.add(name, f"attribute '{wanted}' is missing")
+        elif wanted in ("units", "description", "stage_key", "convention") and not isinstance(attributes[wanted], str):
+            packet.add(name, f"attribute '{wanted}': wanted text, got {attributes[wanted]!r}")
+    stages = packet.attributes.get("stages", {})
+    keys = {stage.get("key") for stage in stages.values() if isinstance(stage, dict)}
+    key = attributes.get("stage_key")
+    if key is not None and keys and key not in keys:
+        packet.add(name, f"stage_key {key!r} is no stage's key in the root attribute 'stages'")
+
+
+def _check_code(
+    packet: _Examination, name: str, spec: DatasetSpec, dtype: np.dtype[Any], attributes: dict[str, Any]
+) -> bool:
+    """Whether integer-coded depth says how to decode it."""
+    if spec.storage != "depth" or dtype.kind != "u":
+        return True
+    faults = []
+    for wanted in ("scale", "offset", *(["max_error"] if spec.positive else [])):
+        value = attributes.get(wanted)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            faults.append(f"attribute '{wanted}': wanted a finite number, got {value!r}")
+        elif wanted == "scale" and value <= 0:
+            faults.append(f"attribute 'scale': wanted a positive number, got {value}")
+    fill = attributes.get("fill", 0)
+    if isinstance(fill, bool) or not isinstance(fill, int) or not 0 <= fill <= np.iinfo(dtype).max:
+        faults.append(f"attribute 'fill': wanted a code of {dtype.name}, got {fill!r}")
+    for fault in faults:
+        packet.add(name, fault)
+    return not faults
+
+
+def _check_modalities(packet: _Examination, modalities: Sequence[Any], names: Sequence[str]) -> None:
+    if not all(isinstance(name, str) for name in modalities):
+        packet.add(ROOT, "modalities: wanted a list of dataset paths")
+        return
+    if list(modalities) != sorted(set(modalities)):
+        packet.add(ROOT, "modalities: wanted sorted, each once")
+    listed = {name for name in modalities if not is_extra(name)}
+    for name in sorted(listed - set(names)):
+        packet.add(name, "listed in modalities, but not there")
+    for name in sorted(set(names) - listed):
+        packet.add(name, "there, but not listed in modalities")
+
+
+# --- values --------------------------------------------------------------------------------------------------------
+
+
+def _check_values(packet: _Examination) -> None:
+    """Each dataset by itself: readable, finite or NaN as the schema says, in range."""
+    for name in list(packet.sound):
+        spec = DATASETS["masks/object_dilate<R>"] if dilation_radius(name) else DATASETS[name]
+        try:
+            if spec.storage in ("frames", "maps", "depth"):
+                _check_map(packet, name, spec)
+            else:
+                _check_rows(packet, name, spec)
+        except DAMAGE as error:
+            packet.add(name, f"damaged: cannot be read ({_reason(error)})")
+            del packet.sound[name]
+
+
+def _check_map(packet: _Examination, name: str, spec: DatasetSpec) -> None:
+    bad = np.zeros(packet.sound[name].shape[0], bool)
+    values = packet.frames(name)
+    for frame in range(len(bad)):
+        try:
+            row = next(values)
+        except DAMAGE as error:
+            packet.add(name, f"damaged: cannot be read ({_reason(error)})", frame)
+            del packet.sound[name]
+            return
+        if row.dtype.kind == "f":
+            # Decoding turns the code for "no reading" into NaN.
+            good = np.isnan(row) | (np.isfinite(row) & (row > 0)) if spec.positive else np.isfinite(row)
+            bad[frame] = not good.all()
+    reading = "metres above 0, or the code `fill`" if spec.positive else "finite values"
+    packet.bad_rows(name, bad, f"wanted {reading}")
+    if spec.positive and packet.sound[name].dtype.kind == "f":
+        stored = (np.asarray(packet.sound[name][frame]) for frame in range(len(bad)))
+        packet.bad_rows(
+            name, np.array([np.isnan(row).any() for row in stored]), "NaN; the code for no reading is `fill`"
+        )
+
+
+def _check_rows(packet: _Examination, name: str, spec: DatasetSpec) -> None:
+    values = packet.rows(name)
+    if values.dtype.kind != "f":
+        return
+    if spec.valid is None or spec.valid not in packet.sound:
+        if spec.valid is None:
+            packet.bad_rows(name, ~np.isfinite(values), "wanted finite values")
+    else:
+        valid = packet.rows(spec.valid)
+        packet.bad_rows(name, ~np.isfinite(values) & valid[:, None], f"not finite where {spec.valid} is true")
+        packet.bad_rows(name, ~np.isnan(values) & ~valid[:, None], f"not NaN where {spec.valid} is false")
+    if spec.minimum is not None:
+        packet.bad_rows(name, values < spec.minimum, f"below {spec.minimum:g}")
+    if spec.maximum is not None:
+        packet.bad_rows(name, values > spec.maximum, f"above {spec.maximum:g}")
+
+
+# --- relations between values --------------------------------------------------------------------------------------
+
+
+def _check_flat_index(packet: _Examination) -> None:
+    if packet.has("ep_len") and packet.rows("ep_len")[0] != packet.sizes.get("T"):
+        packet.add("ep_len", f"wanted [{packet.sizes.get('T')}], got {packet.rows('ep_len').tolist()}")
+    if packet.has("ep_offset") and packet.rows("ep_offset")[0] != 0:
+        packet.add("ep_offset", f"wanted [0], got {packet.rows('ep_offset').tolist()}")
+
+
+def _check_timestamps(packet: _Examination) -> None:
+    if not packet.has("timestamp"):
+        return
+    times = packet.rows("timestamp")
+    # A source's float32 clock is good to a microsecond in the first seconds.
+    if abs(times[0]) > 1e-6:
+        packet.add("timestamp", f"wanted 0 at the first frame, got {times[0]:g}", 0)
+    packet.bad_rows("timestamp", np.concatenate([[False], np.diff(times) <= 0]), "not later than the frame before")
+
+
+def _check_intrinsics(packet: _Examination) -> None:
+    if not packet.has("intrinsics"):
+        return
+    matrix = packet.rows("intrinsics")
+    if matrix[2].tolist() != [0, 0, 1] or matrix[1, 0] != 0 or matrix[0, 1] != 0:
+        packet.add("intrinsics", f"wanted [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {matrix.tolist()}")
+    if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
+        packet.add("intrinsics", f"wanted positive focal lengths, got {matrix[0, 0]:g} and {matrix[1, 1]:g}")
+    attributes = {key: plain_value(value) for key, value in packet.sound["intrinsics"].attrs.items()}
+    source, sigma = attributes.get("source"), attributes.get("sigma", 0.0)
+    if source is not None and source not in INTRINSICS_SOURCES:
+        packet.add("intrinsics", f"attribute 'source': wanted one of {list(INTRINSICS_SOURCES)}, got {source!r}")
+    if not isinstance(sigma, int | float) or not (math.isfinite(sigma) and sigma >= 0):
+        packet.add("intrinsics", f"attribute 'sigma': wanted a number of at least 0, got {sigma!r}")
+
+
+def _check_contact(packet: _Examination) -> None:
+    if not packet.has("contact"):
+        return
+    onset = plain_value(packet.sound["contact"].attrs.get("contact_onset", -2))
+    touching = np.flatnonzero(packet.rows("contact") > 0.5)
+    wanted = int(touching[0]) if len(touching) else -1
+    if onset not in (wanted, -2) or isinstance(onset, bool):
+        packet.add("contact", f"contact_onset is {onset!r}, the first frame above 0.5 is {wanted}", max(wanted, 0))
+
+
+def _check_dilated_masks(packet: _Examination) -> None:
+    """Each dilation covers the next smaller one, and the mask itself."""
+    radii = {radius: name for name in packet.sound if (radius := dilation_radius(name)) is not None}
+    nested = (["masks/object"] if packet.has("masks/object") else []) + [radii[radius] for radius in sorted(radii)]
+    for inner, outer in itertools.pairwise(nested):
+        pairs = zip(packet.frames(inner), packet.frames(outer), strict=True)
+        bad = np.array([bool((small & ~large).any()) for small, large in pairs])
+        packet.bad_rows(outer, bad, f"does not cover {inner}")
+
+
+def _check_stabilizer(packet: _Examination) -> None:
+    names = ("depth/relative", "depth/stabilized", "depth/stabilizer")
+    if not packet.has(*names):
+        return
+    stabilizer = packet.rows("depth/stabilizer").astype(np.float64)
+    packet.bad_rows("depth/stabilizer", stabilizer[:, :1] <= 0, "wanted a positive scale")
+    error = [_code_error(packet, name) for name in names[:2]]
+    bad = np.zeros(len(stabilizer), bool)
+    frames = zip(stabilizer, packet.frames(names[0]), packet.frames(names[1]), strict=True)
+    for frame, ((scale, shift), relative, stabilized) in enumerate(frames):
+        expected = scale * relative.astype(np.float64) + shift
+        # Both maps are rounded to their codes; scale and shift to float32.
+        rounding = 4 * np.finfo(np.float32).eps * (np.abs(expected).max() + abs(shift))
+        bad[frame] = np.abs(expected - stabilized).max() > abs(scale) * error[0] + error[1] + rounding
+    packet.bad_rows("depth/stabilized", bad, "is not scale * depth/relative + shift of depth/stabilizer")
+
+
+def _code_error(packet: _Examination, name: str) -> float:
+    """Largest error of a depth map's storage."""
+    dataset, code = packet.sound[name], packet.codes[name]
+    if dataset.dtype.kind == "u":
+        return float(code.get("max_error", code["scale"] / 2))
+    largest = max(float(np.abs(frame).max()) for frame in packet.frames(name))
+    return float(np.finfo(dataset.dtype).eps) * largest
+
+
+def _check_queries(packet: _Examination) -> None:
+    for root in ("tracks/grid", "tracks/foreground"):
+        name = f"{root}/queries"
+        if not packet.has(name, "pixels"):
+            continue
+        frames, height, width = packet.sound["pixels"].shape[:3]
+        frame, x, y = packet.rows(name).T
+        if ((frame != np.rint(frame)) | (frame < 0) | (frame > frames - 1)).any():
+            packet.add(name, f"wanted whole frame numbers of 0 to {frames - 1}")
+            continue
+        # A frame spans -0.5 to width - 0.5, as pixel centres are whole numbers.
+        if ((x < -0.5) | (x > width - 0.5) | (y < -0.5) | (y > height - 0.5)).any():
+            packet.add(name, f"wanted points inside the {width} x {height} frame")
+        elif packet.has(f"{root}/on_object"):
+            _check_on_object(packet, root, frame.astype(int), x, y)
+
+
+def _check_on_object(
+    packet: _Examination, root: str, frame: NDArray[np.int_], x: NDArray[Any], y: NDArray[Any]
+) -> None:
+    """`on_object` against the mask; a sub-pixel query may count as lying on any of the pixels around it."""
+    on_object = packet.rows(f"{root}/on_object")
+    if not packet.has("masks/object"):
+        if on_object.any() and "masks/object" not in packet.file:
+            packet.add(f"{root}/on_object", "marks queries as on the object, and there is no masks/object")
+        return
+    mask = packet.sound["masks/object"]
+    height, width = mask.shape[1:]
+    for t in np.unique(frame):
+        here = frame == t
+        shown = np.asarray(mask[int(t)])
+        columns = [np.clip(step(x[here]), 0, width - 1).astype(int) for step in (np.floor, np.ceil)]
+        rows = [np.clip(step(y[here]), 0, height - 1).astype(int) for step in (np.floor, np.ceil)]
+        around = np.stack([shown[row, column] for row in rows for column in columns])
+        claimed = on_object[here]
+        if (claimed & ~around.any(axis=0)).any() or (~claimed & around.all(axis=0)).any():
+            packet.add(f"{root}/on_object", "disagrees with masks/object at the query", int(t))
+            return
+
+
+def _check_empty_masks(packet: _Examination) -> None:
+    """Where the mask is empty, nothing about the object can be valid."""
+    names = [name for name in ("centroids_valid", "shape_descriptors_valid") if packet.has(name)]
+    if not names or not packet.has("masks/object"):
+        return
+    empty = np.array([not mask.any() for mask in packet.frames("masks/object")])
+    for name in names:
+        packet.bad_rows(name, packet.rows(name) & empty, "true although masks/object is empty")
+
+
+def _check_shape_descriptors(packet: _Examination) -> None:
+    name = "shape_descriptors"
+    if not packet.has(name, f"{name}_valid"):
+        return
+    values = packet.rows(name).astype(np.float64)
+    valid = packet.rows(f"{name}_valid") & np.isfinite(values).all(axis=1)
+    extents, ratios, span, visibility = values[:, 3:6], values[:, 6:8], values[:, 8], values[:, 9]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unordered = (np.diff(extents, axis=1) > 0).any(axis=1) | (extents < 0).any(axis=1)
+        expected = extents[:, 1:] / extents[:, :1]
+        uneven = (np.abs(expected - ratios) > RATIO_TOLERANCE).any(axis=1) & (extents[:, 0] > 0)
+        outside = (visibility < 0) | (visibility > 1)
+    packet.bad_rows(name, valid & unordered, "wanted extents e1 >= e2 >= e3 >= 0")
+    packet.bad_rows(name, valid & uneven & ~unordered, "ratios are not e2/e1 and e3/e1")
+    packet.bad_rows(name, valid & (span < 0), "negative depth range")
+    packet.bad_rows(name, valid & outside, "visibility outside [0, 1]")
+
+
+_RULES: tuple[Callable[[_Examination], None], ...] = (
+    _check_flat_index,
+    _check_timestamps,
+    _check_intrinsics,
+    _check_contact,
+    _check_dilated_masks,
+    _check_stabilizer,
+    _check_queries,
+    _check_empty_masks,
+    _check_shape_descriptors,
+)

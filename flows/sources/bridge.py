@@ -371,7 +371,8 @@ def _align(
     alignment = f"{latency}; {len(action)} actions for {len(state)} observations, action t was commanded at frame t"
     unusable = np.flatnonzero(~np.all(np.isfinite(action), axis=1))
     if unusable.size:
-        alignment += f"; not finite in the source, kept and not valid: row {', '.join(map(str, unusable))}"
+        alignment += f"; not finite in the source, so NaN as a whole and not valid: row {', '.join(map(str, unusable))}"
+        action = np.where(np.all(np.isfinite(action), axis=1, keepdims=True), action, np.float32(np.nan))
     if padded:
         action = np.concatenate([action, np.full((1, action.shape[1]), np.nan, np.float32)])
         alignment += "; the last frame has none: a row of NaN, not valid"

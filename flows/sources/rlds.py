@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -141,7 +142,7 @@ class RldsSource:
         steps = self._layout.decode(read_record(path, int(info.key["offset"]), name), name)
         chosen, pixels = _choose_camera(steps, name, camera)
         depth, depth_tags = _recorded_depth(steps, name, chosen)
-        action_valid, alignment, action_tags = _check_action(steps.action)
+        action = _check_action(steps.action)
         state = _check_state(steps.state, name)
         return Episode(
             episode_id=info.episode_id,
@@ -151,8 +152,8 @@ class RldsSource:
             fps=FPS,
             pixels=pixels,
             timestamp=np.arange(len(steps)) / FPS,
-            action=steps.action,
-            action_valid=action_valid,
+            action=action.rows,
+            action_valid=action.valid,
             state=state,
             state_names=STATE_NAMES if state is not None and state.shape[1] == len(STATE_NAMES) else (),
             gripper=_gripper(state),
@@ -166,13 +167,13 @@ class RldsSource:
                 "camera": chosen,
                 "cameras": list(self._layout.cameras),
                 "frame_ids": list(range(len(steps))),
-                "alignment": alignment,
+                "alignment": action.alignment,
                 "action_columns": self._layout.action_columns,
-                "pad_action": False,
+                "pad_action": action.padded,
                 "timestamp_from": "index / 5 Hz",
                 "recorded_as": steps.recorded_as,
             },
-            tags=(*_tags(len(steps), steps.language_instruction, chosen), *action_tags, *depth_tags),
+            tags=(*_tags(len(steps), steps.language_instruction, chosen), *action.tags, *depth_tags),
         )
 
 
@@ -230,25 +231,48 @@ def _recorded_depth(steps: Steps, name: str, camera: str) -> tuple[LazyFrames | 
     return (frames, ()) if any(depth.any() for depth in frames) else (None, ())
 
 
-def _check_action(action: NDArray[np.float32] | None) -> tuple[NDArray[np.bool_] | None, str, tuple[str, ...]]:
-    """Which rows are commands, what was found in words, tags. The rows themselves stay as the file has them."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Actions:
+    """Commands by step.
+
+    Attributes:
+        rows: (T, A) float32, NaN where not valid; None where the build has no action that is known.
+        valid: (T,) bool.
+        padded: whether the last row was padding of the build.
+        alignment: what was done, in words.
+    """
+
+    rows: NDArray[np.float32] | None
+    valid: NDArray[np.bool_] | None
+    padded: bool
+    alignment: str
+    tags: tuple[str, ...] = ()
+
+
+def _check_action(action: NDArray[np.float32] | None) -> _Actions:
+    """Commands as stored; a row that is none, all-zero padding at the end or not finite, becomes NaN."""
     if action is None:
-        return None, "the build has no action that is known", ()
-    finite = np.asarray(np.all(np.isfinite(action), axis=1))
+        return _Actions(None, None, False, "the build has no action that is known")
+    finite = np.all(np.isfinite(action), axis=1)
+    padded = not action[-1].any()
+    valid = finite & ~(padded & (np.arange(len(action)) == len(action) - 1))
     alignment = "rows as stored, action t was commanded at step t"
-    valid = finite.copy()
-    if not action[-1].any():
-        valid[-1] = False
-        alignment += "; the last row is all zero, padding of the build: kept and not valid"
+    if padded:
+        alignment += "; the last row is all zero in the file, padding of the build, so NaN and not valid"
     if not finite.all():
-        alignment += f"; not finite, kept and not valid: row {', '.join(map(str, np.flatnonzero(~finite)))}"
-    return valid, alignment, () if finite.all() else ("nan-action",)
+        alignment += f"; not finite in the file, so NaN as a whole and not valid: row {_list(np.flatnonzero(~finite))}"
+    rows = np.where(valid[:, None], action, np.float32(np.nan))
+    return _Actions(rows, valid, padded, alignment, () if finite.all() else ("nan-action",))
+
+
+def _list(numbers: NDArray[Any]) -> str:
+    return ", ".join(map(str, numbers[:10])) + (" and more" if len(numbers) > 10 else "")
 
 
 def _check_state(state: NDArray[np.float32] | None, name: str) -> NDArray[np.float32] | None:
     if state is not None and not np.isfinite(state).all():
         rows = np.flatnonzero(~np.all(np.isfinite(state), axis=1))
-        raise CorruptDataError(f"state of {name} is not finite in row {', '.join(map(str, rows[:10]))}")
+        raise CorruptDataError(f"state of {name} is not finite in row {_list(rows)}")
     return state
 
 

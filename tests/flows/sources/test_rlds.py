@@ -108,11 +108,12 @@ def test_frames_are_the_cameras_pictures(tmp_path):
         assert np.abs(pixels.astype(float) - picture(t + 20)).mean() < JPEG_ERROR
 
 
-def test_rows_stay_as_stored_and_a_padded_last_action_is_not_valid(tmp_path):
+def test_rows_stay_as_stored_but_a_padded_last_action_is_no_command(tmp_path):
     episode = _open(tmp_path, steps_of(5))
     np.testing.assert_array_equal(episode.state, states(5).astype(np.float32))
     np.testing.assert_allclose(np.diff(episode.state[:, :6], axis=0), episode.action[:-1, :6], atol=1e-6)
-    assert not episode.action[-1].any()
+    assert np.isnan(episode.action[-1]).all()
+    assert episode.provenance["pad_action"] is True
     assert episode.action_valid.tolist() == [True] * 4 + [False]
     assert "padding" in episode.provenance["alignment"]
     assert episode.gripper[0] == 1.0
@@ -126,15 +127,18 @@ def test_a_real_last_action_is_valid(tmp_path):
     flat["steps/action"][0] = 0.0
     episode = _open(tmp_path, flat)
     assert episode.action_valid.all()
-    assert "padding" not in episode.provenance["alignment"]
+    np.testing.assert_array_equal(episode.action, flat["steps/action"].astype(np.float32))
+    assert episode.provenance["pad_action"] is False
 
 
-def test_a_nan_in_an_action_is_kept_and_marked(tmp_path):
+def test_a_nan_in_an_action_makes_its_whole_row_nan_and_not_valid(tmp_path):
     flat = steps_of(5)
     flat["steps/action"][2, 1] = np.nan
     episode = _open(tmp_path, flat)
     assert episode.tags == ("nan-action",)
     assert episode.action_valid.tolist() == [True, True, False, True, False]
+    np.testing.assert_array_equal(np.isnan(episode.action).all(axis=1), ~episode.action_valid)
+    assert np.isfinite(episode.action[episode.action_valid]).all()
 
 
 def test_a_nan_in_the_state_fails(tmp_path):
@@ -147,7 +151,7 @@ def test_a_nan_in_the_state_fails(tmp_path):
 def test_open_x_embodiment_fields_give_the_same_seven_columns(tmp_path):
     episode = _open(tmp_path, oxe_steps_of(5), features=oxe_features())
     expected = steps_of(5)["steps/action"]
-    np.testing.assert_allclose(episode.action, expected, atol=1e-6)
+    np.testing.assert_allclose(episode.action[:-1], expected[:-1], atol=1e-6)
     assert episode.camera_name == "image"
     assert episode.language_instruction == "put the cup in the sink"
     assert episode.provenance["action_columns"] == "world_vector rotation_delta open_gripper"

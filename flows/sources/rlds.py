@@ -158,23 +158,26 @@ class RldsSource:
             state_names=STATE_NAMES if state is not None and state.shape[1] == len(STATE_NAMES) else (),
             gripper=_gripper(state),
             recorded_depth=depth,
-            provenance={
-                "dataset": self.dataset,
-                "kind": self.kind,
-                "path": path.name,
-                "key": f"{info.key['split']}/{info.key['record']}",
-                "episode_index": info.episode_index,
-                "camera": chosen,
-                "cameras": list(self._layout.cameras),
-                "frame_ids": list(range(len(steps))),
-                "alignment": action.alignment,
-                "action_columns": self._layout.action_columns,
-                "pad_action": action.padded,
-                "timestamp_from": "index / 5 Hz",
-                "recorded_as": steps.recorded_as,
-            },
+            provenance=self._provenance(info, steps, chosen, action),
             tags=(*_tags(len(steps), steps.language_instruction, chosen), *action.tags, *depth_tags),
         )
+
+    def _provenance(self, info: EpisodeInfo, steps: Steps, chosen: str, action: _Actions) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset,
+            "kind": self.kind,
+            "path": info.key["file"],
+            "key": f"{info.key['split']}/{info.key['record']}",
+            "episode_index": info.episode_index,
+            "camera": chosen,
+            "cameras": list(self._layout.cameras),
+            "frame_ids": list(range(len(steps))),
+            "alignment": action.alignment,
+            "action_columns": self._layout.action_columns,
+            "pad_action": action.padded,
+            "timestamp_from": "index / 5 Hz",
+            "recorded_as": steps.recorded_as,
+        }
 
 
 def _tags(n_frames: int | None, language: str, camera: str = "") -> tuple[str, ...]:

@@ -60,6 +60,7 @@ class Packet:
         self._file: h5py.File | None = None
         self._inherited: h5py.File | None = None
         self._pid = 0
+        self._opened: dict[str, tuple[h5py.Dataset, dict[str, Any]]] = {}
 
     def __enter__(self) -> Packet:
         self._open()
@@ -80,7 +81,7 @@ class Packet:
     def __contains__(self, name: object) -> bool:
         file = self._open()
         with _damage(self.path, str(name)):
-            return isinstance(name, str) and isinstance(file.get(name), h5py.Dataset)
+            return isinstance(name, str) and (name in self._opened or isinstance(file.get(name), h5py.Dataset))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self.read(name)
@@ -116,7 +117,7 @@ class Packet:
             IndexError: the window reaches beyond the rows.
             PacketError: the data are damaged.
         """
-        return decode(Dataset(self._rows(name, start, stop), self.dataset_attributes(name)))
+        return decode(Dataset(self._rows(name, start, stop), self._open_dataset(name)[1]))
 
     def stored(self, name: str) -> Dataset:
         """Dataset `name` as it is stored, with its attributes."""
@@ -124,15 +125,14 @@ class Packet:
 
     def dataset_attributes(self, name: str) -> dict[str, Any]:
         """The attributes of dataset `name`: units, description, stage_key and its own."""
-        dataset = self._dataset(name)
-        with _damage(self.path, name):
-            return {key: plain_value(value) for key, value in sorted(dataset.attrs.items())}
+        return dict(self._open_dataset(name)[1])
 
     def close(self) -> None:
         """Closes the file; the next access opens it again."""
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
         self._file = None
+        self._opened = {}
 
     def _rows(self, name: str, start: int | None, stop: int | None) -> NDArray[Any]:
         dataset = self._dataset(name)
@@ -147,19 +147,25 @@ class Packet:
             return np.asarray(dataset[first:last])
 
     def _dataset(self, name: str) -> h5py.Dataset:
+        return self._open_dataset(name)[0]
+
+    def _open_dataset(self, name: str) -> tuple[h5py.Dataset, dict[str, Any]]:
+        """A dataset and its attributes; kept, as reading attributes takes longer than reading a window."""
         file = self._open()
+        if name in self._opened:
+            return self._opened[name]
         with _damage(self.path, name):
             found = file.get(name)
-        if not isinstance(found, h5py.Dataset):
-            there = sorted(dataset_names(file))
-            raise KeyError(f"{self.path.name} has no dataset '{name}'; it has {there}")
-        return found
+            if isinstance(found, h5py.Dataset):
+                attributes = {key: plain_value(value) for key, value in sorted(found.attrs.items())}
+                return self._opened.setdefault(name, (found, attributes))
+        raise KeyError(f"{self.path.name} has no dataset '{name}'; it has {sorted(dataset_names(file))}")
 
     def _open(self) -> h5py.File:
         if self._file is not None and self._pid == os.getpid():
             return self._file
         # A handle from before a fork belongs to the parent: keep it, unused, so that this process does not close it.
-        self._inherited, self._file = self._file, None
+        self._inherited, self._file, self._opened = self._file, None, {}
         check_head(self.path)
         with _damage(self.path, "the file"):
             file = open_hdf5(self.path)

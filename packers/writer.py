@@ -111,10 +111,8 @@ def decode(dataset: Dataset) -> NDArray[Any]:
     fill = attributes.get("fill")
     if "scale" in attributes and data.dtype.kind == "u":
         scale, offset = float(attributes["scale"]), float(attributes["offset"])
-        values: NDArray[np.float32] = _code_values(scale, offset, None if fill is None else int(fill), data.dtype.str)[
-            data
-        ]
-        return values
+        table = _code_values(scale, offset, None if fill is None else int(fill), data.dtype.str)
+        return np.take(table, data)
     if fill is not None and data.dtype.kind == "f":
         return np.where(data == fill, np.float32("nan"), data)
     return data

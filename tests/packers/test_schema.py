@@ -4,7 +4,16 @@ import sys
 
 import pytest
 
-from packers.schema import DATASETS, dataset_spec, dilation_radius, shape_fault
+from packers.schema import (
+    DATASETS,
+    ROOT_ATTRIBUTES,
+    SCHEMA,
+    SOURCE_RECORD,
+    STAGE_RECORD,
+    dataset_spec,
+    dilation_radius,
+    shape_fault,
+)
 from tests.support import REPOSITORY
 
 MODULES = ("schema", "writer", "reader", "validate", "inspect", "targets")
@@ -26,6 +35,15 @@ def test_what_a_dataset_needs_is_itself_in_the_table(spec):
     for name in (*spec.needs, *([spec.valid] if spec.valid else [])):
         assert name in DATASETS
     assert spec.description
+
+
+def test_format_md_names_every_dataset_and_attribute():
+    text = (REPOSITORY / "packers" / "FORMAT.md").read_text()
+    for name in DATASETS:
+        stated = f".../{name.rsplit('/', 1)[-1]}" if name.startswith("tracks/") else name
+        assert f"`{stated}`" in text
+    for name in (SCHEMA, *ROOT_ATTRIBUTES, *SOURCE_RECORD, *STAGE_RECORD):
+        assert f"`{name}`" in text
 
 
 def test_any_dilation_radius_has_a_place():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -38,7 +39,7 @@ _OUTSIDE = 3  # nearest distance at which surroundings are taken as free of the 
 _MAX_SOFT = 5  # most layers inside the edge whose depth is taken as mixed, pixels
 _MAX_BLEED = 8  # most layers of pixels that a clip's masks may bleed, pixels
 _RELIEF = 0.024  # least step in depth that tells object from surroundings, relative; twice the D400's tolerance is 4 %
-_SAMPLE = 16  # frames that the bleed of a clip is measured on
+_SAMPLE = 8  # frames that the bleed of a clip is measured on
 
 
 class InverseDepthMap(NamedTuple):
@@ -164,8 +165,16 @@ class ObjectSurface:
     fit: MaskFit
 
     @classmethod
-    def of(cls, masks: NDArray[np.bool_], depth: Depth, camera: Camera, *, method: Method = "robust") -> ObjectSurface:
-        """Checks the inputs and measures, over the clip, how the masks lie on the depth."""
+    def of(
+        cls,
+        masks: NDArray[np.bool_],
+        depth: Depth,
+        camera: Camera,
+        *,
+        method: Method = "robust",
+        fit: MaskFit | None = None,
+    ) -> ObjectSurface:
+        """Checks the inputs and, unless `fit` tells, measures over the clip how the masks lie on the depth."""
         masks, values = as_masks(masks), np.asarray(depth.values)
         wanted = (len(values), camera.height, camera.width)
         if masks.ndim != 3 or masks.shape != values.shape or masks.shape != wanted:
@@ -178,8 +187,10 @@ class ObjectSurface:
         mapping = relative_mapping(values) if depth.kind == "relative" else None
         if mapping is None:
             _check_metres(values)
-        surface = cls(masks, values, mapping, method, MaskFit())
-        return cls(masks, values, mapping, method, surface._measure_fit()) if method == "robust" else surface
+        surface = cls(masks, values, mapping, method, fit or MaskFit())
+        if fit is not None or method == "mean":
+            return surface
+        return cls(masks, values, mapping, method, surface._measure_fit())
 
     def __iter__(self) -> Iterator[ObjectPixels | None]:
         for t in range(len(self.masks)):
@@ -270,24 +281,39 @@ def relative_mapping(inverse: NDArray[Any], *, far: float = RELATIVE_FAR) -> Inv
     return InverseDepthMap(float(scale), float(1 - scale * high))
 
 
-class _Border(NamedTuple):
-    """One frame cut to the surroundings of its mask."""
+class _Border:
+    """One frame cut to the surroundings of its mask.
 
-    mask: NDArray[np.bool_]
-    z: NDArray[np.float32]
-    known: NDArray[np.bool_]
-    top: int
-    left: int
+    Attributes:
+        mask: (h, w) bool.
+        z: (h, w) float32 depth, 0 unknown.
+        known: (h, w) bool, there is a reading.
+        top, left: of the cut in the frame, pixels.
+    """
 
-    def layer(self) -> NDArray[np.int64]:
-        """Whole-pixel distance of masked pixels from the mask's border, 1 at the border; the frame's edge is none."""
-        return np.asarray(np.ceil(self._inner() - 0.5), np.int64)
+    def __init__(
+        self, mask: NDArray[np.bool_], z: NDArray[np.float32], known: NDArray[np.bool_], top: int, left: int
+    ) -> None:
+        self.mask, self.z, self.known, self.top, self.left = mask, z, known, top, left
 
-    def _inner(self) -> NDArray[np.float32]:
+    @cached_property
+    def inner(self) -> NDArray[np.float32]:
+        """Distance of masked pixels from the mask's border, pixels; the frame's edge is none."""
         padded = cv2.copyMakeBorder(self.mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
         distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
         # A mask without any border has no distance to it, which OpenCV writes as a huge number.
         return np.minimum(distance, np.float32(sum(self.mask.shape)))
+
+    @cached_property
+    def layer(self) -> NDArray[np.int64]:
+        """That distance in whole pixels, 1 at the border."""
+        return np.asarray(np.ceil(self.inner - 0.5), np.int64)
+
+    @cached_property
+    def outside(self) -> NDArray[np.float32]:
+        """Depth of the nearest surroundings, NaN if there are none."""
+        away = cv2.distanceTransform((~self.mask).astype(np.uint8), cv2.DIST_L2, 5)
+        return self._nearest(~self.mask & self.known & (away >= _OUTSIDE))
 
     def membership(self, fit: MaskFit) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """How far each masked pixel's depth is on the object's side, and the depth of the nearest sure object pixel.
@@ -297,18 +323,16 @@ class _Border(NamedTuple):
             (h, w) float32 depth.
         """
         inside = self._nearest(self._sure(fit))
-        away = cv2.distanceTransform((~self.mask).astype(np.uint8), cv2.DIST_L2, 5)
-        outside = self._nearest(~self.mask & self.known & (away >= _OUTSIDE))
-        step = inside - outside
+        step = inside - self.outside
         clear = self.mask & self.known & (np.abs(step) > _RELIEF * inside)
         share = np.full_like(self.z, np.nan)
-        np.divide(self.z - outside, step, out=share, where=clear)
+        np.divide(self.z - self.outside, step, out=share, where=clear)
         return share, inside
 
     def believed(self, fit: MaskFit) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Pixels to keep, and their depth."""
         share, inside = self.membership(fit)
-        layer = self.layer()
+        layer = self.layer
         unclear = np.isnan(share)
         keep = self.mask & self.known
         if fit.bleed_px:
@@ -321,13 +345,13 @@ class _Border(NamedTuple):
 
     def _sure(self, fit: MaskFit) -> NDArray[np.bool_]:
         """Object pixels behind the bleed and the soft edge; of thin parts, their middle."""
-        depth_px = np.maximum(self._inner() - fit.bleed_px, 0)
+        depth_px = np.maximum(self.inner - fit.bleed_px, 0)
         width = 2 * (4 + fit.soft_px) + 1
-        ridge = cv2.dilate(depth_px, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
+        ridge = cv2.dilate(depth_px, np.ones((width, width), np.uint8))
         usable = self.mask & self.known
         sure = usable & (depth_px > 0) & (depth_px >= np.minimum(max(fit.soft_px, 1) + 0.5, 0.7 * ridge))
         if not sure.any():
-            inner = np.where(usable, self._inner(), 0)
+            inner = np.where(usable, self.inner, 0)
             sure = usable & (inner >= 0.8 * inner.max())
         return np.asarray(sure)
 
@@ -347,7 +371,7 @@ def _layer_memberships(borders: list[_Border], fit: MaskFit) -> list[NDArray[np.
     """Memberships of all clear pixels, layer by layer; a layer with too few of them to tell counts as the object's."""
     layers: list[list[NDArray[np.float32]]] = [[] for _ in range(_MAX_BLEED + 1)]
     for border in borders:
-        share, layer = border.membership(fit)[0], border.layer()
+        share, layer = border.membership(fit)[0], border.layer
         clear = ~np.isnan(share)
         for k, found in enumerate(layers, start=1):
             found.append(share[clear & (layer == k)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.centroids import Method, ObjectPixels, ObjectSurface
+from extractors.centroids import MaskFit, ObjectPixels, ObjectSurface
 from extractors.errors import ShapeError
 from extractors.types import Camera, Centroids, Depth, ShapeDescriptors
 
@@ -18,7 +18,6 @@ def describe_shape(
     camera: Camera,
     centroids: Centroids,
     *,
-    method: Method = "robust",
     range_percentiles: tuple[float, float] = (5.0, 95.0),
 ) -> ShapeDescriptors:
     """Position, extents, ratios, depth range and visibility of the object.
@@ -36,8 +35,7 @@ def describe_shape(
         masks: (T, H, W) bool, the object.
         depth: (T, H, W), as given to `extract_centroids`.
         camera: intrinsics of the H x W frames.
-        centroids: of the same masks and depth.
-        method: that of the centroids.
+        centroids: of the same masks and depth; their `report` says which pixels were believed.
         range_percentiles: of z, whose distance is the depth range.
 
     Returns:
@@ -51,7 +49,10 @@ def describe_shape(
         raise ShapeError(f"centroids and masks must have one length, got {len(centroids.xyz)} and {len(masks)}")
     values = np.full((len(masks), 10), np.nan)
     areas = np.full(len(masks), np.nan)
-    for t, pixels in enumerate(ObjectSurface.of(masks, depth, camera, method=method)):
+    report = centroids.report
+    fit = MaskFit(report.get("mask_bleed_px", 0), report.get("soft_edge_px", 0))
+    surface = ObjectSurface.of(masks, depth, camera, method=report.get("method", "mean"), fit=fit)
+    for t, pixels in enumerate(surface):
         if pixels is None or not centroids.valid[t]:
             continue
         low, high = np.percentile(pixels.z, range_percentiles)

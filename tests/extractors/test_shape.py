@@ -16,9 +16,9 @@ CAMERA = Camera(fx=300.0, fy=300.0, cx=127.5, cy=127.5, width=256, height=256, s
 SQUASHED = Camera(fx=420.0, fy=560.0, cx=319.5, cy=239.5, width=640, height=480, source="calibrated").resized(256, 256)
 
 
-def describe(masks, depth, camera=CAMERA, **options):
-    centroids = extract_centroids(masks, depth, camera)
-    return describe_shape(masks, depth, camera, centroids, **options), centroids
+def describe(masks, depth, camera=CAMERA, method="robust"):
+    centroids = extract_centroids(masks, depth, camera, method=method)
+    return describe_shape(masks, depth, camera, centroids), centroids
 
 
 def column(shape, name):

@@ -10,6 +10,7 @@ All positions are (x, y) pixels of the images handed in, with the centre of the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
+BACK=True
 IDENTITY: Floats = np.eye(2, 3)
 
 
@@ -43,7 +45,7 @@ class LayerSettings:
         slack_px: how far off a visible point may be placed, pixels.
     """
 
-    window: int = 15
+    window: int = 11
     levels: int = 3
     patch: int = 5
     cut: float = 30.0
@@ -83,12 +85,13 @@ def sample(image: NDArray[Any], points: NDArray[np.floating]) -> NDArray[np.floa
 
 
 def match(
-    first: Image, second: Image, points: Floats, guess: Floats, *, levels: int, settings: LayerSettings
+    first: Image, second: Image, points: Floats, guess: Floats, *, levels: int, settings: LayerSettings, back: bool
 ) -> tuple[Floats, Floats]:
-    """Pyramidal Lucas-Kanade in colour, there and back.
+    """Pyramidal Lucas-Kanade in colour, there and, if asked for, back.
 
     Returns:
-        positions (N, 2) in `second`, and the forward-backward error (N,) in pixels, infinite where the match failed.
+        positions (N, 2) in `second`, and the forward-backward error (N,) in pixels (0 if not asked for), infinite
+        where the match failed.
     """
     start = np.ascontiguousarray(points[:, None], dtype=np.float32)
     options: dict[str, Any] = {
@@ -101,9 +104,11 @@ def match(
     there, ok_there, _ = cv2.calcOpticalFlowPyrLK(
         first, second, start, np.ascontiguousarray(guess[:, None], dtype=np.float32), **options
     )
-    back, ok_back, _ = cv2.calcOpticalFlowPyrLK(second, first, there, start.copy(), **options)
-    error = np.linalg.norm((back - start)[:, 0].astype(np.float64), axis=-1)
-    error[(ok_there[:, 0] == 0) | (ok_back[:, 0] == 0)] = np.inf
+    error = np.where(ok_there[:, 0] == 0, np.inf, 0.0)
+    if back:
+        home, ok_back, _ = cv2.calcOpticalFlowPyrLK(second, first, there, start.copy(), **options)
+        error += np.linalg.norm((home - start)[:, 0].astype(np.float64), axis=-1)
+        error[ok_back[:, 0] == 0] = np.inf
     return there[:, 0].astype(np.float64), error
 
 
@@ -159,7 +164,7 @@ class Layer:
         motion, velocity = IDENTITY.copy(), np.zeros(2)
         motions, previous = [motion], self._template
         trust = np.ones(len(self.points))
-        for before, frame in zip(order[:-1], order[1:], strict=True):
+        for before, frame in itertools.pairwise(order):
             place = apply(motion, self.points)
             score, warped = self._score(frame, motion, previous)
             if score < self._settings.rest:
@@ -230,7 +235,7 @@ class Layer:
             starts = [place, place + velocity] if np.abs(velocity).max() > 1.0 else [place]
             for start in starts:
                 end, loop = match(
-                    self._images[before], self._images[frame], place, start, levels=settings.levels, settings=settings
+                    self._images[before], self._images[frame], place, start, levels=settings.levels, settings=settings, back=True
                 )
                 weights = self._weights * trust * np.exp(-((loop / settings.loop_px) ** 2))
                 end = np.where(np.isfinite(loop)[:, None], end, place)
@@ -264,7 +269,7 @@ class Layer:
 
     def _matches(self, reference: Image, warped: Image, levels: int) -> tuple[Floats, Floats]:
         settings = self._settings
-        end, loop = match(reference, warped, self._inside, self._inside, levels=levels, settings=settings)
+        end, loop = match(reference, warped, self._inside, self._inside, levels=levels, settings=settings, back=BACK)
         side = (settings.patch, settings.patch)
         end = np.where(np.isfinite(loop)[:, None], end, self._inside)
         found, wanted = sample(cv2.blur(warped, side), end), sample(cv2.blur(reference, side), self._inside)
@@ -299,10 +304,12 @@ class Grouping:
     reach_px: float = 18.0
     cells: tuple[int, ...] = (40, 12)
     max_regions: int = 8
-    most_points: int = 60
+    most_points: int = 30
     price: float = 20.0
     bias: float = 0.5
-    hiding: float = 0.8
+    stir_px: float = 1.5
+    doubt: float = 4.0
+    clear: float = 2.0
     margin: float = 4.0
     near_px: float = 6.0
     like: float = 12.0
@@ -337,9 +344,13 @@ def assign_layers(
     kept, layer = [0], np.zeros(len(points), dtype=np.int64)
 
     def follow(members: NDArray[np.intp]) -> None:
-        chosen = members[_thinned(points[members], grouping.most_points)]
-        motions.append(follow_both_ways(Layer(images, frame, points[chosen], settings), len(images)))
-        costs.append(grouping.hiding * judge.cost(motions[-1]))
+        chosen = points[members[_thinned(points[members], grouping.most_points)]]
+        followed = follow_both_ways(Layer(images, frame, chosen, settings), len(images))
+        apart = np.linalg.norm(_carried(followed, chosen) - _carried(background, chosen), axis=-1)
+        if np.median(apart, axis=1).max() < grouping.stir_px:
+            return
+        motions.append(followed)
+        costs.append(judge.cost(motions[-1]))
 
     for cells in grouping.cells:
         loose = np.flatnonzero(np.min([costs[index] for index in kept], axis=0) > grouping.explained)
@@ -355,6 +366,12 @@ def assign_layers(
     number = np.full(len(motions), -1)
     number[kept] = np.arange(len(kept))
     return Assigned(np.stack([motions[index] for index in kept]), number[layer[: len(queries)]])
+
+
+def _carried(motions: Floats, points: Floats) -> Floats:
+    """(T, N, 2) positions of `points` (N, 2) under `motions` (T, 2, 3)."""
+    turned: Floats = np.einsum("tij,nj->tni", motions[:, :, :2], points) + motions[:, None, :, 2]
+    return turned
 
 
 def follow_both_ways(layer: Layer, n_frames: int) -> Floats:
@@ -421,6 +438,10 @@ class _Judge:
         alike = np.exp(-0.5 * (apart / grouping.near_px) ** 2 - 0.5 * (unlike / grouping.like) ** 2)
         self._weights = 1.0 / np.exp(-((apart / 3.0) ** 2)).sum(axis=1)
         alike *= self._weights
+        self._apart = apart
+        self._nearness = self._weights * np.exp(
+            -0.5 * (apart / (2.0 * grouping.near_px)) ** 2 - 0.5 * (unlike / (2.0 * grouping.like)) ** 2
+        )
         self._smooth = alike / alike.sum(axis=1, keepdims=True)
 
     def cost(self, motions: Floats) -> Floats:
@@ -443,8 +464,22 @@ class _Judge:
             kept.append(choice)
             won = saved[choice] > 0.0
             best, winner = np.where(won, costs[choice], best), np.where(won, choice, winner)
-        # Later layers may have taken all that an earlier one won.
+        winner = self._settled(costs, kept, best)
         return [0] + [index for index in kept[1:] if np.any(winner == index)], winner
+
+    def _settled(self, costs: Floats, kept: list[int], best: Floats) -> NDArray[np.int64]:
+        """Each point's layer (N,) among `kept`, with the layers of the clear points around it as prior."""
+        numbers = np.asarray(kept)
+        among = costs[numbers]
+        first = np.argmin(among, axis=0)
+        runner_up = np.partition(among, 1, axis=0)[1] if len(kept) > 1 else np.full(len(first), np.inf)
+        clear = runner_up - among.min(axis=0) > self._grouping.clear
+        if not clear.any():
+            return numbers[first].astype(np.int64)
+        belongs = (first[clear][None] == np.arange(len(kept))[:, None]).astype(np.float64)
+        nearness = self._nearness[:, clear] + 1e-12 / (1.0 + self._apart[:, clear])
+        prior = belongs @ (nearness / nearness.sum(axis=1, keepdims=True)).T
+        return numbers[np.argmin(among - self._grouping.doubt * prior, axis=0)].astype(np.int64)
 
 
 def _regions(

@@ -79,7 +79,7 @@ def recorded_masks(episode: Episode, *, size: Size) -> Masks:
             if in_source.any()
             else "the recorded masks show no object"
         )
-    return Masks(object=objects, score=present.astype(np.float32), robot=robot, report=report)
+    return Masks(object=objects, score=np.asarray(present, np.float32), robot=robot, report=report)
 
 
 def resize_mask(mask: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:

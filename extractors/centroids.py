@@ -34,7 +34,7 @@ at how far a model's inverse depth is from affine; it does not cover the choice 
 MASK_SIGMA_PX = 0.5
 """Uncertainty of where a mask's border lies, pixels: a border drawn at whole pixels."""
 
-_REACH = 10  # how far outside the mask its surroundings are looked at, pixels
+_REACH = 6  # how far outside the mask its surroundings are looked at, pixels
 _OUTSIDE = 3  # nearest distance at which surroundings are taken as free of the object, pixels
 _MAX_SOFT = 5  # most layers inside the edge whose depth is taken as mixed, pixels
 _MAX_BLEED = 8  # most layers of pixels that a clip's masks may bleed, pixels
@@ -312,8 +312,8 @@ class _Border:
     @cached_property
     def outside(self) -> NDArray[np.float32]:
         """Depth of the nearest surroundings, NaN if there are none."""
-        away = cv2.distanceTransform((~self.mask).astype(np.uint8), cv2.DIST_L2, 5)
-        return self._nearest(~self.mask & self.known & (away >= _OUTSIDE))
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _OUTSIDE - 1, 2 * _OUTSIDE - 1))
+        return self._nearest((cv2.dilate(self.mask.astype(np.uint8), disc) == 0) & self.known)
 
     def membership(self, fit: MaskFit) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """How far each masked pixel's depth is on the object's side, and the depth of the nearest sure object pixel.
@@ -332,16 +332,19 @@ class _Border:
     def believed(self, fit: MaskFit) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Pixels to keep, and their depth."""
         share, inside = self.membership(fit)
-        layer = self.layer
         unclear = np.isnan(share)
         keep = self.mask & self.known
         if fit.bleed_px:
             # Two layers of grace, because a real mask does not bleed evenly.
-            keep &= ~((share < 0.5) & (layer <= fit.bleed_px + 2)) & ~(unclear & (layer <= fit.bleed_px))
+            keep &= ~((share < 0.5) & self._within(fit.bleed_px + 2)) & ~(unclear & self._within(fit.bleed_px))
         if not keep.any():
             keep = self._sure(fit)
-        edge = keep & ~unclear & (layer <= fit.bleed_px + fit.soft_px)
-        return keep, np.where(edge, inside, self.z) if fit.soft_px else self.z
+        if not fit.soft_px:
+            return keep, self.z
+        return keep, np.where(keep & ~unclear & self._within(fit.bleed_px + fit.soft_px), inside, self.z)
+
+    def _within(self, layers: int) -> NDArray[np.bool_]:
+        return np.asarray(self.inner <= layers + 0.5)
 
     def _sure(self, fit: MaskFit) -> NDArray[np.bool_]:
         """Object pixels behind the bleed and the soft edge; of thin parts, their middle."""

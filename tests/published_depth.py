@@ -6,8 +6,6 @@ the whole clip is held at source size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
@@ -54,7 +52,8 @@ def published_depth(
     """(T, H, W, 3) uint8 -> (T, H, W); every window on its own."""
     height, width = pixels.shape[1:3]
     size = network_size(height, width, input_size)
-    images = torch.cat([prepare(torch.from_numpy(frame[None]), size) for frame in pixels])
+    device = network.pretrained.cls_token.device
+    images = torch.cat([prepare(torch.from_numpy(frame[None]).to(device), size) for frame in pixels])
     raw = []
     with torch.inference_mode():
         for frames in window_frames(len(pixels)):
@@ -64,13 +63,12 @@ def published_depth(
                 for feature in network.frame_features(images[frames[start : start + batch]]).split()
             ]
             maps = network.window_depth(features, [range(32)], batch=batch)
-            raw.append(F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=True)[:, 0].numpy())
+            raw.append(
+                F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=True)[:, 0].cpu().numpy()
+            )
     return stitch(raw, len(pixels))
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention with the score matrix written out, as the published code does without its optional extension."""
     return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
-
-
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
 
 from extractors.errors import ConfigError, CuepackError, SourceError
 from flows.commands.extract import extract, rerun
-from flows.commands.options import FAILED, USAGE
+from flows.commands.options import FAILED, FINISHED, INTERRUPTED, USAGE
 from flows.commands.packets import inspect, validate
 from flows.commands.sources import sample, score
 
@@ -18,20 +19,27 @@ from flows.commands.sources import sample, score
 class CuepackGroup(click.Group):
     """Turns every error that cuepack raises on purpose into one line and the right exit code."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
         """Runs the command line and exits."""
+        arguments = list(sys.argv[1:] if args is None else args)
         try:
-            return super().main(*args, **kwargs)
+            sys.exit(super().main(arguments, *rest, **named | {"standalone_mode": False}) or FINISHED)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            print("cuepack: interrupted; what is finished is kept, run again to go on", file=sys.stderr)
+            sys.exit(INTERRUPTED)
         except (ConfigError, SourceError) as error:
-            _stop(error, USAGE)
+            _stop(error, USAGE, arguments)
         except CuepackError as error:
-            _stop(error, FAILED)
+            _stop(error, FAILED, arguments)
 
 
-def _stop(error: Exception, code: int) -> NoReturn:
+def _stop(error: Exception, code: int, arguments: Sequence[str]) -> NoReturn:
     print(f"cuepack: {error}", file=sys.stderr)
-    if "--json" in sys.argv:
-        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if "--json" in arguments:
+        command = next((word for word in arguments if not word.startswith("-")), "")
         print(json.dumps({"command": command, "exit_code": code, "counts": {}, "error": str(error)}, sort_keys=True))
     raise SystemExit(code)
 

@@ -114,7 +114,7 @@ class Work:
 
 def source_stamp(info: EpisodeInfo) -> str:
     """What recognises an episode's files without reading them: names, sizes, times."""
-    stamp = []
+    stamp: list[list[Any]] = []
     for path in info.files:
         try:
             status = path.stat()
@@ -302,7 +302,8 @@ class Shard:
             stage,
             type(error).__name__,
             error,
-            exc_info=None if isinstance(error, EpisodeError) else error,
+            exc_info=None if expected else error,
+            extra={"listed_at_the_end": expected},
         )
         self._close(run, {"status": "failed", "stage": stage, "error_type": type(error).__name__, "error": str(error)})
 
@@ -365,7 +366,7 @@ def _packet_columns(path: Path, root: Path) -> Row:
 
 def _costs(run: EpisodeRun) -> Row:
     seconds = {f"seconds_{name}": round(value, 4) for name, value in run.seconds.items()}
-    return seconds | {f"peak_mb_{name}": round(value, 1) for name, value in run.peak_mb.items()}
+    return seconds | {f"peak_mb_{name}": round(value, 1) for name, value in run.peak_mb.items() if value == value}
 
 
 def _n_frames(run: EpisodeRun) -> int:

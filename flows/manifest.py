@@ -68,20 +68,23 @@ class Manifest:
                 raise OutputError(
                     f"{self.parquet} cannot be read ({error}); `cuepack manifest rebuild {self.root}` makes it anew"
                 ) from error
-            for row in table.to_dict(orient="records"):
-                rows[str(row["episode_id"])] = {str(name): _python(value) for name, value in row.items()}
+            for record in table.to_dict(orient="records"):
+                rows[str(record["episode_id"])] = {str(name): _python(value) for name, value in record.items()}
         for row in self._journalled():
             rows[row["episode_id"]] = row
         return rows
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Journals one finished row; safe from several threads and processes."""
-        self._journal.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(dict(row), ensure_ascii=False).encode() + b"\n"
-        with self._locked(), self._journal.open("ab+") as file:
-            if file.tell() and not _ends_a_line(file):
-                line = b"\n" + line
-            file.write(line)
+        line = json.dumps(dict(row), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+            with self._locked(), self._journal.open("ab+") as file:
+                if file.tell() and not _ends_a_line(file):
+                    line = b"\n" + line
+                file.write(line)
+        except OSError as error:
+            raise OutputError(f"{self._journal} cannot be written: {error}; free space or fix permissions") from error
 
     def merge(self) -> None:
         """Folds the journal into manifest.parquet and manifest.csv, sorted by episode index, then id."""
@@ -93,13 +96,13 @@ class Manifest:
         """Replaces both files by `rows`."""
         table = _table(rows)
         self.root.mkdir(parents=True, exist_ok=True)
-        for path, save in (
-            (self.parquet, lambda temporary: table.to_parquet(temporary, index=False)),
-            (self.csv, lambda temporary: table.to_csv(temporary, index=False)),
-        ):
+        for path in (self.parquet, self.csv):
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             try:
-                save(temporary)
+                if path == self.parquet:
+                    table.to_parquet(temporary, index=False)
+                else:
+                    table.to_csv(temporary, index=False)
                 os.replace(temporary, path)
             except OSError as error:
                 temporary.unlink(missing_ok=True)

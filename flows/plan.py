@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from scoring.criteria import best_possible_score, score_metadata
 
 from extractors.errors import ConfigError, OutputError, SourceError, UnknownCameraError
 from flows.config import Config
@@ -26,6 +25,7 @@ from flows.sources.base import EpisodeInfo, Source
 from flows.sources.detect import open_source
 from flows.stages import STAGES
 from flows.store import Store
+from scoring.criteria import best_possible_score, score_metadata
 
 _LIBRARIES = ("numpy", "opencv-python-headless", "h5py", "torch", "av", "pandas", "tensorflow-datasets", "prefect")
 
@@ -228,7 +228,7 @@ def _chosen_jobs(source: Source, request: Request) -> list[Job]:
     if not infos:
         raise SourceError(f"{request.source} holds no episode that cuepack can see; check the path")
     if request.camera is not None:
-        _check_camera(infos, request.camera)
+        _check_camera(infos, request.camera, source.camera_aliases)
     jobs = [Job(info, request.camera) for info in infos]
     if request.indices is not None:
         unknown = request.indices - {job.info.episode_index for job in jobs}
@@ -248,11 +248,11 @@ def _jobs_by_id(jobs: Sequence[Job], ids: Sequence[str]) -> list[Job]:
     return [by_id[name] for name in dict.fromkeys(ids)]
 
 
-def _check_camera(infos: Iterable[EpisodeInfo], camera: str) -> None:
+def _check_camera(infos: Iterable[EpisodeInfo], camera: str, aliases: Iterable[str]) -> None:
     known: dict[str, None] = {}
     for info in infos:
         known.update(dict.fromkeys(info.cameras))
-    names = set(known) | {name.rsplit(".", 1)[-1] for name in known}
+    names = set(known) | {name.rsplit(".", 1)[-1] for name in known} | set(aliases)
     if camera not in names:
         raise UnknownCameraError(f"no episode has a camera named '{camera}'; the source has {sorted(known)}")
 

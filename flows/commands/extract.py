@@ -14,6 +14,7 @@ from extractors.errors import ConfigError
 from flows.commands.options import FINISHED, assignments, output_options, print_json, settings_options, start_logging
 
 PROCESS_STARTED = time.time()
+MOST_FAILURES_SHOWN = 20
 
 if TYPE_CHECKING:
     from flows.plan import Plan
@@ -136,8 +137,10 @@ def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str
     counts["reused"] = len(plan.finished)
     counts["busy"] = len(busy)
     failed = [row for row in outcome.rows if row["status"] == "failed"]
-    for row in failed if not options["as_json"] else []:
+    for row in failed[:MOST_FAILURES_SHOWN]:
         print(f"failed  {row['episode_id']} ({row['stage']}, {row['error_type']}): {row['error']}", file=sys.stderr)
+    if len(failed) > MOST_FAILURES_SHOWN:
+        print(f"        and {len(failed) - MOST_FAILURES_SHOWN} more, all in manifest.csv", file=sys.stderr)
     for row in busy:
         print(f"busy    {row['episode_id']}: another run is working on it", file=sys.stderr)
     if outcome.error is not None:

@@ -62,6 +62,7 @@ def start_logging(*, quiet: bool) -> None:
 
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
     handler.setLevel(logging.ERROR if quiet else logging.WARNING)
+    handler.addFilter(lambda record: not getattr(record, "listed_at_the_end", False))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False

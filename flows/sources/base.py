@@ -63,6 +63,11 @@ class Source(Protocol):
         """The folder that relative paths in provenance start from."""
         ...
 
+    @property
+    def camera_aliases(self) -> tuple[str, ...]:
+        """Camera names that `open` takes beside the ones `EpisodeInfo.cameras` lists."""
+        ...
+
     def episodes(self) -> Iterator[EpisodeInfo]:
         """Every episode, in index order."""
         ...

@@ -74,6 +74,7 @@ class BridgeRawSource:
 
     kind = "bridge-raw"
     dataset = "bridge_data_v2"
+    camera_aliases = CAMERA_ALIASES
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -83,6 +83,8 @@ def fetch_lerobot(hub_id: str) -> Path:
 class LeRobotSource:
     """A LeRobot dataset on disk; listing reads the episode table, opening the episode's rows and first frames."""
 
+    camera_aliases: tuple[str, ...] = ()
+
     def __init__(self, root: Path) -> None:
         """The dataset at `root`.
 

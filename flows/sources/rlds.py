@@ -56,6 +56,7 @@ class RldsSource:
     """
 
     kind = "rlds"
+    camera_aliases = ("wrist",)
 
     def __init__(self, root: Path) -> None:
         """Reads features.json and dataset_info.json.

@@ -56,6 +56,8 @@ def instruction_from_name(stem: str) -> str:
 class VideoFolderSource:
     """All videos below a folder, in natural order of their paths; or one video file."""
 
+    camera_aliases: tuple[str, ...] = ()
+
     def __init__(self, path: Path) -> None:
         """The videos at `path`.
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from packers.schema import Dataset
-from packers.writer import encode
-
 from extractors.depth import recorded_depth
 from extractors.errors import MissingDataError
 from extractors.types import Depth
 from flows import models
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
+from packers.schema import Dataset
+from packers.writer import encode
 
 RELATIVE_CONVENTION = "affine-invariant inverse depth on the model's own scale, larger is nearer"
 METRIC_CONVENTION = "z along the optical axis"

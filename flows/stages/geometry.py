@@ -21,7 +21,7 @@ from extractors.types import Camera, Depth
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
-from packers.writer import encode
+from packers.writer import decode, encode
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
@@ -78,8 +78,9 @@ def _add_stabilized(inputs: StageInputs, datasets: dict[str, Dataset], report: d
         pixels,
         tracks_xy=inputs.read("tracks/grid/xy"),
         tracks_visibility=inputs.read("tracks/grid/visibility"),
+        cuts=inputs.results["depth"].record.report.get("cuts", ()),
     )
-    report["anchoring"] = dict(anchored.report)
+    report["anchoring"] = {**anchored.report, "tags": list(anchored.tags)}
     if anchored.values is None or anchored.stabilizer is None:
         return
     datasets["depth/stabilized"] = encode(
@@ -112,8 +113,6 @@ def _add_object(
 
 
 def _object_depth(inputs: StageInputs, datasets: Mapping[str, Dataset]) -> Depth | None:
-    from packers.writer import decode
-
     metric = inputs.read("depth/metric")
     if metric is not None:
         return Depth(np.nan_to_num(metric).astype(np.float32), "metric", {"dataset": "depth/metric"})

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from extractors.masks import recorded_masks, repair_flicker
 from numpy.typing import NDArray
-from packers.writer import encode
-from scoring.davis import region_similarity
 
+from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Masks
 from flows import models
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
+from packers.writer import encode
+from scoring.davis import region_similarity
 
 
 def _settings(config: Config) -> Mapping[str, Any]:

@@ -16,11 +16,9 @@ from extractors.errors import BlankCameraError, CorruptDataError, MissingDataErr
 from extractors.geometry import resize_rgb
 from extractors.types import Episode, Frames
 from flows.config import Config
+from flows.sources.images import BLACK_LEVEL
 from flows.stages.base import Stage, StageInputs, StageOutput
 from flows.store import json_digest
-
-BLACK_LEVEL = 12
-"""Grey level (of 255) that no pixel of a black frame exceeds; JPEG and video noise on black stays below it."""
 
 
 def frame_digest(frame: NDArray[np.uint8]) -> str:
@@ -40,15 +38,17 @@ def _run(inputs: StageInputs) -> StageOutput:
         raise BlankCameraError(
             f"camera '{episode.camera_name}' is black in all {black} frames; choose another --camera"
         )
-    arrays = {
+    arrays: dict[str, NDArray[Any] | None] = {
         "pixels": pixels,
-        "timestamp": episode.timestamp,
+        "timestamp": episode.timestamp - episode.timestamp[0],
         "action": episode.action,
         "action_valid": episode.action_valid if episode.action is not None else None,
         "state": episode.state,
         "gripper": episode.gripper,
     }
-    names = {"state": {"names": list(episode.state_names)}} if episode.state_names else {}
+    names: dict[str, dict[str, Any]] = {}
+    if episode.state_names:
+        names["state"] = {"names": list(episode.state_names)}
     datasets = {name: encode(name, array, **names.get(name, {})) for name, array in arrays.items() if array is not None}
     report = _report(episode, digests, black)
     return StageOutput(datasets, report, content=_content(report, datasets))

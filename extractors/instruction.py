@@ -42,6 +42,12 @@ def object_phrase(instruction: str) -> str | None:
     return parse_instruction(instruction).object
 
 
+def task_key(instruction: str) -> str:
+    """`instruction` without case, punctuation, articles and verb forms: equal for the same task in other spelling."""
+    words = [word for word in _words(instruction) if word[0].isalnum() and word not in _DETERMINERS]
+    return " ".join((_base(word) or (word,))[0] for word in words)
+
+
 def parse_instruction(instruction: str) -> Instruction:
     """The parts of an instruction; any text is accepted, control characters included.
 

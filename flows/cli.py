@@ -11,8 +11,10 @@ import click
 
 from extractors.errors import ConfigError, CuepackError, SourceError
 from flows.commands.extract import extract, rerun
+from flows.commands.models import models
 from flows.commands.options import FAILED, FINISHED, INTERRUPTED, USAGE
 from flows.commands.packets import inspect, validate
+from flows.commands.select import select
 from flows.commands.sources import sample, score
 
 
@@ -50,7 +52,7 @@ def main() -> None:
     """Robot-manipulation episodes in, packets of visual cues out."""
 
 
-for command in (extract, rerun, score, inspect, validate, sample):
+for command in (extract, rerun, score, select, inspect, validate, sample, models):
     main.add_command(command)
 
 

@@ -20,9 +20,10 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from flows.config import load_config
 from flows.engine import ALL_STAGES, Job, Progress, Shard
 from flows.manifest import Row
-from flows.plan import Plan, Request, make_plan, parse_indices, read_selection, record_run
+from flows.plan import Plan, Request, make_plan, parse_indices, record_run
 from flows.progress import RunProgress
 from flows.run import Outcome, carry_out
+from flows.select import read_selection
 from flows.tasks import run_stage
 
 

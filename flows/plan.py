@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from extractors.errors import ConfigError, OutputError, SourceError, UnknownCameraError
@@ -168,24 +167,6 @@ def read_run(out: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{out} is no cuepack output directory: run.json cannot be read ({error})") from error
     return found
-
-
-def read_selection(path: Path) -> tuple[str, ...]:
-    """Episode ids of a selection file, in its order.
-
-    Raises:
-        ConfigError: the file cannot be read, or was changed after `cuepack select` wrote it.
-    """
-    try:
-        head, _, body = path.read_bytes().partition(b"\n")
-        table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"selection file {path} cannot be read: {error}") from error
-    if head.startswith(b"# sha256=") and hashlib.sha256(body).hexdigest() != head[9:].strip().decode(errors="replace"):
-        raise ConfigError(f"selection file {path} was changed after it was written (its sha256 does not fit)")
-    if "episode_id" not in table.columns:
-        raise ConfigError(f"selection file {path} has no column episode_id, only {list(table.columns)}")
-    return tuple(table["episode_id"])
 
 
 def parse_indices(text: str) -> frozenset[int]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
+
 from extractors.errors import ConfigError, OutputError, PacketError
 from extractors.instruction import task_key
 from flows.manifest import Manifest
@@ -264,9 +266,11 @@ def _validation(chosen: Sequence[Candidate], pick: Pick) -> set[str]:
 def _manifest_rows(root: Path) -> list[dict[str, Any]]:
     if not (root / "manifest.parquet").exists():
         raise ConfigError(f"{root} has no manifest.parquet; name an output directory of `cuepack extract`")
-    manifest = Manifest(root)
-    rows = manifest.rows()
-    _check_csv(manifest, rows)
+    try:
+        rows = Manifest(root).rows()
+    except OutputError as error:
+        raise ConfigError(str(error)) from error
+    _check_csv(root)
     done = [row for row in rows.values() if row.get("status") == "done"]
     if not done:
         raise ConfigError(f"{root} holds no packed episode ({len(rows)} are listed); extract some first")
@@ -279,19 +283,24 @@ def _manifest_rows(root: Path) -> list[dict[str, Any]]:
     return done
 
 
-def _check_csv(manifest: Manifest, rows: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_csv(root: Path) -> None:
     """Raises ConfigError where manifest.csv, which people edit, says other than manifest.parquet, which is read."""
-    if not manifest.csv.exists():
+    csv_path = root / "manifest.csv"
+    if not csv_path.exists():
         return
-    for row in _table_rows(manifest.csv):
-        known = rows.get(str(row["episode_id"]))
-        same = known is not None and row.get("status") == known.get("status")
-        if same and known is not None and _near(_parse_score(row, manifest.csv), known.get("score")):
-            continue
-        raise ConfigError(
-            f"{manifest.csv} and manifest.parquet disagree about {row['episode_id']}: one was edited by hand; "
-            f"`cuepack manifest rebuild {manifest.root}` makes both anew"
-        )
+    table = pd.read_parquet(root / "manifest.parquet", columns=["episode_id", "status", "score"])
+    known = {
+        row["episode_id"]: (row["status"], None if pd.isna(row["score"]) else float(row["score"]))
+        for row in table.to_dict(orient="records")
+    }
+    listed = {row["episode_id"]: (row.get("status"), _parse_score(row, csv_path)) for row in _table_rows(csv_path)}
+    for name in sorted(known.keys() | listed.keys()):
+        here, there = known.get(name), listed.get(name)
+        if here is None or there is None or here[0] != there[0] or not _near(here[1], there[1]):
+            raise ConfigError(
+                f"{csv_path} and manifest.parquet disagree about {name}: one was edited by hand; "
+                f"`cuepack manifest rebuild {root}` makes both anew"
+            )
 
 
 def check_packets(root: Path, selection: Iterable[Selected]) -> None:

@@ -39,7 +39,8 @@ def extract(source: str, out: Path, **options: Any) -> None:
     LeRobot v2.0, v2.1 or v3.0, a folder of videos, or lerobot:HUB_ID.
     """
     from flows.config import load_config
-    from flows.plan import Request, make_plan, parse_indices, read_selection
+    from flows.plan import Request, make_plan, parse_indices
+    from flows.select import read_selection
 
     request = Request(
         source=source,

@@ -1,6 +1,6 @@
 import pytest
 
-from extractors.instruction import Instruction, object_phrase, parse_instruction
+from extractors.instruction import Instruction, object_phrase, parse_instruction, task_key
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,9 @@ def test_a_pronoun_names_nothing():
 
 def test_a_very_long_instruction_is_parsed_in_time():
     assert object_phrase("pick up the cup and " * 20_000) is not None
+
+
+def test_one_task_in_two_spellings_has_one_key():
+    assert task_key("Put the carrot on the plate.") == task_key("putting carrot on plate\n") == "put carrot on plate"
+    assert task_key("move the pot to the left") != task_key("move the pot to the right")
+    assert task_key("") == ""

@@ -368,7 +368,7 @@ class UpdateTransformer(nn.Module):
 
     def _across_tracks(self, layer: int, tracks: Tensor, n_points: int) -> Tensor:
         """Points see each other only through the virtual tracks, so that the cost is linear in N."""
-        points, virtual = tracks.transpose(0, 1).split([n_points, _VIRTUAL], dim=1)  # t N C, t V C
+        points, virtual = torch.split(tracks.transpose(0, 1), [n_points, _VIRTUAL], dim=1)  # t N C, t V C
         virtual = self.space_virtual2point_blocks[layer](virtual, points)
         virtual = self.space_virtual_blocks[layer](virtual)
         points = self.space_point2virtual_blocks[layer](points, virtual)

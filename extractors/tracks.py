@@ -44,13 +44,19 @@ class PointTracker(Protocol):
         ...
 
 
+def _cotracker3(**settings: Any) -> PointTracker:
+    from extractors.backends.cotracker import CoTracker3
+
+    return CoTracker3(**settings)
+
+
 def _lucas_kanade(**settings: Any) -> PointTracker:
     from extractors.backends.lucas_kanade import LucasKanade
 
     return LucasKanade(**settings)
 
 
-TRACKERS: dict[str, Callable[..., PointTracker]] = {"lucas-kanade": _lucas_kanade}
+TRACKERS: dict[str, Callable[..., PointTracker]] = {"cotracker3": _cotracker3, "lucas-kanade": _lucas_kanade}
 """Builders by backend name; the keyword arguments are the backend's settings."""
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from extractors.contact import ContactRule
 from extractors.errors import ConfigError
 from scoring.settings import ScoringSettings
 
@@ -93,7 +94,16 @@ class GeometryConfig(Section):
     )
     camera_model: str | None = Field(None, description="a camera of the table in extractors/cameras.py, such as c920")
     field_of_view: float = Field(60.0, gt=1, lt=179, description="assumed horizontal field of view, degrees")
+    assumed_sigma: float = Field(0.2, gt=0, lt=1, description="relative focal uncertainty of the assumed field of view")
+    calibration_sigma: float = Field(0.01, ge=0, lt=1, description="that of a calibration that states none")
+    native_size: tuple[int, int] | None = Field(
+        None, description="(height, width) that the camera delivered, where the source's frames are a squash of it"
+    )
     centroid: Literal["robust", "mean"] = Field("robust", description="how masked depth becomes a centroid")
+    depth_sigma: float | None = Field(
+        None, gt=0, description="relative uncertainty of depth; none: 0.02 for metric depth, 0.05 for relative"
+    )
+    mask_sigma_px: float = Field(0.5, ge=0, description="uncertainty of the mask's border, packet pixels")
 
 
 class SelectConfig(Section):
@@ -118,6 +128,7 @@ class Config(Section):
     depth: DepthConfig = DepthConfig()
     tracks: TracksConfig = TracksConfig()
     geometry: GeometryConfig = GeometryConfig()
+    contact: ContactRule = ContactRule()
     scoring: ScoringSettings = ScoringSettings()
     select: SelectConfig = SelectConfig()
     run: RunConfig = RunConfig()

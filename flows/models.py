@@ -6,10 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
+from extractors.depth import DEPTH_ESTIMATORS, DepthEstimator
 from extractors.masks import SEGMENTERS, Segmenter
 from extractors.tracks import TRACKERS, PointTracker
-
-from extractors.depth import DEPTH_ESTIMATORS, DepthEstimator
 from flows.config import Config, DepthConfig, MasksConfig, TracksConfig
 from flows.weights import checkpoint_digest, checkpoint_path
 

@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from packers.schema import SCHEMA, Dataset
-from packers.writer import write_packet
-
 from flows.config import Config
 from flows.store import StageRecord, StageResult, json_digest
+from packers.schema import SCHEMA, Dataset
+from packers.writer import write_packet
 
 PACK_VERSION = 1
 

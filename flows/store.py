@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from extractors.errors import PacketError
 from packers.reader import Packet, read_dataset
 from packers.schema import Dataset
 from packers.writer import decode, write_group
-
-from extractors.errors import PacketError
 
 
 @dataclass(frozen=True, slots=True)

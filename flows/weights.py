@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,6 +71,12 @@ def model_folder() -> Path:
     return Path(os.environ.get("CUEPACK_MODELS") or Path.home() / ".cache" / "cuepack" / "models")
 
 
+def checkpoint_file(name: str) -> Path:
+    """Where a checkpoint lies in the model folder, whether it is there or not."""
+    checkpoint = CHECKPOINTS[name]
+    return model_folder() / checkpoint.name / checkpoint.file
+
+
 def checkpoint_path(name: str, override: str | None = None) -> Path:
     """The file of a checkpoint that is here.
 
@@ -81,7 +88,7 @@ def checkpoint_path(name: str, override: str | None = None) -> Path:
         WeightsError: the file is not there; the message says which, where to get it, its licence, and the way on.
     """
     checkpoint = CHECKPOINTS[name]
-    path = Path(override).expanduser() if override else model_folder() / checkpoint.name / checkpoint.file
+    path = Path(override).expanduser() if override else checkpoint_file(name)
     if not path.is_file():
         gate = " (gated: ask for access on its hub page first)" if checkpoint.gated else ""
         raise WeightsError(
@@ -92,10 +99,77 @@ def checkpoint_path(name: str, override: str | None = None) -> Path:
     return path
 
 
+def fetch_checkpoint(name: str) -> Path:
+    """Downloads a checkpoint from the hub and records its sha256 beside it.
+
+    Raises:
+        WeightsError: the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError
+
+    checkpoint, target = CHECKPOINTS[name], checkpoint_file(name)
+    by_hand = f"get {checkpoint.file} from {checkpoint.repository} on another machine and put it at {target}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path = Path(hf_hub_download(checkpoint.repository, checkpoint.file, local_dir=target.parent))
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"{checkpoint.repository} is gated: ask for access on its hub page, then set HF_TOKEN or run `hf auth "
+            f"login`; {checkpoint.without}"
+        ) from error
+    except Exception as error:  # the client raises many kinds for one thing: no file came
+        raise WeightsError(
+            f"{name} cannot be fetched from the hub ({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
+            f"{by_hand}, or {checkpoint.without}"
+        ) from error
+    _record_path(path).write_text(checkpoint_digest(path) + "\n")
+    return path
+
+
+def check_checkpoint(name: str) -> str:
+    """Loads a checkpoint as its backend would; returns its sha256.
+
+    Raises:
+        WeightsError: it is missing, of another model, truncated, or differs from what was fetched.
+    """
+    path = checkpoint_path(name)
+    digest = checkpoint_digest(path)
+    record = _record_path(path)
+    if record.exists() and record.read_text().strip() != digest:
+        raise WeightsError(f"{path} has changed since it was fetched; `cuepack models fetch {name}` gets it again")
+    load = _LOADERS[CHECKPOINTS[name].backend]
+    load(name, path)
+    return digest
+
+
 def checkpoint_digest(path: Path) -> str:
     """Sha256 of a checkpoint file; read once per process while its size and time stay the same."""
     status = path.stat()
     return _digest(str(path), status.st_size, status.st_mtime_ns)
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _load_cotracker(name: str, path: Path) -> None:
+    from extractors.tracks import TRACKERS
+
+    TRACKERS["cotracker3"](weights=path, device="cpu")
+
+
+def _load_depth(name: str, path: Path) -> None:
+    from extractors.depth import DEPTH_ESTIMATORS
+
+    metric, size = name.startswith("metric_"), name.rsplit("_", 1)[-1]
+    DEPTH_ESTIMATORS["video-depth-anything"](size=size, metric=metric, weights=path, device="cpu")
+
+
+_LOADERS: dict[str, Callable[[str, Path], None]] = {
+    "cotracker3": _load_cotracker,
+    "video-depth-anything": _load_depth,
+}
 
 
 @lru_cache(maxsize=64)

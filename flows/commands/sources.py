@@ -38,9 +38,8 @@ def score(source: str, out: Path | None, limit: int | None, as_json: bool, **opt
 
 
 def _scored(source: str, config: Any, limit: int | None) -> Iterator[dict[str, Any]]:
-    from scoring.criteria import best_possible_score, score_metadata
-
     from flows.sources.detect import open_source
+    from scoring.criteria import best_possible_score, score_metadata
 
     for count, info in enumerate(open_source(source).episodes()):
         if limit is not None and count >= limit:

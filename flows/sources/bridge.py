@@ -26,6 +26,7 @@ from extractors.errors import (
 from extractors.types import Camera, Episode
 from flows.sources.base import EpisodeInfo, safe_id
 from flows.sources.bridge_folders import (
+    CAMERA_MODELS,
     WRIST_VIEW,
     Trajectory,
     TrajectoryFiles,
@@ -201,6 +202,7 @@ class _View:
             "camera": self.camera,
             "cameras": list(self.views),
             "views": dict(self.views),
+            "camera_model": CAMERA_MODELS.get(self.views[self.camera]),
             "views_from": self.views_from,
             "frame_ids": self.frame_ids,
         }

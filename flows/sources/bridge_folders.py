@@ -238,6 +238,11 @@ def _number(text: str) -> float | None:
         return None
 
 
+CAMERA_MODELS = {"image_0": "d435", "image": "d435", "image_1": "c920", "image_2": "c920"}
+"""View -> a name of extractors/cameras.py, as the BridgeData V2 paper (section 3) gives the hardware: a fixed RealSense
+D435 over the shoulder, Logitech C920s elsewhere. Sources without a calibration say nothing better."""
+
+
 def logical_views(cameras: Sequence[str], config: Path) -> tuple[dict[str, str], str]:
     """Which view each camera folder shows, and how that is known.
 

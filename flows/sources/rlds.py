@@ -26,6 +26,7 @@ from extractors.errors import (
 )
 from extractors.types import Episode
 from flows.sources.base import EpisodeInfo, safe_id
+from flows.sources.bridge_folders import CAMERA_MODELS
 from flows.sources.images import LazyFrames, decode_depth, decode_rgb, is_16_bit_png, is_blank
 from flows.sources.rlds_features import Layout, Steps
 from flows.sources.tfrecord import Frame, list_frames, read_record
@@ -172,6 +173,7 @@ class RldsSource:
             "episode_index": info.episode_index,
             "camera": chosen,
             "cameras": list(self._layout.cameras),
+            "camera_model": CAMERA_MODELS.get(chosen),
             "frame_ids": list(range(len(steps))),
             "alignment": action.alignment,
             "action_columns": self._layout.action_columns,

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from numpy.typing import NDArray
-from packers.schema import Dataset
 
 from extractors.types import Episode, Size
 from flows.config import Config
 from flows.store import StageResult, json_digest
+from packers.schema import Dataset
 
 
 @dataclass(frozen=True, slots=True)

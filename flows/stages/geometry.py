@@ -6,7 +6,8 @@ Intrinsics, dilated masks, stabilized depth, centroids, shape, contact.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from extractors.anchoring import anchor_background
 from extractors.cameras import choose_camera
 from extractors.centroids import extract_centroids
+from extractors.consistency import check_consistency
 from extractors.contact import estimate_contact
 from extractors.geometry import dilate
 from extractors.shape import describe_shape
-from extractors.types import Camera, Depth
+from extractors.types import Camera, Centroids, Contact, Depth
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
@@ -27,6 +29,7 @@ from packers.writer import decode, encode
 def _settings(config: Config) -> Mapping[str, Any]:
     return {
         "geometry": config.geometry.model_dump(mode="json"),
+        "contact": asdict(config.contact),
         "dilate": sorted(set(config.masks.dilate)),
         "stabilize": config.depth.stabilize,
     }
@@ -45,9 +48,17 @@ def _run(inputs: StageInputs) -> StageOutput:
             name = f"masks/object_dilate{radius}"
             datasets[name] = encode(name, dilate(masks, radius))
     _add_stabilized(inputs, datasets, report)
-    if masks is not None:
-        _add_object(inputs, masks, camera, datasets, report)
-    _add_contact(inputs, masks, datasets, report)
+    depth = _object_depth(inputs, datasets)
+    centroids = None if masks is None else _add_object(inputs, masks, depth, camera, datasets, report)
+    contact = _add_contact(inputs, masks, datasets, report)
+    report["consistency"] = check_consistency(
+        centroids=centroids,
+        contact=contact,
+        ee_xyz=_end_effector(inputs),
+        masks=masks,
+        depth=depth,
+        **_all_tracks(inputs),
+    )
     return StageOutput(datasets, report)
 
 
@@ -61,7 +72,15 @@ def _camera(inputs: StageInputs) -> Camera:
         fx, fy, cx, cy = config.intrinsics
         given = Camera(fx, fy, cx, cy, width=width, height=height, source="calibrated")
     model = config.camera_model or inputs.source["source"].get("camera_model")
-    camera = choose_camera((height, width), given, model, assumed_fov_deg=config.field_of_view)
+    camera = choose_camera(
+        (height, width),
+        given,
+        model,
+        native_size=config.native_size,
+        assumed_fov_deg=config.field_of_view,
+        calibration_sigma=config.calibration_sigma,
+        assumed_sigma=config.assumed_sigma,
+    )
     return camera.resized(inputs.size[1], inputs.size[0])
 
 
@@ -92,17 +111,21 @@ def _add_stabilized(inputs: StageInputs, datasets: dict[str, Dataset], report: d
 def _add_object(
     inputs: StageInputs,
     masks: NDArray[np.bool_],
+    depth: Depth | None,
     camera: Camera,
     datasets: dict[str, Dataset],
     report: dict[str, Any],
-) -> None:
+) -> Centroids | None:
     """Centroids and shape, from metric depth where there is some, else from the steadiest relative depth."""
-    depth = _object_depth(inputs, datasets)
     if depth is None:
         report["centroids"] = {"reason": "there is no depth"}
-        return
-    method = inputs.config.geometry.centroid
-    centroids = extract_centroids(masks, depth, camera, method=method)
+        return None
+    config = inputs.config.geometry
+    method = config.centroid
+    centroids = extract_centroids(
+        masks, depth, camera, method=method, depth_sigma=config.depth_sigma, mask_sigma_px=config.mask_sigma_px
+    )
+    report["centroids"] = dict(centroids.report)
     shape = describe_shape(masks, depth, camera, centroids)
     unit = {"units": centroids.unit, "method": method, "depth": depth.report["dataset"]}
     datasets["centroids"] = encode("centroids", centroids.xyz, **unit)
@@ -110,6 +133,7 @@ def _add_object(
     datasets["centroids_sigma"] = encode("centroids_sigma", centroids.sigma, units=centroids.unit)
     datasets["shape_descriptors"] = encode("shape_descriptors", shape.values, **unit)
     datasets["shape_descriptors_valid"] = encode("shape_descriptors_valid", shape.valid)
+    return centroids
 
 
 def _object_depth(inputs: StageInputs, datasets: Mapping[str, Dataset]) -> Depth | None:
@@ -124,24 +148,55 @@ def _object_depth(inputs: StageInputs, datasets: Mapping[str, Dataset]) -> Depth
 
 def _add_contact(
     inputs: StageInputs, masks: NDArray[np.bool_] | None, datasets: dict[str, Dataset], report: dict[str, Any]
-) -> None:
-    gripper = inputs.read("gripper")
-    foreground = {name: inputs.read(f"tracks/foreground/{name}") for name in ("xy", "visibility", "on_object")}
-    if gripper is None and (masks is None or foreground["xy"] is None):
+) -> Contact | None:
+    gripper, tracks = inputs.read("gripper"), _all_tracks(inputs)
+    if gripper is None and (masks is None or not tracks):
         report["contact"] = {"reason": "neither a gripper signal nor object tracks"}
-        return
+        return None
     contact = estimate_contact(
         gripper,
         masks=masks,
         robot_masks=inputs.read("masks/robot"),
-        tracks_xy=foreground["xy"],
-        visibility=foreground["visibility"],
-        on_object=foreground["on_object"],
         fps=inputs.source["fps"],
+        rule=inputs.config.contact,
+        **tracks,
     )
     datasets["contact"] = encode("contact", contact.probability, contact_onset=contact.onset)
     datasets["held"] = encode("held", contact.held)
     report["contact"] = dict(contact.report)
+    return contact
+
+
+class _AllTracks(TypedDict, total=False):
+    tracks_xy: NDArray[Any]
+    visibility: NDArray[np.bool_]
+    on_object: NDArray[np.bool_]
+
+
+def _all_tracks(inputs: StageInputs) -> _AllTracks:
+    """Both track sets side by side, as `estimate_contact` and `check_consistency` take them."""
+    parts: dict[str, list[NDArray[Any]]] = {"tracks_xy": [], "visibility": [], "on_object": []}
+    for name in ("grid", "foreground"):
+        for argument, field in (("tracks_xy", "xy"), ("visibility", "visibility"), ("on_object", "on_object")):
+            found = inputs.read(f"tracks/{name}/{field}")
+            if found is not None:
+                parts[argument].append(found)
+    if not parts["tracks_xy"]:
+        return {}
+    return {
+        "tracks_xy": np.concatenate(parts["tracks_xy"], axis=1),
+        "visibility": np.concatenate(parts["visibility"], axis=1),
+        "on_object": np.concatenate(parts["on_object"]),
+    }
+
+
+def _end_effector(inputs: StageInputs) -> NDArray[np.float32] | None:
+    """(T, 3) metres in the robot's frame, where the state's first columns are named x, y, z."""
+    state = inputs.read("state")
+    if state is None or list(inputs.dataset("state").attributes.get("names", ()))[:3] != ["x", "y", "z"]:
+        return None
+    position: NDArray[np.float32] = state[:, :3]
+    return position
 
 
 GEOMETRY = Stage(

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from packers.schema import Dataset
-from packers.writer import encode
 
 from extractors.errors import BlankCameraError, CorruptDataError, MissingDataError
 from extractors.geometry import resize_rgb
@@ -19,6 +17,8 @@ from flows.config import Config
 from flows.sources.images import BLACK_LEVEL
 from flows.stages.base import Stage, StageInputs, StageOutput
 from flows.store import json_digest
+from packers.schema import Dataset
+from packers.writer import encode
 
 
 def frame_digest(frame: NDArray[np.uint8]) -> str:

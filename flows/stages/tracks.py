@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from extractors.tracks import extract_tracks
-from packers.schema import Dataset
-from packers.writer import encode
-
 from flows import models
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
+from packers.schema import Dataset
+from packers.writer import encode
 
 
 def _settings(config: Config) -> Mapping[str, Any]:

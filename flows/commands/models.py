@@ -1,0 +1,101 @@
+"""`cuepack models`: which weights each backend needs, where they come from, whether they are here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from extractors.errors import ConfigError, WeightsError
+from flows.commands.options import FAILED, FINISHED, print_json
+from flows.weights import CHECKPOINTS, Checkpoint, check_checkpoint, checkpoint_file, fetch_checkpoint
+
+
+@click.group()
+def models() -> None:
+    """Weights: which each backend needs, where they come from, their licence, whether they are here."""
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def list_models(as_json: bool) -> None:
+    """List every checkpoint that a backend can use."""
+    rows = [_row(checkpoint) for checkpoint in CHECKPOINTS.values()]
+    if as_json:
+        here = sum(row["here"] for row in rows)
+        print_json("models list", FINISHED, counts={"models": len(rows), "here": here}, models=rows)
+        return
+    for row in rows:
+        print(f"{'here   ' if row['here'] else 'missing'}  {row['name']}")
+        print(f"         {row['repository']}/{row['file']}")
+        print(f"         for {row['backend']}; licence {row['licence']}{'; gated' if row['gated'] else ''}")
+
+
+@models.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def fetch(names: Sequence[str], as_json: bool) -> None:
+    """Download checkpoints from the hub into the model folder; shows the licence first."""
+    fetched = []
+    for checkpoint in _chosen(names):
+        print(f"{checkpoint.name}: licence {checkpoint.licence}", file=sys.stderr)
+        path = fetch_checkpoint(checkpoint.name)
+        fetched.append({**_row(checkpoint), "path": str(path)})
+        if not as_json:
+            print(path)
+    if as_json:
+        print_json("models fetch", FINISHED, counts={"fetched": len(fetched)}, models=fetched)
+
+
+@models.command()
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def check(names: Sequence[str], as_json: bool) -> None:
+    """Load checkpoints as their backend would, and compare their sha256 with the one recorded.
+
+    Without names: those that are here. Exit code 1 where one is missing or damaged.
+    """
+    chosen = _chosen(names) if names else [item for item in CHECKPOINTS.values() if checkpoint_file(item.name).exists()]
+    rows: list[dict[str, Any]] = []
+    for checkpoint in chosen:
+        try:
+            digest = check_checkpoint(checkpoint.name)
+            rows.append({"name": checkpoint.name, "sha256": digest, "error": None})
+        except WeightsError as error:
+            rows.append({"name": checkpoint.name, "sha256": None, "error": str(error)})
+    bad = sum(row["error"] is not None for row in rows)
+    if as_json:
+        print_json("models check", FAILED if bad else FINISHED, counts={"checked": len(rows), "bad": bad}, models=rows)
+    else:
+        for row in rows:
+            print(f"{row['name']}: {row['error'] or 'good, sha256 ' + str(row['sha256'])}")
+        if not rows:
+            print("no checkpoint is here; `cuepack models list` shows what there is")
+    sys.exit(FAILED if bad else FINISHED)
+
+
+def _chosen(names: Sequence[str]) -> list[Checkpoint]:
+    """The checkpoints named; a backend's name stands for the one that its default settings use."""
+    defaults = {"video-depth-anything": "video_depth_anything_vits"}
+    wanted = [defaults.get(name, name) for name in names]
+    unknown = [name for name in wanted if name not in CHECKPOINTS]
+    if unknown:
+        raise ConfigError(f"no model named {', '.join(unknown)}; choose from {sorted(CHECKPOINTS)}")
+    return [CHECKPOINTS[name] for name in wanted]
+
+
+def _row(checkpoint: Checkpoint) -> dict[str, Any]:
+    path: Path = checkpoint_file(checkpoint.name)
+    return {
+        "name": checkpoint.name,
+        "backend": checkpoint.backend,
+        "repository": checkpoint.repository,
+        "file": checkpoint.file,
+        "licence": checkpoint.licence,
+        "gated": checkpoint.gated,
+        "here": path.exists(),
+        "path": str(path),
+    }

@@ -16,6 +16,7 @@ from flows.commands.options import FAILED, FINISHED, INTERRUPTED, USAGE
 from flows.commands.packets import inspect, validate
 from flows.commands.select import select
 from flows.commands.sources import sample, score
+from flows.commands.verify import verify
 
 
 class CuepackGroup(click.Group):
@@ -52,7 +53,7 @@ def main() -> None:
     """Robot-manipulation episodes in, packets of visual cues out."""
 
 
-for command in (extract, rerun, score, select, inspect, validate, sample, models):
+for command in (extract, rerun, score, select, inspect, validate, verify, sample, models):
     main.add_command(command)
 
 

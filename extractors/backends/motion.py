@@ -77,7 +77,7 @@ class MotionSettings:
     search_px: int = 14
     max_candidates: int = 6
     horizon: int = 40
-    min_score: float = 0.02
+    min_score: float = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -356,8 +356,30 @@ def _difference(frame: NDArray[np.uint8], home: Floats) -> NDArray[np.uint8]:
     high, low = np.where(brighter, image, home), np.where(brighter, home, image)
     factor = (low * high).sum(axis=-1) / ((high * high).sum(axis=-1) + 1)
     rest = 1.4 * np.abs(low - factor[..., None] * high).max(axis=-1) + 3 * (factor < 0.95)
-    out: NDArray[np.uint8] = np.where(factor > 0.3, np.minimum(rest, plain), plain).clip(0, 255).astype(np.uint8)
+    shaded = (factor > 0.3) & _same_texture(image.mean(axis=-1), home.mean(axis=-1))
+    out: NDArray[np.uint8] = np.where(shaded, np.minimum(rest, plain), plain).clip(0, 255).astype(np.uint8)
     return out
+
+
+def _same_texture(image: Floats, home: Floats, side: int = 7, smallest: float = 2.5, correlation: float = 0.5) -> Bools:
+    """(h, w) bool: a shadow may explain the change, because the texture of `home` is still there, or it has none.
+
+    The best of the overlapping windows counts, so that a shadow's edge is not taken for a change of texture.
+    """
+
+    def mean(values: Floats) -> Floats:
+        return np.asarray(cv2.blur(values, (side, side)), np.float32)
+
+    image_mean, home_mean = mean(image), mean(home)
+    image_spread = np.sqrt(np.maximum(mean(image * image) - image_mean**2, 0))
+    home_spread = np.sqrt(np.maximum(mean(home * home) - home_mean**2, 0))
+    common = mean(image * home) - image_mean * home_mean
+    alike = common / np.maximum(image_spread * home_spread, 1.0)
+    # The darker of the two needs contrast enough to be told from noise.
+    darker = np.minimum(image_mean, home_mean) / np.maximum(home_mean, 1.0)
+    alike = np.where(home_spread * darker < smallest, 1.0, alike).astype(np.float32)
+    best: Bools = cv2.dilate(alike, np.ones((side - 2, side - 2), np.uint8)) > correlation
+    return best
 
 
 def histogram(colours: NDArray[Any], spread: float = 0.7) -> NDArray[np.float64]:
@@ -495,7 +517,7 @@ def _timing(departure: int, scene: _Scene) -> float:
     if scene.contact is None:
         return float(np.exp(-0.5 * ((departure / scene.n_frames - 0.5) / 0.3) ** 2))
     late = departure - scene.contact - 2
-    return float(np.exp(-0.5 * (late / (5.0 if late < 0 else 15.0)) ** 2))
+    return float(np.exp(-late / 12.0) if late > 0 else np.exp(-0.5 * (late / 5.0) ** 2))
 
 
 def _border_share(columns: NDArray[Any], rows: NDArray[Any], size: Size, margin: int) -> float:
@@ -545,7 +567,7 @@ def _check(scene: _Scene, candidate: _Candidate, settings: MotionSettings) -> No
         * (1.1 - facts["arm_likeness"])
         / 1.1
         * facts["still"]
-        * min(facts["area"] / 0.03, 1.0) ** 0.25
+        * min(facts["area"] / 0.03, 1.0) ** 0.33
         * (0.1 + 0.9 * facts["followed"])
         * min(travel / 10, 1.0)
     )
@@ -709,7 +731,8 @@ def _refined_extent(
     carried = np.full(scene.size, 40, np.float32)
     if len(frames) >= 2:
         carried[where] = _layer_costs(scene, motions, frames, where)[0]
-    evidence += np.clip((np.minimum(stays, 50) - carried) / 8, -2, 2) - 5 * static - 3 * (scene.stillness < 0.35)
+    lead = np.clip((np.minimum(stays, 50) - carried) / 8, -2, np.where(carried < 16, 2, 0))
+    evidence += lead - 5 * (static & (carried > 10)) - 3 * (scene.stillness < 0.35)
     smooth = cv2.GaussianBlur(np.where(near, evidence, -5).astype(np.float32), (0, 0), 1.0)
     refined = _tidy(smooth > 0, extent)
     return refined if refined.sum() >= 12 else extent
@@ -746,7 +769,7 @@ class _Labeller:
         self._signed = _signed_distance(extent)
         self._vacated = dilate(extent, 2)
         # What appears where home is unsure (the arm hid it) may well be background.
-        self._unsure = (0.3 * np.clip(0.7 - scene.support, 0, 1) + 0.001).astype(np.float32)
+        self._unsure = (0.3 * np.clip(0.7 - scene.support, 0, 1) + 0.0001).astype(np.float32)
         self._before: tuple[Bools, Motion] | None = None
 
     def label(self, frame: int, motion: Motion) -> Bools:
@@ -754,14 +777,15 @@ class _Labeller:
         height, width = self._scene.size
         carried = cv2.warpAffine(self._signed, motion, (width, height), borderValue=-30)
         prior = np.clip(carried / 1.5, -4, 3)
+        core = carried > 0
         if self._before is not None:
             mask, last = self._before
             step = (_square(motion) @ np.linalg.inv(_square(last)))[:2]
             kept = cv2.warpAffine(_signed_distance(mask), step, (width, height), borderValue=-30)
             prior = np.maximum(prior, np.clip((kept - 1) / 3.0, -4, 1.5))
+            core |= kept > 0
         evidence = cv2.GaussianBlur((prior + self._likelihood(frame)).astype(np.float32), (0, 0), 0.9)
-        core = (carried > 0) & (evidence > 0)
-        mask = _tidy(evidence > 0, core)
+        mask = _tidy(evidence > 0, core & (evidence > 0))
         self._before = (mask, motion) if mask.any() else None
         return mask
 

@@ -101,10 +101,8 @@ def tapvid_scores(
     )
 
 
-def distances_256(
-    xy: NDArray[np.floating], true_xy: NDArray[np.floating], *, size: Size
-) -> NDArray[np.float64]:
-    """(T, N) distance in pixels between positions (T, N, 2) of frames of `size`, scaled to 256 x 256 each axis by its own factor.
+def distances_256(xy: NDArray[np.floating], true_xy: NDArray[np.floating], *, size: Size) -> NDArray[np.float64]:
+    """(T, N) distance between positions (T, N, 2) of frames of `size`, each axis scaled to 256 pixels.
 
     Infinite where a position is not finite.
     """

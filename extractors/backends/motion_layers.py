@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
-BACK=True
 IDENTITY: Floats = np.eye(2, 3)
 
 
@@ -85,13 +84,12 @@ def sample(image: NDArray[Any], points: NDArray[np.floating]) -> NDArray[np.floa
 
 
 def match(
-    first: Image, second: Image, points: Floats, guess: Floats, *, levels: int, settings: LayerSettings, back: bool
+    first: Image, second: Image, points: Floats, guess: Floats, *, levels: int, settings: LayerSettings
 ) -> tuple[Floats, Floats]:
-    """Pyramidal Lucas-Kanade in colour, there and, if asked for, back.
+    """Pyramidal Lucas-Kanade in colour, there and back.
 
     Returns:
-        positions (N, 2) in `second`, and the forward-backward error (N,) in pixels (0 if not asked for), infinite
-        where the match failed.
+        positions (N, 2) in `second`, and the forward-backward error (N,) in pixels, infinite where the match failed.
     """
     start = np.ascontiguousarray(points[:, None], dtype=np.float32)
     options: dict[str, Any] = {
@@ -104,11 +102,9 @@ def match(
     there, ok_there, _ = cv2.calcOpticalFlowPyrLK(
         first, second, start, np.ascontiguousarray(guess[:, None], dtype=np.float32), **options
     )
-    error = np.where(ok_there[:, 0] == 0, np.inf, 0.0)
-    if back:
-        home, ok_back, _ = cv2.calcOpticalFlowPyrLK(second, first, there, start.copy(), **options)
-        error += np.linalg.norm((home - start)[:, 0].astype(np.float64), axis=-1)
-        error[ok_back[:, 0] == 0] = np.inf
+    home, ok_back, _ = cv2.calcOpticalFlowPyrLK(second, first, there, start.copy(), **options)
+    error: Floats = np.linalg.norm((home - start)[:, 0].astype(np.float64), axis=-1)
+    error[(ok_there[:, 0] == 0) | (ok_back[:, 0] == 0)] = np.inf
     return there[:, 0].astype(np.float64), error
 
 
@@ -197,12 +193,14 @@ class Layer:
         low, high = sample(cv2.erode(warped, kernel), self._inside), sample(cv2.dilate(warped, kernel), self._inside)
         difference = np.maximum(np.maximum(low - wanted, wanted - high), 0.0).mean(axis=-1).astype(np.float64)
         difference[self.outside(motion)] = self._settings.cut
-        return np.minimum(difference, self._settings.cut)
+        capped: Floats = np.minimum(difference, self._settings.cut)
+        return capped
 
     def outside(self, motion: Floats) -> NDArray[np.bool_]:
         """(N,) True where `motion` carries the point out of the image."""
         place = apply(motion, self.points)
-        return np.any((place < -0.5) | (place > self._extent), axis=1)
+        gone: NDArray[np.bool_] = np.any((place < -0.5) | (place > self._extent), axis=1)
+        return gone
 
     def _warp(self, frame: int, motion: Floats) -> Image:
         where = compose(motion, translation(self._corner))
@@ -215,7 +213,8 @@ class Layer:
         blurred = cv2.blur(cv2.absdiff(warped, reference), (side, side))
         difference = sample(blurred, self._inside).mean(axis=-1).astype(np.float64)
         difference[self.outside(motion)] = self._settings.cut
-        return np.minimum(difference, self._settings.cut)
+        capped: Floats = np.minimum(difference, self._settings.cut)
+        return capped
 
     def _score(self, frame: int, motion: Floats, previous: Image) -> tuple[float, Image]:
         # The frame before keeps the score meaningful when light or aspect have changed since the reference.
@@ -235,7 +234,12 @@ class Layer:
             starts = [place, place + velocity] if np.abs(velocity).max() > 1.0 else [place]
             for start in starts:
                 end, loop = match(
-                    self._images[before], self._images[frame], place, start, levels=settings.levels, settings=settings, back=True
+                    self._images[before],
+                    self._images[frame],
+                    place,
+                    start,
+                    levels=settings.levels,
+                    settings=settings,
                 )
                 weights = self._weights * trust * np.exp(-((loop / settings.loop_px) ** 2))
                 end = np.where(np.isfinite(loop)[:, None], end, place)
@@ -269,7 +273,7 @@ class Layer:
 
     def _matches(self, reference: Image, warped: Image, levels: int) -> tuple[Floats, Floats]:
         settings = self._settings
-        end, loop = match(reference, warped, self._inside, self._inside, levels=levels, settings=settings, back=BACK)
+        end, loop = match(reference, warped, self._inside, self._inside, levels=levels, settings=settings)
         side = (settings.patch, settings.patch)
         end = np.where(np.isfinite(loop)[:, None], end, self._inside)
         found, wanted = sample(cv2.blur(warped, side), end), sample(cv2.blur(reference, side), self._inside)
@@ -295,7 +299,14 @@ class Grouping:
         most_points: points of a layer that are matched.
         max_regions: most regions tried at one scale.
         price: what a further layer must save, in grey levels x independent points.
+        max_regions: most regions tried in one round.
         bias: advantage of the background, grey levels.
+        margin: what a further layer must save at a point that is not the background's, grey levels.
+        stir_px: a layer that never strays farther from the background is the background.
+        hiding: factor on the cost of moving layers when points are dealt out.
+        poor: colour difference of a match that is hardly one, grey levels.
+        doubt: advantage of the layer of a point's clear neighbours, grey levels.
+        clear: lead of the best layer over the next at which a point is clear, grey levels.
         near_px, like: distance (pixels) and colour difference (grey levels) over which points share their evidence.
     """
 
@@ -305,9 +316,11 @@ class Grouping:
     cells: tuple[int, ...] = (40, 12)
     max_regions: int = 8
     most_points: int = 30
-    price: float = 20.0
+    price: float = 10.0
     bias: float = 0.5
     stir_px: float = 1.5
+    hiding: float = 0.87
+    poor: float = 12.0
     doubt: float = 4.0
     clear: float = 2.0
     margin: float = 4.0
@@ -431,6 +444,7 @@ class _Judge:
     ) -> None:
         self._layer = Layer(images, frame, points, settings, border=settings.patch)
         self._n_frames, self._grouping = len(images), grouping
+        self._cut, self._poor = settings.cut, grouping.poor
         self.colours = sample(cv2.blur(images[frame], (3, 3)), points).astype(np.float64)
         apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
         unlike = np.abs(self.colours[:, None] - self.colours[None]).mean(axis=-1)
@@ -448,7 +462,8 @@ class _Judge:
         """(N,) mean colour difference over the clip, smoothed over neighbours of like colour."""
         total = np.zeros(len(self._weights))
         for frame, motion in enumerate(motions):
-            total += self._layer.differences(frame, motion)
+            # A poor match counts nearly as none: what sweeps over a point must not earn by resembling it a little.
+            total += self._cut * (1.0 - np.exp(-((self._layer.differences(frame, motion) / self._poor) ** 2)))
         return np.asarray(self._smooth @ (total / self._n_frames))
 
     def select(self, costs: Floats) -> tuple[list[int], NDArray[np.int64]]:
@@ -471,15 +486,19 @@ class _Judge:
         """Each point's layer (N,) among `kept`, with the layers of the clear points around it as prior."""
         numbers = np.asarray(kept)
         among = costs[numbers]
+        # A point hidden under every layer costs each the same; it is then rather carried off than left behind covered.
+        among[1:] *= self._grouping.hiding
         first = np.argmin(among, axis=0)
         runner_up = np.partition(among, 1, axis=0)[1] if len(kept) > 1 else np.full(len(first), np.inf)
         clear = runner_up - among.min(axis=0) > self._grouping.clear
         if not clear.any():
-            return numbers[first].astype(np.int64)
+            clearest: NDArray[np.int64] = numbers[first]
+            return clearest
         belongs = (first[clear][None] == np.arange(len(kept))[:, None]).astype(np.float64)
         nearness = self._nearness[:, clear] + 1e-12 / (1.0 + self._apart[:, clear])
         prior = belongs @ (nearness / nearness.sum(axis=1, keepdims=True)).T
-        return numbers[np.argmin(among - self._grouping.doubt * prior, axis=0)].astype(np.int64)
+        settled: NDArray[np.int64] = numbers[np.argmin(among - self._grouping.doubt * prior, axis=0)]
+        return settled
 
 
 def _regions(

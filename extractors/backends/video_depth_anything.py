@@ -176,7 +176,7 @@ class VideoDepthAnything:
         self._frames_at_once = self._decoded_at_once = self._batch_frames
         runs = [_Clip(pixels, self._settings(), size) for pixels in clips]
         work = ((scene, window) for clip in runs for scene in clip.scenes for window in scene.windows)
-        with torch.inference_mode(), _exact(self.precision):
+        with torch.inference_mode(), _exact(self.precision), self._memory_errors("joining windows at source size"):
             for batch in _grouped(work, self._batch_windows):
                 self._encode(batch)
                 for (scene, _), raw in zip(batch, self._window_depth(batch), strict=True):
@@ -248,11 +248,25 @@ class VideoDepthAnything:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if batch == 1:
-            raise DeviceMemoryError(
-                f"{self.device} ran out of memory on {what} with {self.size}; lower depth.input_size (now "
-                f"{self.input_size}), take a smaller depth.model, or free the device"
-            )
+            raise self._out_of_memory(what)
         return batch // 2
+
+    @contextlib.contextmanager
+    def _memory_errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except DeviceMemoryError:
+            raise
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise self._out_of_memory(what) from error
+            raise
+
+    def _out_of_memory(self, what: str) -> DeviceMemoryError:
+        return DeviceMemoryError(
+            f"{self.device} ran out of memory on {what} with {self.size}; lower depth.input_size (now "
+            f"{self.input_size}), take a smaller depth.model, or free the device"
+        )
 
 
 class _Clip:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from extractors.backends.vda_network import SHAPES, Shape, VideoDepthNetwork
 from extractors.depth import (
     CONVENTIONS,
     DEPTH_ESTIMATORS,
@@ -20,7 +24,7 @@ from extractors.depth import (
 from extractors.errors import LengthMismatchError, MissingDataError, ShapeError
 from extractors.geometry import resize_area
 from extractors.types import Episode
-from tests.parity import synthetic_clip
+from tests.parity import seed_model, synthetic_clip
 
 
 def _episode(depth: NDArray[np.floating] | None, n_frames: int = 2) -> Episode:
@@ -149,6 +153,29 @@ def test_short_and_blank_clips_have_one_scene(n_frames: int):
 @pytest.mark.parametrize("name", DEPTH_ESTIMATORS)
 def test_listing_estimators_imports_no_model(name: str):
     assert "import" in inspect.getsource(DEPTH_ESTIMATORS[name])
+
+
+@pytest.mark.parametrize("name", DEPTH_ESTIMATORS)
+def test_every_estimator_keeps_the_contract(name: str, settings: dict[str, dict[str, object]]):
+    estimator = DEPTH_ESTIMATORS[name](**settings[name])
+    depth = estimator.estimate(synthetic_clip(3, 24, 32), size=(12, 10))
+    assert depth.kind in CONVENTIONS
+    assert depth.values.shape == (3, 12, 10)
+    assert depth.values.dtype == np.float32
+    assert np.isfinite(depth.values).all()
+    assert json.loads(json.dumps(depth.report)) == depth.report
+    assert estimator.precision == "fp32"
+    assert estimator.device_name == "cpu"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, object]]:
+    """What builds each estimator on this machine; the network is a tiny one."""
+    tiny = Shape(width=32, depth=4, heads=2, taps=(0, 1, 2, 3), levels=(16, 16, 64, 64), features=64)
+    monkeypatch.setitem(SHAPES, "vits", tiny)
+    weights = tmp_path / "video_depth_anything_vits.pth"
+    torch.save(seed_model(VideoDepthNetwork("vits")).state_dict(), weights)
+    return {"video-depth-anything": {"weights": weights, "input_size": 28, "device": "cpu"}}
 
 
 def test_each_kind_states_its_convention():

@@ -280,6 +280,17 @@ def test_one_frame_that_does_not_fit_is_an_error_of_that_episode(
         small.estimate(synthetic_clip(3, 24, 32), size=(24, 32))
 
 
+def test_maps_that_do_not_fit_at_source_size_are_an_error_of_that_episode(
+    small: VideoDepthAnything, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(video_depth_anything.Stitcher, "add", full)
+    with pytest.raises(DeviceMemoryError, match="at source size"):
+        small.estimate(synthetic_clip(3, 24, 32), size=(24, 32))
+
+
 def test_other_failures_are_not_taken_for_lack_of_memory(small: VideoDepthAnything, monkeypatch: pytest.MonkeyPatch):
     def broken(*_args: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +40,9 @@ FIRST_COLUMNS = (
 _WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes")
 _FRACTIONS = ("score", "seconds_", "peak_mb_", "mask_recorded_j")
 
+MERGE_SHARE = 0.02
+"""Most of a run's time that merging the manifest between shards may take."""
+
 Row = dict[str, Any]
 
 
@@ -53,6 +58,7 @@ class Manifest:
         self.parquet = root / "manifest.parquet"
         self.csv = root / "manifest.csv"
         self._journal = root / ".work" / "rows.jsonl"
+        self._merged_at, self._merge_seconds = -math.inf, 0.0
 
     def rows(self) -> dict[str, Row]:
         """Every row by episode id, journal included.
@@ -79,7 +85,7 @@ class Manifest:
         line = json.dumps(dict(row), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         try:
             self._journal.parent.mkdir(parents=True, exist_ok=True)
-            with self._locked(), self._journal.open("ab+") as file:
+            with self.locked(), self._journal.open("ab+") as file:
                 if file.tell() and not _ends_a_line(file):
                     line = b"\n" + line
                 file.write(line)
@@ -88,14 +94,27 @@ class Manifest:
 
     def merge(self) -> None:
         """Folds the journal into manifest.parquet and manifest.csv, sorted by episode index, then id."""
-        with self._locked():
+        with self.locked():
             self.write(self.rows().values())
             self._journal.unlink(missing_ok=True)
 
+    def merge_if_due(self) -> None:
+        """Merges unless the last merge was so recent that merging would take a notable share of the run's time.
+
+        With 60,000 rows a merge takes seconds, and the journal loses nothing meanwhile.
+        """
+        if time.monotonic() - self._merged_at >= self._merge_seconds / MERGE_SHARE:
+            started = time.monotonic()
+            self.merge()
+            self._merged_at = time.monotonic()
+            self._merge_seconds = self._merged_at - started
+
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replaces both files by `rows`."""
+        """Replaces both files by `rows`; half-written ones of a killed process go. The caller holds `locked`."""
         table = _table(rows)
         self.root.mkdir(parents=True, exist_ok=True)
+        for leftover in self.root.glob(".manifest.*.tmp"):
+            leftover.unlink(missing_ok=True)
         for path in (self.parquet, self.csv):
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             try:
@@ -120,7 +139,8 @@ class Manifest:
                     continue
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Holds the files at the top of the directory for this process: one writer at a time."""
         path = self.root / ".work" / "manifest.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:

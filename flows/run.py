@@ -51,17 +51,17 @@ def carry_out(plan: Plan, progress: Progress, run_shard: ShardRunner) -> Outcome
     plan.work = replace(plan.work, progress=progress)
     outcome = Outcome(rows=[*plan.finished, *plan.filtered])
     manifest = plan.work.manifest
-    with _stop_on_signal(plan.work.stop):
-        try:
+    try:
+        with plan.work.store.in_use(), _stop_on_signal(plan.work.stop):
             for row in plan.filtered:
                 manifest.add(row)
             for index, jobs in enumerate(plan.shards):
                 outcome.rows += run_shard(plan, index, jobs)
-                manifest.merge()
-        except (Interrupted, KeyboardInterrupt):
-            outcome.interrupted = True
-        except OutputError as error:
-            outcome.error = error
+                manifest.merge_if_due()
+    except (Interrupted, KeyboardInterrupt):
+        outcome.interrupted = True
+    except OutputError as error:
+        outcome.error = error
     try:
         manifest.merge()
     except OutputError as error:

@@ -49,7 +49,7 @@ _TOKEN = 2 + LEVELS * 256 + 84
 # A token's 8 x 8 x 128 patch is about five times as wide as the transformer's hidden layer.
 _PATCH_COST = 5
 
-CPU_CHUNK = 1280
+CPU_CHUNK = 2560
 """Tokens at once on a CPU: buffers stay below the size from which the allocator returns them to the system."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.backends.motion_layers import (
+    Backdrop,
     Floats,
     Grouping,
     Image,
@@ -106,6 +107,7 @@ class PreparedFrames:
         found = assign_layers(self._images, frame, places, tracker.layers, tracker.grouping)
         xy = np.zeros((len(self._images), len(places), 2))
         difference, confidence = np.zeros(xy.shape[:2]), np.ones(xy.shape[:2])
+        behind = Backdrop(self._images, frame, found.motions[0], tracker.layers, tracker.grouping)
         for index, motions in enumerate(found.motions):
             members = np.flatnonzero(found.layer == index)
             if not len(members):
@@ -113,7 +115,10 @@ class PreparedFrames:
             layer = Layer(self._images, frame, places[members], tracker.layers)
             for t, motion in enumerate(motions):
                 xy[t, members] = apply(motion, places[members])
-                difference[t, members] = layer.hidden(t, motion)
+                hidden = layer.hidden(t, motion)
+                if index:
+                    hidden[behind.seen(t, layer.points, motion, hidden)] = tracker.layers.cut
+                difference[t, members] = hidden
                 confidence[t, members] = 0.5 + 0.5 * np.mean(difference[t, members] < tracker.visible_difference)
         return xy, difference, confidence
 

@@ -37,10 +37,12 @@ class LayerSettings:
         noise: colour difference that a match under changing light has, grey levels.
         rest: a layer that differs by less has not moved since the frame before, grey levels.
         search: look for new motion (not just go on as before) where the layer differs by more, grey levels.
+        lost: part of `cut` above which the whole layer counts as hidden.
         loop_px: forward-backward error at which a Lucas-Kanade match has lost 1/e of its weight, pixels.
         fit_px: distance from the layer's motion at which a match starts to count as an outlier, pixels.
         affinity: standard deviation of one update's change of scale, rotation and shear (1 is 100 %).
         border: pixels around a layer's points that are registered with it.
+        reach_px: pixels around a layer in which its next position is searched.
         slack_px: how far off a visible point may be placed, pixels.
     """
 
@@ -51,11 +53,13 @@ class LayerSettings:
     noise: float = 15.0
     rest: float = 1.0
     search: float = 3.0
+    lost: float = 0.9
     loop_px: float = 0.7
     fit_px: float = 2.0
     affinity: float = 0.06
     border: int = 12
     slack_px: int = 1
+    reach_px: int = 40
 
 
 def apply(motion: Floats, points: NDArray[np.floating]) -> Floats:
@@ -137,10 +141,16 @@ class Layer:
     """Points of one reference frame, and the picture around them, followed as a whole."""
 
     def __init__(
-        self, images: Sequence[Image], frame: int, points: Floats, settings: LayerSettings, border: int | None = None
+        self,
+        images: Sequence[Image],
+        frame: int,
+        points: Floats,
+        settings: LayerSettings,
+        border: int | None = None,
+        attempts: int = 3,
     ) -> None:
         """`images` (h, w, 3) RGB of one size; `points` (N, 2) in image `frame`."""
-        self._images, self._settings = images, settings
+        self._images, self._settings, self._attempts = images, settings, attempts
         self.frame, self.points = frame, points
         height, width = images[frame].shape[:2]
         self._extent = np.array([width, height]) - 0.5
@@ -233,14 +243,7 @@ class Layer:
             place = apply(motion, self.points)
             starts = [place, place + velocity] if np.abs(velocity).max() > 1.0 else [place]
             for start in starts:
-                end, loop = match(
-                    self._images[before],
-                    self._images[frame],
-                    place,
-                    start,
-                    levels=settings.levels,
-                    settings=settings,
-                )
+                end, loop = self._flow(before, frame, place, start)
                 weights = self._weights * trust * np.exp(-((loop / settings.loop_px) ** 2))
                 end = np.where(np.isfinite(loop)[:, None], end, place)
                 step = fit_update(place, end, weights, fit_px=settings.fit_px, affinity=settings.affinity)
@@ -250,11 +253,29 @@ class Layer:
         scores[0] -= 0.3
         return candidates[int(np.argmin(scores))]
 
+    def _flow(self, before: int, frame: int, place: Floats, start: Floats) -> tuple[Floats, Floats]:
+        # A window around the layer is enough for its flow; a pyramid of the whole frame would cost more than the rest.
+        ends = np.concatenate([place, start])
+        reach = self._settings.reach_px
+        low = np.clip(np.floor(ends.min(axis=0)) - reach, 0, np.maximum(self._extent - 2 * reach, 0)).astype(int)
+        high = np.maximum(np.ceil(ends.max(axis=0)) + reach, low + 2 * reach).astype(int)
+        cut = (slice(low[1], high[1]), slice(low[0], high[0]))
+        end, loop = match(
+            self._images[before][cut],
+            self._images[frame][cut],
+            place - low,
+            start - low,
+            levels=self._settings.levels,
+            settings=self._settings,
+        )
+        return end + low, loop
+
     def _register(self, frame: int, motion: Floats, previous: Image) -> tuple[Floats, Image, Floats]:
         """`motion` corrected against the reference frame and, weaker, the frame before."""
         settings = self._settings
         score, warped = self._score(frame, motion, previous)
-        for attempt in range(3):
+        # What is hidden is carried on, not registered: there is nothing to see.
+        for attempt in range(self._attempts if score < settings.lost * settings.cut else 0):
             levels = 2 if attempt == 0 else 1
             matches = [self._matches(reference, warped, levels) for reference in (self._template, previous)]
             start = np.concatenate([self._inside, self._inside]) + self._corner
@@ -304,6 +325,7 @@ class Grouping:
         margin: what a further layer must save at a point that is not the background's, grey levels.
         stir_px: a layer that never strays farther from the background is the background.
         hiding: factor on the cost of moving layers when points are dealt out.
+        lead: how much better the background fits where it is seen, grey levels.
         poor: colour difference of a match that is hardly one, grey levels.
         doubt: advantage of the layer of a point's clear neighbours, grey levels.
         clear: lead of the best layer over the next at which a point is clear, grey levels.
@@ -314,12 +336,14 @@ class Grouping:
     support_px: float = 6.0
     reach_px: float = 18.0
     cells: tuple[int, ...] = (40, 12)
-    max_regions: int = 8
+    max_regions: int = 5
+    draft_points: int = 16
     most_points: int = 30
     price: float = 10.0
     bias: float = 0.5
     stir_px: float = 1.5
     hiding: float = 0.87
+    lead: float = 6.0
     poor: float = 12.0
     doubt: float = 4.0
     clear: float = 2.0
@@ -353,28 +377,33 @@ def assign_layers(
     background = _background(images, frame, settings)
     points = np.concatenate([queries, _support(images, frame, queries, background, settings, grouping)])
     judge = _Judge(images, frame, points, settings, grouping)
+    behind = Backdrop(images, frame, background, settings, grouping)
     motions, costs = [background], [judge.cost(background) - grouping.bias]
     kept, layer = [0], np.zeros(len(points), dtype=np.int64)
 
-    def follow(members: NDArray[np.intp]) -> None:
-        chosen = points[members[_thinned(points[members], grouping.most_points)]]
-        followed = follow_both_ways(Layer(images, frame, chosen, settings), len(images))
+    still = np.zeros(len(points), dtype=np.bool_)
+
+    def follow(members: NDArray[np.intp], *, draft: bool) -> None:
+        most = grouping.draft_points if draft else grouping.most_points
+        chosen = points[members[_thinned(points[members], most)]]
+        followed = follow_both_ways(Layer(images, frame, chosen, settings, attempts=2 if draft else 3), len(images))
         apart = np.linalg.norm(_carried(followed, chosen) - _carried(background, chosen), axis=-1)
         if np.median(apart, axis=1).max() < grouping.stir_px:
+            still[members] = True
             return
         motions.append(followed)
-        costs.append(judge.cost(motions[-1]))
+        costs.append(judge.cost(motions[-1], behind))
 
     for cells in grouping.cells:
-        loose = np.flatnonzero(np.min([costs[index] for index in kept], axis=0) > grouping.explained)
+        loose = np.flatnonzero((np.min([costs[index] for index in kept], axis=0) > grouping.explained) & ~still)
         for members in _regions(points, judge.colours, loose, cells, grouping):
-            follow(members)
+            follow(members, draft=True)
         before = layer
         kept, layer = judge.select(np.stack(costs))
         for index in kept[1:]:
             members = np.flatnonzero(layer == index)
             if not np.array_equal(layer == index, before == index):
-                follow(members)
+                follow(members, draft=False)
         kept, layer = judge.select(np.stack(costs))
     number = np.full(len(motions), -1)
     number[kept] = np.arange(len(kept))
@@ -436,6 +465,44 @@ def _support(
     return lattice[judge.cost(background) > grouping.explained]
 
 
+class Backdrop:
+    """The background, and where it is seen: nothing else can be at such a place in such a frame."""
+
+    def __init__(
+        self, images: Sequence[Image], frame: int, motions: Floats, settings: LayerSettings, grouping: Grouping
+    ) -> None:
+        """`motions` (T, 2, 3) carry image `frame`'s background to every image."""
+        self.motions = motions
+        self._images, self._frame, self._side = images, frame, (settings.patch, settings.patch)
+        self._away, self._lead = grouping.stir_px, grouping.lead
+        self._last: tuple[int, Image] | None = None
+
+    def seen(self, frame: int, points: Floats, motion: Floats, difference: Floats) -> NDArray[np.bool_]:
+        """(N,) True where `motion` puts a point at a place that shows the background in `frame`.
+
+        That is: the background fits there better than the point itself (`difference`, grey levels) by a clear lead.
+        """
+        place = apply(motion, points)
+        inverse = cv2.invertAffineTransform(self.motions[frame]).astype(np.float64)
+        origin = apply(inverse, place)
+        height, width = self._images[self._frame].shape[:2]
+        known = np.all((origin >= 0) & (origin <= [width - 1, height - 1]), axis=1)
+        moved = np.linalg.norm(origin - points, axis=1) > self._away
+        background = sample(self._residual(frame), origin).mean(axis=-1)
+        seen: NDArray[np.bool_] = known & moved & (background < difference - self._lead)
+        return seen
+
+    def _residual(self, frame: int) -> Image:
+        if self._last is None or self._last[0] != frame:
+            height, width = self._images[frame].shape[:2]
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            warped = cv2.warpAffine(
+                self._images[frame], self.motions[frame], (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+            )
+            self._last = (frame, cv2.blur(cv2.absdiff(warped, self._images[self._frame]), self._side))
+        return self._last[1]
+
+
 class _Judge:
     """Says how well a motion explains each of a set of points, and picks layers by it."""
 
@@ -458,12 +525,18 @@ class _Judge:
         )
         self._smooth = alike / alike.sum(axis=1, keepdims=True)
 
-    def cost(self, motions: Floats) -> Floats:
-        """(N,) mean colour difference over the clip, smoothed over neighbours of like colour."""
+    def cost(self, motions: Floats, behind: Backdrop | None = None) -> Floats:
+        """(N,) mean colour difference over the clip, smoothed over neighbours of like colour.
+
+        Where `behind` is seen, a layer that should be in front of it is not.
+        """
         total = np.zeros(len(self._weights))
         for frame, motion in enumerate(motions):
+            difference = self._layer.differences(frame, motion)
+            if behind is not None:
+                difference[behind.seen(frame, self._layer.points, motion, difference)] = self._cut
             # A poor match counts nearly as none: what sweeps over a point must not earn by resembling it a little.
-            total += self._cut * (1.0 - np.exp(-((self._layer.differences(frame, motion) / self._poor) ** 2)))
+            total += self._cut * (1.0 - np.exp(-((difference / self._poor) ** 2)))
         return np.asarray(self._smooth @ (total / self._n_frames))
 
     def select(self, costs: Floats) -> tuple[list[int], NDArray[np.int64]]:

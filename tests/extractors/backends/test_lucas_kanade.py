@@ -1,0 +1,103 @@
+"""The weight-free tracker: what it does beyond the contract of every tracker."""
+
+import numpy as np
+import pytest
+
+from extractors.backends.lucas_kanade import LucasKanade
+from extractors.backends.motion_layers import (
+    IDENTITY,
+    Layer,
+    LayerSettings,
+    apply,
+    compose,
+    fit_update,
+    translation,
+)
+from extractors.tracks import extract_tracks, foreground_queries, grid_queries
+from tests.benchmarks.groundtruth import read_groundtruth
+from tests.benchmarks.track_accuracy import judge, right_tracks
+from tests.extractors.test_tracks import sliding_square, textured
+from tests.support import shared_data
+
+
+def test_motions_compose_in_the_order_named():
+    turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
+    points = np.array([[1.0, 0.0], [2.0, 3.0]])
+    both = compose(translation(np.array([5.0, 0.0])), turn)
+    np.testing.assert_allclose(apply(both, points), apply(turn, points) + [[5.0, 0.0]] * 2)
+
+
+def test_an_affine_motion_is_recovered_from_many_matches_with_outliers():
+    rng = np.random.default_rng(0)
+    start = rng.uniform(0, 100, (80, 2))
+    motion = np.array([[1.03, 0.02, 2.0], [-0.01, 0.98, -1.0]])
+    end = apply(motion, start)
+    end[:20] += rng.uniform(10, 30, (20, 2))
+    found = fit_update(start, end, np.ones(80), fit_px=2.0, affinity=0.06)
+    # The prior and the outliers leave less than a third of a pixel.
+    assert np.abs(apply(found, start[20:]) - end[20:]).max() < 0.3
+
+
+def test_few_matches_give_a_translation_and_none_gives_rest():
+    start = np.array([[10.0, 10.0], [11.0, 10.0]])
+    found = fit_update(start, start + np.array([[2.0, 3.0], [2.4, 3.0]]), np.ones(2), fit_px=2.0, affinity=0.06)
+    np.testing.assert_allclose(found[:, :2], np.eye(2), atol=0.01)
+    np.testing.assert_array_equal(fit_update(start, start + 5.0, np.zeros(2), fit_px=2.0, affinity=0.06), IDENTITY)
+
+
+def test_a_layer_grows_and_turns_with_its_object():
+    import cv2
+
+    canvas = textured(128, 128)
+    motions = [cv2.getRotationMatrix2D((64, 64), 2.0 * t, 1.0 + 0.02 * t) for t in range(8)]
+    images = [cv2.warpAffine(canvas, motion, (128, 128)) for motion in motions]
+    points = np.stack(np.meshgrid(np.arange(45, 85, 6.0), np.arange(45, 85, 6.0)), axis=-1).reshape(-1, 2)
+    found = Layer(images, 0, points, LayerSettings()).follow(range(8))
+    assert np.abs(apply(found[-1], points) - apply(motions[-1], points)).max() < 1.0
+
+
+def test_an_object_that_rests_before_it_moves_is_followed():
+    pixels, masks = sliding_square(6)
+    still = [np.repeat(pixels[:1], 8, axis=0), pixels]
+    queries, on_object = foreground_queries(masks, count=100)
+    tracks = LucasKanade().track(np.concatenate(still), queries)
+    travel = np.median(tracks.xy[:, on_object] - tracks.xy[0, on_object], axis=1)
+    np.testing.assert_allclose(travel[:8], 0, atol=0.05)
+    np.testing.assert_allclose(travel[8:, 0], 3.0 * np.arange(6), atol=0.5)
+
+
+def test_what_leaves_the_picture_is_hidden():
+    pixels, masks = sliding_square(12, size=96, step=(5, 0))
+    pixels, masks = pixels[:, 12:76, :52], masks[:, 12:76, :52]
+    queries, on_object = foreground_queries(masks, count=60)
+    tracks = LucasKanade().track(pixels, queries)
+    outside = tracks.xy[..., 0] > 52
+    assert outside[-1, on_object].mean() > 0.5
+    assert not tracks.visibility[outside].any()
+
+
+def test_large_frames_are_reduced_and_small_ones_enlarged_within_limits():
+    tracker = LucasKanade()
+    assert tracker._working_size((480, 640)) == (222, 296)
+    assert tracker._working_size((64, 64)) == (256, 256)
+    assert tracker._working_size((16, 16)) == (64, 64)
+    assert tracker._working_size((1, 1)) == (4, 4)
+
+
+def test_a_blank_clip_has_tracks_at_rest():
+    tracks = LucasKanade().track(np.zeros((4, 32, 48, 3), np.uint8), grid_queries((32, 48), side=4))
+    np.testing.assert_allclose(tracks.xy, np.broadcast_to(tracks.xy[:1], tracks.xy.shape), atol=1e-3)
+    assert tracks.visibility.all()
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_real_geometry_is_tracked_well_above_plain_lucas_kanade():
+    truth = read_groundtruth(shared_data("groundtruth_dev", "dev00_pick_place.npz"))
+    scores = judge(truth, LucasKanade())["scores"]["object"]
+    # Plain pyramidal Lucas-Kanade has 0.81 and 0.61 here.
+    assert scores.delta_avg > 0.85
+    assert scores.average_jaccard > 0.7
+    size = truth.episode.size
+    sets = extract_tracks(truth.episode.pixels, truth.object_mask, LucasKanade(), size=size)
+    assert right_tracks(truth, sets["foreground"]).min() >= 47

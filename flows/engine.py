@@ -344,11 +344,12 @@ class Shard:
         if "masks" in run.results:
             row["mask_recorded_j"] = run.results["masks"].record.report.get("recorded_j")
         if "quality" in run.results:
-            row |= _assessment_columns(run.results["quality"].record.report)
+            row |= assessment_columns(run.results["quality"].record.report)
         return row
 
 
-def _assessment_columns(report: Mapping[str, Any]) -> Row:
+def assessment_columns(report: Mapping[str, Any]) -> Row:
+    """The manifest's columns for scores, quality and tags, from the `quality` stage's report."""
     columns: Row = {"tags": ";".join(report["tags"])}
     for name, value in report["scores"].items():
         if name == "score" or isinstance(value, int | float | None):

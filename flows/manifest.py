@@ -96,7 +96,7 @@ class Manifest:
         """Folds the journal into manifest.parquet and manifest.csv, sorted by episode index, then id."""
         with self.locked():
             self.write(self.rows().values())
-            self._journal.unlink(missing_ok=True)
+            self.forget_journal()
 
     def merge_if_due(self) -> None:
         """Merges unless the last merge was so recent that merging would take a notable share of the run's time.
@@ -126,6 +126,10 @@ class Manifest:
             except OSError as error:
                 temporary.unlink(missing_ok=True)
                 raise OutputError(f"{path} cannot be written: {error}; free space or fix permissions") from error
+
+    def forget_journal(self) -> None:
+        """Empties the journal, whose rows were just written. The caller holds `locked`."""
+        self._journal.unlink(missing_ok=True)
 
     def _journalled(self) -> Iterator[Row]:
         if not self._journal.exists():

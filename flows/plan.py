@@ -142,9 +142,9 @@ def record_run(plan: Plan, command: str) -> None:
         "weights": weights,
     }
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        _replace(out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        _replace(out / "run.json", json.dumps(run, indent=2, sort_keys=True) + "\n")
+        with plan.work.manifest.locked():
+            _replace(out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            _replace(out / "run.json", json.dumps(run, indent=2, sort_keys=True) + "\n")
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error}; choose another --out or fix permissions") from error
 
@@ -152,7 +152,7 @@ def record_run(plan: Plan, command: str) -> None:
 def record_seconds(out: Path, **seconds: float) -> None:
     """Adds how long the parts of the last run took to run.json."""
     run = read_run(out) | {"seconds": {name: round(value, 3) for name, value in seconds.items()}}
-    with contextlib.suppress(OSError):  # a full disk has been reported already
+    with contextlib.suppress(OSError), Manifest(out).locked():  # a full disk has been reported already
         _replace(out / "run.json", json.dumps(run, indent=2, sort_keys=True) + "\n")
 
 
@@ -286,6 +286,9 @@ def _version(name: str) -> str | None:
 
 
 def _replace(path: Path, text: str) -> None:
+    """Replaces a file at the top of an output directory; the caller holds the manifest's lock."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -6,9 +6,11 @@ and a rerun from one stage.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +21,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.errors import PacketError
+from extractors.errors import OutputError, PacketError
 from packers.reader import Packet, read_dataset
 from packers.schema import Dataset
 from packers.writer import decode, write_group
+
+log = logging.getLogger("cuepack")
+
+LEFTOVERS = (
+    "packets/*/.tmp-*",
+    ".work/stages/*/*/.tmp-*",
+    ".work/plans/*",
+)
+"""What only a run that was killed leaves behind, relative to the output directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +146,37 @@ class Store:
                 yield False
                 return
             yield True
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Marks the directory as worked on; where no other run is, first removes what a killed one left half written.
+
+        The mark is a shared lock, so it ends with the process, however the process ends.
+
+        Raises:
+            OutputError: the directory cannot be written.
+        """
+        path = self.work / "run.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except OSError as error:
+            raise OutputError(f"{self.root} cannot be written: {error}; fix permissions, or free space") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("%s: another run is working on it, so nothing is cleaned up", self.root)
+            else:
+                self._remove_leftovers()
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    def _remove_leftovers(self) -> None:
+        for pattern in LEFTOVERS:
+            for path in self.root.glob(pattern):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _episode_work(self, episode_id: str) -> Path:
         return self.work / "stages" / self.packet_path(episode_id).parent.name / episode_id

@@ -1,42 +1,49 @@
-"""Sub-scores of a clip, each in [0, 1], and how they are combined. None means: could not be told."""
+"""Sub-scores of a clip, each in [0, 1] and 1 the best, and how they are combined. None means: could not be told."""
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.instruction import parse_instruction
+from scoring.masks import MaskNumbers, measure_masks
 from scoring.settings import ScoringSettings
 
 METADATA = ("task", "length")
-CONTENT = ("displacement", "mask", "depth")
-NEUTRAL_TASK = 0.5
+CONTENT = ("displacement", "mask", "depth", "dead_actions", "jerk", "chatter")
 
 Scores = dict[str, float | None]
 
-_CLOTH = re.compile(r"\b(fold\w*|unfold\w*|cloth\w*|towel\w*|napkin\w*|laundry|rag|t-?shirt\w*|shirt\w*)\b")
-_PUT = re.compile(r"\b(put|place|set|drop|insert|stack)\b.+\b(on|onto|in|into|inside|to|under|over|next to|from)\b")
-_PICK = re.compile(r"\b(pick|lift|grab|grasp|take)\b")
-_MOVE = re.compile(r"\b(move|push|slide|bring|transfer|turn|flip|open|close|pull)\b")
+_LOW = {
+    "task": "the instruction is not to put, pick or stack one rigid object",
+    "length": "too short or too long",
+    "displacement": "the object hardly moves",
+    "mask": "the mask is missing, unsteady, too small or too large",
+    "depth": "the depth map has little range",
+    "dead_actions": "many actions command nothing",
+    "jerk": "the actions jerk",
+    "chatter": "the gripper opens and closes again and again",
+}
 
 
-def task_score(language_instruction: str) -> float:
-    """How well the instruction suits object-centred cues.
+def task_score(language_instruction: str, settings: ScoringSettings | None = None) -> float:
+    """How well the instruction suits object-centred cues (product.md section 6).
 
-    `put X on/in Y` and `pick up X` score 1, other handling of one rigid object 0.7, cloth and folding 0.1, and a clip
-    without an instruction is neutral (0.5), as is one that says nothing known (product.md section 6).
+    Putting, picking and stacking one object score full, other handling of it less, folding cloth least. A clip without
+    an instruction is neutral, as is one that says nothing known. Cloth that is carried scores `task_deformable`:
+    centroid and shape say little about it.
     """
-    text = " ".join(language_instruction.lower().split())
-    if not text:
-        return NEUTRAL_TASK
-    if _CLOTH.search(text):
-        return 0.1
-    if _PUT.search(text) or _PICK.search(text):
-        return 1.0
-    return 0.7 if _MOVE.search(text) else NEUTRAL_TASK
+    settings = settings or ScoringSettings()
+    instruction = parse_instruction(language_instruction)
+    if instruction.action in ("unlabelled", "unknown"):
+        return settings.task_neutral
+    if instruction.action == "place" and instruction.relation is None:
+        return settings.task_move  # "put the cup": where to is not said
+    score = float(getattr(settings, f"task_{instruction.action}"))
+    return min(score, settings.task_deformable) if instruction.deformable else score
 
 
 def length_score(n_frames: int | None, settings: ScoringSettings) -> float | None:
@@ -49,58 +56,32 @@ def length_score(n_frames: int | None, settings: ScoringSettings) -> float | Non
     return float(np.clip(1 - (n_frames - high) / (3 * high), 0, 1))
 
 
-def displacement_score(
-    xy: NDArray[np.float32], visibility: NDArray[np.bool_], on_object: NDArray[np.bool_], settings: ScoringSettings
-) -> float | None:
-    """Median net path of the object's points against `displacement_full_px`, the camera's own motion removed.
+def displacement_score(excursion_px: float | None, settings: ScoringSettings) -> float | None:
+    """`scoring.tracks.object_excursion` against `displacement_full_px`."""
+    return None if excursion_px is None else float(np.clip(excursion_px / settings.displacement_full_px, 0, 1))
 
-    Args:
-        xy: (T, N, 2) packet pixels.
-        visibility: (T, N).
-        on_object: (N,).
-        settings: thresholds.
+
+def mask_score(masks: NDArray[np.bool_] | MaskNumbers, settings: ScoringSettings) -> float:
+    """Coverage inside the wanted band, times steadiness of the area in time, times the share of frames with a mask.
+
+    Coverage falls in proportion below `coverage_low`, and linearly to 0 at the full frame above `coverage_high`.
+    Steadiness is 1 - m / `flicker_zero`, with m the mean relative change of area from frame to frame.
     """
-    if len(xy) < 2 or not on_object.any():
-        return None
-    steps = np.diff(xy.astype(np.float64), axis=0)
-    seen = visibility[1:] & visibility[:-1]
-    background = np.where((seen & ~on_object)[..., None], steps, np.nan)
-    with np.errstate(all="ignore"):
-        camera = np.nan_to_num(_nanmedian(background))
-    paths = np.linalg.norm(steps - camera[:, None], axis=-1) * seen
-    median_path = float(np.median(paths[:, on_object].sum(axis=0)))
-    return float(np.clip(median_path / settings.displacement_full_px, 0, 1))
-
-
-def mask_score(masks: NDArray[np.bool_], settings: ScoringSettings) -> float:
-    """Coverage inside the wanted band, times steadiness of the area in time, times the share of frames with a mask."""
-    areas = masks.reshape(len(masks), -1).mean(axis=1, dtype=np.float64)
-    present = areas > 0
+    numbers = masks if isinstance(masks, MaskNumbers) else measure_masks(masks)
+    present = numbers.present
     if not present.any():
         return 0.0
-    coverage = float(np.median(areas[present]))
-    low, high = settings.coverage_low, settings.coverage_high
+    coverage, low, high = numbers.coverage, settings.coverage_low, settings.coverage_high
     band = coverage / low if coverage < low else 1 - (coverage - high) / (1 - high) if coverage > high else 1.0
-    both = present[1:] & present[:-1]
-    change = np.abs(np.diff(areas))[both] / np.maximum(areas[1:], areas[:-1])[both]
-    flicker = float(np.median(change)) if len(change) else 0.0
-    return float(np.clip(band, 0, 1) * np.clip(1 - flicker / settings.flicker_zero, 0, 1) * present.mean())
-
-
-def depth_dynamic_range(depth: NDArray[np.float32], kind: Literal["relative", "metric"]) -> float | None:
-    """Median over frames of max - min (relative, on the model's own scale) or of p95 / p5 (metric, readings only)."""
-    ranges = []
-    for frame in depth:
-        values = frame[np.isfinite(frame) & (frame > 0)] if kind == "metric" else frame[np.isfinite(frame)]
-        if len(values) == 0:
-            continue
-        low, high = np.percentile(values, [5, 95]) if kind == "metric" else (values.min(), values.max())
-        ranges.append(high / low if kind == "metric" else high - low)
-    return float(np.median(ranges)) if ranges else None
+    area = numbers.area.astype(np.float64)
+    some = present[1:] | present[:-1]
+    change = np.abs(np.diff(area))[some] / np.maximum(area[1:], area[:-1])[some]
+    unsteady = float(change.mean()) if len(change) else 0.0
+    return float(np.clip(band, 0, 1) * np.clip(1 - unsteady / settings.flicker_zero, 0, 1) * present.mean())
 
 
 def depth_score(dynamic_range: float | None, settings: ScoringSettings) -> float | None:
-    """The dynamic range against `depth_range_full`, None without depth."""
+    """`scoring.depth.dynamic_range` against `depth_range_full`, None without depth."""
     return None if dynamic_range is None else float(np.clip(dynamic_range / settings.depth_range_full, 0, 1))
 
 
@@ -108,33 +89,43 @@ def combine(sub_scores: Mapping[str, float | None], settings: ScoringSettings) -
     """The weighted mean of the sub-scores that could be told; the others' weight goes to them, and is reported.
 
     Returns:
-        The sub-scores, `score`, and `weight_missing`: the share of the weight that was redistributed.
+        The sub-scores, `score`, and `weight_missing`: the share of the weight that was redistributed. A sub-score that
+        is not finite counts as not told.
     """
     weights = {name: float(getattr(settings, f"weight_{name}")) for name in sub_scores}
-    known = {name: value for name, value in sub_scores.items() if value is not None}
+    parts = {name: None if value is None or not math.isfinite(value) else value for name, value in sub_scores.items()}
+    known = {name: value for name, value in parts.items() if value is not None}
     told = sum(weights[name] for name in known)
     total = sum(weights.values())
     score = sum(weights[name] * value for name, value in known.items()) / told if told else None
-    rounded: Scores = {name: None if value is None else round(value, 6) for name, value in sub_scores.items()}
+    rounded: Scores = {name: None if value is None else round(value, 6) for name, value in parts.items()}
     rounded["score"] = None if score is None else round(score, 6)
     rounded["weight_missing"] = round(1 - told / total, 6) if total else 1.0
     return rounded
 
 
+def explain_score(scores: Mapping[str, float | None], settings: ScoringSettings) -> str:
+    """What keeps a score from 1, in words, the costliest first: the reasons of a clip that is not taken."""
+    costs = [
+        (float(getattr(settings, f"weight_{name}")) * (1 - value), name, value)
+        for name in _LOW
+        if (value := scores.get(name)) is not None and value < 0.9
+    ]
+    reasons = [f"{name} {value:.2f} ({_LOW[name]})" for cost, name, value in sorted(costs, reverse=True) if cost > 0]
+    untold = [name for name in _LOW if name in scores and scores[name] is None]
+    if untold:
+        reasons.append(f"not told: {', '.join(untold)}")
+    return "; ".join(reasons) or "nothing is low"
+
+
 def score_metadata(language_instruction: str, n_frames: int | None, settings: ScoringSettings) -> Scores:
     """What can be told before any image is decoded."""
-    parts = {"task": task_score(language_instruction), "length": length_score(n_frames, settings)}
+    parts = {"task": task_score(language_instruction, settings), "length": length_score(n_frames, settings)}
     return combine(parts, settings)
 
 
 def best_possible_score(metadata: Scores, settings: ScoringSettings) -> float:
-    """The score of a clip with this metadata whose content turned out perfect."""
-    parts = {name: metadata[name] for name in METADATA} | dict.fromkeys(CONTENT, 1.0)
-    best = combine(parts, settings)["score"]
+    """The score of a clip with this metadata whose content turned out perfect; a length not known counts as good."""
+    parts = {name: 1.0 if metadata[name] is None else metadata[name] for name in METADATA}
+    best = combine(parts | dict.fromkeys(CONTENT, 1.0), settings)["score"]
     return 1.0 if best is None else best
-
-
-def _nanmedian(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(T-1, 2) median over points; NaN rows where none was seen, without numpy's warning."""
-    rows = [np.nanmedian(row, axis=0) if np.isfinite(row).any() else np.zeros(2) for row in steps]
-    return np.array(rows)

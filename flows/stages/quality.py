@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
+from packers.schema import Dataset
+from packers.writer import decode
 from scoring.report import ClipSignals, assess
 
-_FIELDS = ("xy", "visibility", "confidence", "visibility_score", "queries", "on_object")
+DEPTH_STEP = 4
+"""Every fourth pixel of a depth map is judged: maps are smooth, and decoding all of them would cost more than the rest
+of the stage."""
+
+_FIELDS = ("xy", "visibility", "on_object")
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
@@ -30,12 +37,14 @@ def _signals(inputs: StageInputs) -> ClipSignals:
     assert pixels is not None
     assert timestamp is not None
     kind, depth = _depth(inputs)
+    intrinsics = inputs.dataset("intrinsics")
     return ClipSignals(
         language_instruction=source["language_instruction"],
         n_frames=len(pixels),
         pixels=pixels,
         timestamp=timestamp,
         fps=source["fps"],
+        frame_ids=_frame_ids(source["source"].get("frame_ids")),
         action=inputs.read("action"),
         action_valid=inputs.read("action_valid"),
         state=inputs.read("state"),
@@ -45,23 +54,42 @@ def _signals(inputs: StageInputs) -> ClipSignals:
         mask_score=inputs.read("masks/score"),
         depth=depth,
         depth_kind=kind,
+        depth_stabilized=_thinned(inputs, "depth/stabilized") if kind == "relative" else None,
         tracks=_tracks(inputs),
         contact=inputs.read("contact"),
         held=inputs.read("held"),
         centroids_valid=inputs.read("centroids_valid"),
-        intrinsics_source=str(inputs.dataset("intrinsics").attributes["source"]),
+        intrinsics=decode(intrinsics),
+        intrinsics_source=str(intrinsics.attributes["source"]),
         reports={name: result.record.report for name, result in inputs.results.items()},
         tags=tuple(source["tags"]),
     )
 
 
-def _depth(inputs: StageInputs) -> tuple[Literal["relative", "metric"] | None, NDArray[Any] | None]:
+def _frame_ids(given: Any) -> list[int] | None:
+    """The source's frame numbers, None where it names its frames otherwise."""
+    if isinstance(given, list) and all(isinstance(number, int) for number in given):
+        return given
+    return None
+
+
+def _depth(inputs: StageInputs) -> tuple[Literal["relative", "metric"] | None, NDArray[np.float32] | None]:
     """The depth that is scored: the model's relative map where there is one, else the metric one."""
-    relative = inputs.read("depth/relative")
+    relative = _thinned(inputs, "depth/relative")
     if relative is not None:
         return "relative", relative
-    metric = inputs.read("depth/metric")
+    metric = _thinned(inputs, "depth/metric")
     return ("metric", metric) if metric is not None else (None, None)
+
+
+def _thinned(inputs: StageInputs, name: str) -> NDArray[np.float32] | None:
+    """Every `DEPTH_STEP`-th pixel of a map, from the middle of its cell."""
+    if not inputs.has(name):
+        return None
+    stored = inputs.dataset(name)
+    cell = slice(DEPTH_STEP // 2, None, DEPTH_STEP)
+    values: NDArray[np.float32] = decode(Dataset(np.ascontiguousarray(stored.data[:, cell, cell]), stored.attributes))
+    return values
 
 
 def _tracks(inputs: StageInputs) -> dict[str, dict[str, NDArray[Any]]]:
@@ -75,7 +103,7 @@ def _tracks(inputs: StageInputs) -> dict[str, dict[str, NDArray[Any]]]:
 
 QUALITY = Stage(
     name="quality",
-    version=1,
+    version=2,
     inputs=("source", "masks/*", "depth/*", "tracks/*", "intrinsics", "contact", "held", "centroids*", "shape*"),
     settings=_settings,
     run=_run,

@@ -1,0 +1,67 @@
+"""Intrinsics and what rests on them; contact."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from extractors.instruction import parse_instruction
+from scoring.card import Card
+from scoring.masks import MaskNumbers
+from scoring.signals import ClipSignals
+
+FIELD_OF_VIEW = (12.0, 130.0)
+"""Degrees between which a horizontal field of view is believed: a tele lens, and the widest action camera."""
+
+
+def judge_geometry(signals: ClipSignals, masks: MaskNumbers | None) -> Card:
+    """The card of intrinsics and centroids; cross-checks of the geometry stage are quoted."""
+    card = Card()
+    card.numbers["intrinsics_source"] = signals.intrinsics_source
+    if signals.intrinsics is not None:
+        _judge_intrinsics(card, signals)
+    if signals.intrinsics_source == "assumed":
+        card.add(
+            "intrinsics-assumed", "warn", "intrinsics are assumed: lengths in metres may be off by tens of percent"
+        )
+    if signals.centroids_valid is not None and masks is not None and masks.present.any():
+        share = float(signals.centroids_valid[masks.present].mean())
+        card.numbers["centroids_valid_share"] = share
+        if share < 0.5:
+            card.add("centroids-missing", "warn", f"a centroid in {share:.0%} of the frames with a mask")
+    checks = ((signals.reports or {}).get("geometry") or {}).get("consistency") or {}
+    card.numbers |= {name: value for name, value in checks.items() if isinstance(value, int | float | None)}
+    return card
+
+
+def judge_contact(signals: ClipSignals) -> Card:
+    """The card of contact: whether a clip whose instruction asks for a grasp has one."""
+    assert signals.contact is not None
+    card = Card()
+    touching = signals.contact > 0.5
+    held = signals.held if signals.held is not None else np.zeros(len(touching), bool)
+    card.numbers |= {
+        "onset": int(np.argmax(touching)) if touching.any() else -1,
+        "frames_touching": int(touching.sum()),
+        "frames_held": int(held.sum()),
+    }
+    if not touching.any():
+        card.add("no-contact", "warn", "the robot never touches the object")
+    action = parse_instruction(signals.language_instruction).action
+    signal = signals.gripper is not None and bool(np.isfinite(signals.gripper).any())
+    if action in ("pick", "place", "stack") and signal and not held.any():
+        card.add("no-grasp", "warn", f"the instruction asks to {action} something, and nothing is grasped")
+    return card
+
+
+def _judge_intrinsics(card: Card, signals: ClipSignals) -> None:
+    matrix = np.asarray(signals.intrinsics, np.float64)
+    height, width = signals.pixels.shape[1:3]
+    fx, fy, cx, cy = matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
+    if not np.isfinite(matrix).all() or fx <= 0 or fy <= 0:
+        card.add("intrinsics-odd", "fail", "the intrinsic matrix is no camera's")
+        return
+    view = float(np.degrees(2 * np.arctan(width / (2 * fx))))
+    card.numbers["field_of_view_deg"] = view
+    if not FIELD_OF_VIEW[0] <= view <= FIELD_OF_VIEW[1] or not (0 <= cx < width and 0 <= cy < height):
+        reason = f"field of view {view:.0f} degrees, centre ({cx:.0f}, {cy:.0f}) of {width}x{height}: no usual camera"
+        card.add("intrinsics-odd", "fail", reason)

@@ -131,7 +131,7 @@ class CoTracker3:
             while done < len(frames):
                 part = _attempt(partial(self._encode, frames[done : done + batch]))
                 if part is None:
-                    batch = self._halved(batch, 1, f"encoding one frame at {self.network_size}")
+                    batch = self.halved(batch, 1, f"encoding one frame at {self.network_size}")
                     continue
                 maps.put(first + done, part)
                 done += part.n_frames
@@ -152,7 +152,12 @@ class CoTracker3:
             images = torch.cat([resize(torch.from_numpy(frame).to(self.device), self.network_size) for frame in frames])
             return self.network.encode(images.contiguous(memory_format=torch.channels_last))
 
-    def _halved(self, chunk: int, smallest: int, what: str) -> int:
+    def halved(self, chunk: int, smallest: int, what: str) -> int:
+        """The next chunk to try after memory ran out.
+
+        Raises:
+            DeviceMemoryError: `chunk` was the smallest that makes a difference.
+        """
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if chunk <= smallest:
@@ -168,7 +173,7 @@ class EncodedClip:
 
     def __init__(self, tracker: CoTracker3, maps: FeatureMaps, size: Size) -> None:
         """`maps` made by `tracker` from frames of `size`."""
-        self._tracker, self._maps, self.size = tracker, maps, size
+        self._tracker, self.maps, self.size = tracker, maps, size
 
     def track(self, queries: NDArray[np.float32]) -> Tracks:
         """Tracks of `queries` (N, 3) as (frame, x, y), in pixels of the frames that were prepared.
@@ -180,11 +185,11 @@ class EncodedClip:
             ShapeError: `queries` have another shape, or one is not finite or outside the clip.
             DeviceMemoryError: the device's memory does not suffice for the smallest chunks.
         """
-        n_frames = self._maps.n_frames
+        n_frames = self.maps.n_frames
         check_queries(queries, n_frames, self.size)
         queries = np.asarray(queries, dtype=np.float32)
         found = self._both_ways(queries)
-        xy, scores = found[..., :2] / self._enlarging, found[..., 2:]
+        xy, scores = found[..., :2] / self.enlarging, found[..., 2:]
         own = queries[:, 0].astype(int), np.arange(len(queries))
         xy[own], scores[own] = queries[:, 1:], 1.0
         visibility, confidence = scores[..., 0].copy(), scores[..., 1].copy()
@@ -198,7 +203,7 @@ class EncodedClip:
         )
 
     @property
-    def _enlarging(self) -> NDArray[np.float32]:
+    def enlarging(self) -> NDArray[np.float32]:
         """Network pixels per frame pixel, (x, y): the resize keeps the corner pixels' centres (align_corners)."""
         (rows, columns), (height, width) = self._tracker.network_size, self.size
         return np.array([(columns - 1) / max(width - 1, 1), (rows - 1) / max(height - 1, 1)], np.float32)
@@ -206,10 +211,10 @@ class EncodedClip:
     def _both_ways(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """(T, N, 4): x, y in network pixels, visibility, confidence; frames before a query's own from the run back."""
         support = grid(self._tracker.support_grid, self._tracker.network_size)
-        points = np.concatenate([queries * np.array([1.0, *self._enlarging], np.float32), support])
-        found = self.run(points) if len(queries) else np.zeros((self._maps.n_frames, 0, 4), np.float32)
+        points = np.concatenate([queries * np.array([1.0, *self.enlarging], np.float32), support])
+        found = self.run(points) if len(queries) else np.zeros((self.maps.n_frames, 0, 4), np.float32)
         if self._tracker.backward and queries[:, 0].any():
-            earlier = np.arange(self._maps.n_frames)[:, None] < points[:, 0]
+            earlier = np.arange(self.maps.n_frames)[:, None] < points[:, 0]
             found = np.where(earlier[..., None], self.run(points, backward=True), found)
         return found[:, : len(queries)]
 
@@ -224,18 +229,18 @@ class EncodedClip:
             (T, N, 4) float32, in the clip's order: x, y in network pixels, probability of visibility, confidence.
         """
         tracker, chunk = self._tracker, self._tracker.chunk_tokens
-        smallest = min(self._maps.n_frames, len(points))
+        smallest = min(self.maps.n_frames, len(points))
         while (found := _attempt(partial(self._run, points, backward, chunk))) is None:
-            chunk = tracker._halved(chunk, smallest, f"{len(points)} points over {self._maps.n_frames} frames")
+            chunk = tracker.halved(chunk, smallest, f"{len(points)} points over {self.maps.n_frames} frames")
         return found
 
     def _run(self, points: NDArray[np.float32], backward: bool, chunk: int) -> NDArray[np.float32]:
         tracker = self._tracker
         network, queries = tracker.network, torch.from_numpy(points).to(tracker.device)
         with arithmetic(tracker.precision, tracker.device):
-            support = network.support(self._maps, queries)
+            support = network.support(self.maps, queries)
             states = network.refine(
-                self._maps, support, queries, iterations=tracker.iterations, backward=backward, chunk=chunk
+                self.maps, support, queries, iterations=tracker.iterations, backward=backward, chunk=chunk
             )
             *_, state = states
             found = torch.cat([state.coords * STRIDE, state.logits.sigmoid()], dim=-1)
@@ -278,7 +283,7 @@ def _batches(pixels: Frames, count: int) -> Iterator[tuple[int, list[NDArray[np.
             raise MissingDataError(f"wanted {promised} frames, decoding gave more; repair or drop the episode")
         if frame.dtype != np.uint8 or frame.shape != shape:
             raise ShapeError(f"frame {index} must be {shape} uint8, got {frame.shape} {frame.dtype}")
-        frames.append(np.ascontiguousarray(frame))
+        frames.append(np.require(frame, requirements=["C", "W"]))  # torch warns of arrays it could not write to
         if len(frames) == count:
             yield first, frames
             first, frames = first + count, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -39,11 +40,12 @@ def check_precision(precision: str, device: torch.device, setting: str) -> None:
 
 
 @contextlib.contextmanager
-def arithmetic(precision: str, device: torch.device) -> Any:
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """Inference in the precision asked for.
 
     fp32 means fp32: by default cuDNN convolves in TF32, three digits short of the published numbers.
     """
+    flags: contextlib.AbstractContextManager[Any]
     flags = torch.backends.cudnn.flags(allow_tf32=False) if device.type == "cuda" else contextlib.nullcontext()
     half = torch.autocast(device.type, dtype=torch.float16, enabled=precision == "fp16")
     with torch.inference_mode(), flags, half:

@@ -71,12 +71,12 @@ def compare_with_plain(weights: Path, pixels: NDArray[np.uint8], queries: NDArra
     """Time of both, per part, at equal output."""
     tracker = CoTracker3(weights=weights, device="cpu", support_grid=0, iterations=iterations)
     clip, encoding = timed(lambda: tracker.prepare(pixels))
-    points = queries * np.array([1.0, *clip._enlarging], np.float32)
+    points = queries * np.array([1.0, *clip.enlarging], np.float32)
     ours, tracking = timed(lambda: clip.run(points))
     print(f"  {len(pixels)} frames, {len(points)} points, {iterations} iterations; encoder {encoding:.1f} s for all")
     print(f"  cuepack: {tracking:.1f} s, with the encoder {encoding + tracking:.1f} s")
     for name, read in (("5-D reads", read_5d), ("4-D reads, frame by frame", read_4d)):
-        plain, seconds = timed(lambda read=read: plain_run(tracker.network, clip._maps, points, iterations, read))
+        plain, seconds = timed(lambda read=read: plain_run(tracker.network, clip.maps, points, iterations, read))
         error = np.linalg.norm(plain[..., :2] - ours[..., :2], axis=-1).max()
         score_error = np.abs(plain[..., 2:] - ours[..., 2:]).max()
         print(
@@ -175,7 +175,7 @@ def measure_peak(weights: Path, n_frames: int) -> str:
     _follow_lazily(tracker, 2)
     before = _peak_mb()
     clip = _follow_lazily(tracker, n_frames)
-    features = sum(level.nbytes for level in clip._maps.levels) / 1e6
+    features = sum(level.nbytes for level in clip.maps.levels) / 1e6
     tokens = n_frames * (36 + 64) * 384 * 4 / 1e6
     grown = _peak_mb() - before
     rest = grown - features - tokens

@@ -323,6 +323,12 @@ def test_frames_of_another_type_are_refused(tiny: Callable[..., CoTracker3]):
         tiny().prepare(np.zeros((2, 48, 64, 3), np.float32))
 
 
+def test_frames_that_may_not_be_written_to_are_frames(tiny: Callable[..., CoTracker3]):
+    pixels = synthetic_clip(2, 48, 64)
+    pixels.flags.writeable = False
+    assert tiny().track(pixels, np.zeros((1, 3), np.float32)).xy.shape == (2, 1, 2)
+
+
 # Memory
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,8 +31,14 @@ from flows.pack import PACK_VERSION, pack_episode, pack_key
 from flows.sources.base import EpisodeInfo, Source, safe_id
 from flows.stages import STAGES, Stage, StageInputs
 from flows.store import StageRecord, StageResult, Store, content_digest, json_digest
+from scoring.criteria import explain_score
 
 log = logging.getLogger("cuepack")
+
+LASTING_FAULTS = frozenset(
+    {"CorruptDataError", "MissingDataError", "LengthMismatchError", "UnsafePickleError", "BlankCameraError"}
+)
+"""Errors that lie in the episode's own files: trying again is of no use until these change."""
 
 ALL_STAGES = (*(stage.name for stage in STAGES), "pack")
 
@@ -137,6 +144,13 @@ def is_finished(row: Mapping[str, Any] | None, job: Job, work: Work, run_key: st
     return whole and row.get("source_stamp") == source_stamp(job.info)
 
 
+def failed_as_it_is(row: Mapping[str, Any] | None, job: Job, run_key: str) -> bool:
+    """Whether `job` failed before for what is in its files, and both they and the configuration are as they were."""
+    if row is None or row.get("status") != "failed" or row.get("error_type") not in LASTING_FAULTS:
+        return False
+    return row.get("run_key") == run_key and row.get("source_stamp") == source_stamp(job.info)
+
+
 class Shard:
     """Some episodes on their way through the stages.
 
@@ -179,7 +193,12 @@ class Shard:
         live = [run for run in self.runs if run.row is None]
         workers = max(1, min(self.work.workers, len(live)))
         with _opencv_threads(workers), ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(self._attempt, step, stage_name, run) for run in live]
+            # Each thread gets the caller's context, so that Prefect knows which run its log lines belong to.
+            contexts = [copy_context() for _ in live]
+            futures = [
+                pool.submit(context.run, self._attempt, step, stage_name, run)
+                for context, run in zip(contexts, live, strict=True)
+            ]
             try:
                 for future in futures:
                     future.result()
@@ -274,7 +293,9 @@ class Shard:
         threshold = self.work.config.select.min_score
         if threshold is not None and (score is None or score < threshold):
             self.work.store.packet_path(run.job.episode_id).unlink(missing_ok=True)
-            self._close(run, {"status": "filtered", "error": f"score {score} is below select.min_score={threshold}"})
+            reasons = explain_score(run.results["quality"].record.report["scores"], self.work.config.scoring)
+            error = f"score {score} is below select.min_score={threshold}: {reasons}"
+            self._close(run, {"status": "filtered", "error": error})
             return
         path = self.work.store.packet_path(run.job.episode_id)
         key = pack_key(run.results, self.work.config)

@@ -16,15 +16,15 @@ from typing import Any
 import yaml
 
 from extractors.errors import ConfigError, OutputError, SourceError, UnknownCameraError
-from flows.config import Config
-from flows.engine import Job, Work, is_finished
+from flows.config import Config, load_config
+from flows.engine import Job, Work, failed_as_it_is, is_finished
 from flows.manifest import Manifest, Row
 from flows.models import weights_digests
 from flows.sources.base import EpisodeInfo, Source
 from flows.sources.detect import open_source
 from flows.stages import STAGES
 from flows.store import Store
-from scoring.criteria import best_possible_score, score_metadata
+from scoring.criteria import best_possible_score, explain_score, score_metadata
 
 _LIBRARIES = ("numpy", "opencv-python-headless", "h5py", "torch", "av", "pandas", "tensorflow-datasets", "prefect")
 
@@ -43,6 +43,7 @@ class Request:
         limit: take no more than this many.
         force_from: redo this stage and those after it.
         rehash: read the source again even where size and time say it is the same.
+        new_only: leave out episodes that failed before, while their files and the configuration are the same.
     """
 
     source: str
@@ -54,6 +55,7 @@ class Request:
     limit: int | None = None
     force_from: str | None = None
     rehash: bool = False
+    new_only: bool = False
 
 
 @dataclass(slots=True)
@@ -67,6 +69,7 @@ class Plan:
         earlier: the manifest's rows before the run.
         finished: rows of episodes that need nothing.
         filtered: rows of episodes that cannot reach the score asked for; they cost no decoding.
+        given_up: rows of episodes that failed before and would fail again, left out by `new_only`.
     """
 
     request: Request
@@ -75,6 +78,7 @@ class Plan:
     earlier: dict[str, Row]
     finished: list[Row] = field(default_factory=list)
     filtered: list[Row] = field(default_factory=list)
+    given_up: list[Row] = field(default_factory=list)
 
     @property
     def shards(self) -> list[list[Job]]:
@@ -110,12 +114,54 @@ def make_plan(request: Request) -> Plan:
             assert row is not None
             plan.finished.append(row)
             continue
+        if request.new_only and failed_as_it_is(row, job, run_key):
+            assert row is not None
+            plan.given_up.append(row)
+            continue
         hopeless = _hopeless(job.info, config)
         if hopeless is not None:
-            plan.filtered.append(_filtered_row(job, hopeless))
+            plan.filtered.append(_filtered_row(job, hopeless, config))
         else:
             plan.jobs.append(job)
     return plan
+
+
+def rerun_plans(
+    out: Path,
+    episode_ids: Sequence[str],
+    *,
+    force_from: str | None = None,
+    config_file: Path | None = None,
+    settings: Iterable[str] = (),
+) -> list[Plan]:
+    """Plans to redo single episodes of `out` with its own configuration and `settings` on top, one plan per camera.
+
+    Raises:
+        ConfigError: `out` is no output directory, or does not list one of the episodes.
+        SourceError, WeightsError, OutputError: the run cannot start.
+    """
+    recorded = read_run(out)["source"]
+    rows = Manifest(out).rows()
+    unknown = [name for name in episode_ids if name not in rows]
+    if unknown:
+        raise ConfigError(f"{out} has no episode {_some(unknown)}; manifest.csv lists the ids")
+    config = load_config(config_file, settings, base=load_config(out / "config.yaml"))
+    by_camera: dict[str | None, list[str]] = {}
+    for name in episode_ids:
+        by_camera.setdefault(rows[name].get("camera_asked"), []).append(name)
+    return [
+        make_plan(
+            Request(
+                source=recorded["asked"] if ":" in recorded["asked"] else recorded["path"],
+                out=out,
+                config=config,
+                camera=camera,
+                ids=tuple(names),
+                force_from=force_from,
+            )
+        )
+        for camera, names in sorted(by_camera.items(), key=lambda item: str(item[0]))
+    ]
 
 
 def record_run(plan: Plan, command: str) -> None:
@@ -246,17 +292,22 @@ def _hopeless(info: EpisodeInfo, config: Config) -> float | None:
     return best if best < config.select.min_score else None
 
 
-def _filtered_row(job: Job, best: float) -> Row:
+def _filtered_row(job: Job, best: float, config: Config) -> Row:
+    info = job.info
+    scores = score_metadata(info.language_instruction, info.n_frames, config.scoring)
     return {
         "episode_id": job.episode_id,
-        "episode_index": job.info.episode_index,
+        "episode_index": info.episode_index,
         "status": "filtered",
-        "error": f"metadata alone allow a score of {best:.3f} at most, below select.min_score",
-        "n_frames": job.info.n_frames,
-        "language_instruction": job.info.language_instruction,
+        "error": f"metadata alone allow a score of {best:.3f} at most, below select.min_score="
+        f"{config.select.min_score}: {explain_score(scores, config.scoring)}",
+        "n_frames": info.n_frames,
+        "language_instruction": info.language_instruction,
         "camera": job.camera,
-        "source_id": job.info.episode_id,
-        "tags": ";".join(job.info.tags),
+        "source_id": info.episode_id,
+        "tags": ";".join(info.tags),
+        "score_task": scores["task"],
+        "score_length": scores["length"],
     }
 
 

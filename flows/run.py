@@ -16,6 +16,7 @@ from flows.manifest import Row
 from flows.plan import Plan
 
 ShardRunner = Callable[[Plan, int, list[Job]], list[Row]]
+Dispatch = Callable[[Plan, ShardRunner], Iterator[list[Row]]]
 
 
 @dataclass(slots=True)
@@ -26,13 +27,13 @@ class Outcome:
         rows: one per episode asked for, finished ones of earlier runs included.
         interrupted: whether Ctrl-C ended it.
         error: what stopped the run as a whole, None where nothing did.
-        began: when the first shard began, seconds since the epoch; before that is start-up.
+        began: when the first shard began, on the monotonic clock, seconds; before that is start-up.
     """
 
     rows: list[Row] = field(default_factory=list)
     interrupted: bool = False
     error: CuepackError | None = None
-    began: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def exit_code(self) -> int:
@@ -43,20 +44,28 @@ class Outcome:
         return 1 if failed or self.error is not None else 0
 
 
-def carry_out(plan: Plan, progress: Progress, run_shard: ShardRunner) -> Outcome:
-    """Runs every shard of `plan` through `run_shard` and merges the manifest after each.
+def one_after_another(plan: Plan, run_shard: ShardRunner) -> Iterator[list[Row]]:
+    """Runs the shards of `plan` in this process; yields the rows of each."""
+    for index, jobs in enumerate(plan.shards):
+        yield run_shard(plan, index, jobs)
+
+
+def carry_out(
+    plan: Plan, progress: Progress, run_shard: ShardRunner, dispatch: Dispatch = one_after_another
+) -> Outcome:
+    """Runs every shard of `plan` through `run_shard`, in the way of `dispatch`, and merges the manifest meanwhile.
 
     A full disk or Ctrl-C ends the run early; what is packed stays, and the next run goes on from there.
     """
     plan.work = replace(plan.work, progress=progress)
-    outcome = Outcome(rows=[*plan.finished, *plan.filtered])
+    outcome = Outcome(rows=[*plan.finished, *plan.filtered, *plan.given_up])
     manifest = plan.work.manifest
     try:
         with plan.work.store.in_use(), _stop_on_signal(plan.work.stop):
             for row in plan.filtered:
                 manifest.add(row)
-            for index, jobs in enumerate(plan.shards):
-                outcome.rows += run_shard(plan, index, jobs)
+            for rows in dispatch(plan, run_shard):
+                outcome.rows += rows
                 manifest.merge_if_due()
     except (Interrupted, KeyboardInterrupt):
         outcome.interrupted = True

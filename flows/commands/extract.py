@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractors.errors import ConfigError
 from flows.commands.options import FINISHED, assignments, output_options, print_json, settings_options, start_logging
 
-PROCESS_STARTED = time.time()
+PROCESS_STARTED = time.monotonic()
 MOST_FAILURES_SHOWN = 20
 
 if TYPE_CHECKING:
@@ -72,33 +71,15 @@ def extract(source: str, out: Path, **options: Any) -> None:
 @output_options
 def rerun(directory: Path, episode_ids: Sequence[str], force_from: str | None, **options: Any) -> None:
     """Redo single episodes of an output DIRECTORY, with its own configuration and --set on top."""
-    from flows.config import load_config
-    from flows.manifest import Manifest
-    from flows.plan import Request, make_plan, read_run
+    from flows.plan import rerun_plans
 
-    recorded = read_run(directory)
-    rows = Manifest(directory).rows()
-    unknown = [name for name in episode_ids if name not in rows]
-    if unknown:
-        raise ConfigError(f"{directory} has no episode {', '.join(unknown)}; manifest.csv lists the ids")
-    base = load_config(directory / "config.yaml")
-    config = load_config(options["config_file"], assignments(options), base=base)
-    cameras = {rows[name].get("camera_asked") for name in episode_ids}
-    plans = [
-        make_plan(
-            Request(
-                source=recorded["source"]["asked"]
-                if ":" in recorded["source"]["asked"]
-                else recorded["source"]["path"],
-                out=directory,
-                config=config,
-                camera=camera,
-                ids=tuple(name for name in episode_ids if rows[name].get("camera_asked") == camera),
-                force_from=force_from,
-            )
-        )
-        for camera in sorted(cameras, key=str)
-    ]
+    plans = rerun_plans(
+        directory,
+        episode_ids,
+        force_from=force_from,
+        config_file=options["config_file"],
+        settings=assignments(options),
+    )
     _run("rerun", plans, options, record=False)
 
 
@@ -124,7 +105,9 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
 
                 outcome = run_with_prefect(plan, progress)
         if record:
-            record_seconds(plan.request.out, startup=outcome.began - PROCESS_STARTED, work=time.time() - outcome.began)
+            record_seconds(
+                plan.request.out, startup=outcome.began - PROCESS_STARTED, work=time.monotonic() - outcome.began
+            )
         total.rows += outcome.rows
         total.interrupted = total.interrupted or outcome.interrupted
         total.error = total.error or outcome.error

@@ -77,7 +77,7 @@ class MotionSettings:
     search_px: int = 14
     max_candidates: int = 6
     horizon: int = 40
-    min_score: float = 0.01
+    min_score: float = 0.02
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -256,7 +256,7 @@ def _find(
     Where the best one leaves home much later than the gripper signal says (a push, a handle), the home image is made
     again from all frames until then: the longer the window, the fewer places hide behind the arm.
     """
-    contact = _closing_frame(gripper)
+    contact = closing_frame(gripper)
     window = round(0.4 * len(pixels)) if contact is None else contact + 1
     window = min(max(window, 6), len(pixels))
     for _ in range(2):
@@ -264,14 +264,33 @@ def _find(
         candidates = sorted(_propose(scene, settings), key=lambda each: -each.prior)[: settings.max_candidates]
         for candidate in candidates:
             _check(scene, candidate, settings)
-        candidates.sort(key=lambda each: -each.score)
+        candidates = _ranked(candidates)
         if not candidates or candidates[0].score <= 0 or candidates[0].departure <= window + 4:
             break
         window = candidates[0].departure - 1
     return scene, candidates
 
 
-def _closing_frame(gripper: NDArray[np.float32] | None) -> int | None:
+def _ranked(candidates: list[_Candidate]) -> list[_Candidate]:
+    """Best first: the score decides, and among the better half of the scores, which left first.
+
+    What the object comes to cover, or knocks against, leaves its home later than the object does.
+    """
+    candidates = sorted(candidates, key=lambda each: -each.score)
+    rivals = [
+        each
+        for each in candidates
+        if each.score > 0 and each.score >= 0.5 * candidates[0].score and each.facts["followed"] >= 0.5
+    ]
+    if len(rivals) > 1:
+        first = min(each.departure for each in rivals)
+        chosen = next(each for each in rivals if each.departure <= first + 2)
+        candidates.remove(chosen)
+        candidates.insert(0, chosen)
+    return candidates
+
+
+def closing_frame(gripper: NDArray[np.float32] | None) -> int | None:
     """First frame at which an open gripper has closed by half of its range, None where it never does."""
     if gripper is None or not np.isfinite(gripper).any():
         return None
@@ -300,7 +319,8 @@ def _watch(pixels: NDArray[np.uint8], contact: int | None, window: int, settings
     stillness = (at_home & before).sum(axis=0) / np.maximum(departure, 1)
     n_before = max(window - 3, 1)
     arm_colours = histogram(pixels[:n_before][distance[:n_before] > settings.foreground])
-    scene_colours = histogram(home[::2, ::2].reshape(-1, 3))
+    # Without the places to which the arm came and stayed: those would call its colours the scene's.
+    scene_colours = histogram(home[stillness > 0.9])
     arm, other = lookup(arm_colours, home), lookup(scene_colours, home)
     return _Scene(
         pixels=pixels,
@@ -499,11 +519,11 @@ def _prior(scene: _Scene, candidate: _Candidate) -> float:
     """Score in [0, 1] before the candidate was followed, which costs time."""
     height, width = scene.size
     columns, rows = candidate.points.astype(int).T
-    border = _border_share(columns, rows, scene.size, 3)
     n_pixels = len(columns) * (4 if candidate.kind == "tracked" else 1)
+    border = _border_pixels(columns, rows, scene.size) * (n_pixels / len(columns)) ** 0.5 / np.sqrt(n_pixels)
     return float(
         _timing(candidate.departure, scene)
-        * (1 - min(8 * border, 1))
+        * (1 - 0.7 * min(border, 1))
         * (1.1 - scene.arm_likeness[rows, columns].mean())
         * candidate.facts["still"]
         * min(n_pixels / (0.05 * height * width), 1.0) ** 0.25
@@ -520,10 +540,11 @@ def _timing(departure: int, scene: _Scene) -> float:
     return float(np.exp(-late / 12.0) if late > 0 else np.exp(-0.5 * (late / 5.0) ** 2))
 
 
-def _border_share(columns: NDArray[Any], rows: NDArray[Any], size: Size, margin: int) -> float:
+def _border_pixels(columns: NDArray[Any], rows: NDArray[Any], size: Size) -> int:
+    """The length of contact with the border: pixels in the outermost two rows or columns, halved."""
     height, width = size
-    near = (columns < margin) | (rows < margin) | (columns >= width - margin) | (rows >= height - margin)
-    return float(near.mean())
+    near = (columns < 2) | (rows < 2) | (columns >= width - 2) | (rows >= height - 2)
+    return int(near.sum()) // 2
 
 
 # --- the check ---------------------------------------------------------------------------------------------------
@@ -553,7 +574,7 @@ def _check(scene: _Scene, candidate: _Candidate, settings: MotionSettings) -> No
         "timing": _timing(departure, scene),
         "followed": float(matched[departure:last].mean()),
         "travel_px": travel,
-        "border": _border_share(columns, rows, scene.size, 2),
+        "border": float(min(_border_pixels(columns, rows, scene.size) / np.sqrt(len(points)), 1.0)),
         "arm_likeness": float(scene.arm_likeness[extent].mean()),
         "restless": float((quiet > settings.foreground).mean()),
         "still": float(scene.stillness[extent].mean()),
@@ -563,7 +584,7 @@ def _check(scene: _Scene, candidate: _Candidate, settings: MotionSettings) -> No
     candidate.score = (
         facts["timing"]
         * (1 - facts["restless"]) ** 3
-        * (1 - min(10 * facts["border"], 1))
+        * (1 - 0.7 * facts["border"])
         * (1.1 - facts["arm_likeness"])
         / 1.1
         * facts["still"]

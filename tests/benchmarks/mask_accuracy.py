@@ -1,0 +1,106 @@
+"""J and F of the `motion` masks against simulated episodes' exact ones.
+
+    python -m tests.benchmarks.mask_accuracy ../shared/data/groundtruth_dev
+
+Masks are compared at packet size, over all frames; the mean is over the episodes with a fixed camera, each counting
+once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from extractors.masks import SEGMENTERS, recorded_masks
+from extractors.types import Episode, Size
+from scoring.davis import contour_accuracy, region_similarity
+
+
+@dataclass(frozen=True)
+class MaskResult:
+    """Means over one episode's frames, and what it took."""
+
+    name: str
+    moving_camera: bool
+    region: float
+    contour: float
+    confidence: float
+    n_frames: int
+    cpu_s: float
+    note: str
+
+
+def load_episode(path: Path, index: int, *, gripper: bool = True) -> tuple[Episode, bool]:
+    """One file of the ground truth as an episode with recorded masks, and whether its camera moves."""
+    with np.load(path) as data:
+        meta = json.loads(str(data["meta"]))
+        pixels = data["rgb"]
+        episode = Episode(
+            episode_id=path.stem,
+            episode_index=index,
+            camera_name=str(meta["camera"]),
+            language_instruction=str(data["language_instruction"]),
+            fps=1.0 / meta["sim_dt"],
+            pixels=pixels,
+            timestamp=np.arange(len(pixels)) * meta["sim_dt"],
+            gripper=data["gripper_opening"] if gripper else None,
+            recorded_masks=data["object_mask"] > 0,
+        )
+    return episode, bool(meta["moving_camera"])
+
+
+def measure(
+    folder: Path, backend: str = "motion", size: Size = (224, 224), *, gripper: bool = True
+) -> Iterator[MaskResult]:
+    """One result per episode of `folder`, in name order."""
+    segmenter = SEGMENTERS[backend]()
+    for index, path in enumerate(sorted(folder.glob("*.npz"))):
+        episode, moving_camera = load_episode(path, index, gripper=gripper)
+        start = time.process_time()
+        masks = segmenter.segment(episode, size=size)
+        seconds = time.process_time() - start
+        truth = recorded_masks(episode, size=size).object
+        yield MaskResult(
+            name=path.stem,
+            moving_camera=moving_camera,
+            region=float(region_similarity(masks.object, truth).mean()),
+            contour=float(contour_accuracy(masks.object, truth).mean()),
+            confidence=float(masks.score.mean()),
+            n_frames=episode.n_frames,
+            cpu_s=seconds,
+            note=str(masks.report.get("reason", "")),
+        )
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of ground-truth episodes (*.npz)")
+    parser.add_argument("--backend", default="motion", choices=sorted(SEGMENTERS), help="default: motion")
+    parser.add_argument("--no-gripper", action="store_true", help="withhold the gripper signal")
+    arguments = parser.parse_args()
+    if not any(arguments.folder.glob("*.npz")):
+        parser.error(f"no *.npz in {arguments.folder}")
+    fixed = []
+    print(f"{'episode':32} {'J':>6} {'F':>6} {'score':>6} {'frames':>6} {'cpu s':>6}")
+    for result in measure(arguments.folder, arguments.backend, gripper=not arguments.no_gripper):
+        if not result.moving_camera:
+            fixed.append(result)
+        print(
+            f"{result.name:32} {result.region:6.3f} {result.contour:6.3f} {result.confidence:6.2f} "
+            f"{result.n_frames:6d} {result.cpu_s:6.1f}  {result.note}",
+            flush=True,
+        )
+    if fixed:
+        region, contour = (np.mean([getattr(each, name) for each in fixed]) for name in ("region", "contour"))
+        print(f"{f'mean of {len(fixed)} fixed cameras':32} {region:6.3f} {contour:6.3f}")
+
+
+if __name__ == "__main__":
+    main()

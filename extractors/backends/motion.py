@@ -470,10 +470,11 @@ def _track_from_home(scene: _Scene, settings: MotionSettings, spacing: int = 2) 
     """
     height, width = scene.size
     n_frames = scene.n_frames
-    boxes = [scene.blurred(frame, 5) for frame in range(n_frames)]
-    changed = sum(box > settings.foreground for box in boxes[max(scene.window - 3, 1) :]) >= np.int64(3)
+    changed = np.zeros(scene.size, np.int64)
+    for frame in range(max(scene.window - 3, 1), n_frames):
+        changed += scene.blurred(frame, 5) > settings.foreground
     grid_y, grid_x = np.mgrid[1:height:spacing, 1:width:spacing]
-    use = np.broadcast_to(changed, scene.size)[grid_y, grid_x]
+    use = changed[grid_y, grid_x] >= 3
     points = np.stack([grid_x[use], grid_y[use]], -1).astype(np.float32)
     found = np.zeros((n_frames, len(points)), np.bool_)
     at_home = np.zeros_like(found)
@@ -483,14 +484,15 @@ def _track_from_home(scene: _Scene, settings: MotionSettings, spacing: int = 2) 
     wanted = _patches(scene.home, points)
     here = points
     for frame in range(n_frames):
-        at_home[frame] = boxes[frame][rows, columns] < 10
+        box = scene.blurred(frame, 5)
+        at_home[frame] = box[rows, columns] < 10
         moved = _flow(scene, frame, here) if frame else here
         here = np.where(at_home[frame][:, None], points, moved).astype(np.float32)
         error = _patch_error(_patches(scene.pixels[frame].astype(np.float32), here), wanted)
         found[frame] = (
             (error < settings.appearance)
             & ~at_home[frame]
-            & (sample(boxes[frame], here) > settings.foreground)
+            & (sample(box, here) > settings.foreground)
             & (np.linalg.norm(here - points, axis=-1) > settings.min_shift_px)
             & ((here > 0) & (here < np.array([width - 1, height - 1]))).all(axis=-1)
         )

@@ -475,7 +475,6 @@ class Backdrop:
         self.motions = motions
         self._images, self._frame, self._side = images, frame, (settings.patch, settings.patch)
         self._away, self._lead = grouping.stir_px, grouping.lead
-        self._last: tuple[int, Image] | None = None
 
     def seen(self, frame: int, points: Floats, motion: Floats, difference: Floats) -> NDArray[np.bool_]:
         """(N,) True where `motion` puts a point at a place that shows the background in `frame`.
@@ -493,14 +492,12 @@ class Backdrop:
         return seen
 
     def _residual(self, frame: int) -> Image:
-        if self._last is None or self._last[0] != frame:
-            height, width = self._images[frame].shape[:2]
-            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            warped = cv2.warpAffine(
-                self._images[frame], self.motions[frame], (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
-            )
-            self._last = (frame, cv2.blur(cv2.absdiff(warped, self._images[self._frame]), self._side))
-        return self._last[1]
+        height, width = self._images[frame].shape[:2]
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        warped = cv2.warpAffine(
+            self._images[frame], self.motions[frame], (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+        return np.asarray(cv2.blur(cv2.absdiff(warped, self._images[self._frame]), self._side), dtype=np.uint8)
 
 
 class _Judge:

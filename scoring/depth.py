@@ -44,7 +44,7 @@ def dynamic_range(depth: NDArray[np.floating], kind: Literal["relative", "metric
     return float(np.nanmedian(ranges)) if np.isfinite(ranges).any() else None
 
 
-def judge_depth(signals: ClipSignals, motion: Motion, settings: ScoringSettings) -> Card:
+def judge_depth(signals: ClipSignals, motion: Motion, settings: ScoringSettings, *, moving_camera: bool) -> Card:
     """The card of the depth maps."""
     assert signals.depth is not None
     assert signals.depth_kind is not None
@@ -68,7 +68,8 @@ def judge_depth(signals: ClipSignals, motion: Motion, settings: ScoringSettings)
         where = frames_text(np.flatnonzero(flat))
         card.add("flat-depth", "fail" if flat.mean() > 0.1 else "warn", f"depth is flat in {where}")
     _judge_frozen(card, depth, motion, settings)
-    if not (empty | flat).all():
+    card.numbers["moving_camera"] = moving_camera
+    if not (empty | flat).all() and not moving_camera:
         steady = signals.depth_stabilized if signals.depth_stabilized is not None else depth
         _judge_background(card, np.where(known, steady, np.nan), empty | flat, motion, settings)
     return card
@@ -87,7 +88,8 @@ def _judge_background(
 ) -> None:
     """How the still background's depth wanders (slowly: drift; from frame to frame: jumps), over its own spread.
 
-    A moving camera has no still background; nothing is said then.
+    Told on the nearest, the middle and the farthest third of the background by their medians, so that neither an arm
+    of the background's colour nor a drawer that opens is taken for drift.
     """
     still = motion.static_pixels()
     card.numbers["background_share"] = float(still.mean())
@@ -104,10 +106,9 @@ def _judge_background(
     centre = np.median(maps[good], axis=0)
     low, high = np.percentile(centre, [10, 90])
     spread = max(float(high - low), 1e-6 + 0.02 * abs(float(np.median(centre))))
-    # Where it lies, and how far it reaches: a scale can change while the median stays.
-    offset = np.median(maps - centre, axis=1) / spread
-    reach = np.subtract(*np.percentile(maps, [90, 10], axis=1)) / spread - 1
-    wander = np.where(np.abs(offset) > np.abs(reach), offset, reach)
+    thirds = np.array_split(np.argsort(centre), 3)
+    offsets = np.stack([np.median((maps - centre)[:, third], axis=1) for third in thirds]) / spread
+    wander = np.take_along_axis(offsets, np.abs(offsets).argmax(axis=0)[None], axis=0)[0]
     wander[~good] = np.interp(np.flatnonzero(~good), np.flatnonzero(good), wander[good])
     smooth = _median_filter(wander, 5)
     jumps = np.flatnonzero(np.abs(wander - smooth) > settings.depth_jump_share)

@@ -157,8 +157,8 @@ def _judge_missing(
     state = _peak_ratio(travel, float(np.median(travel[travel > 0])) if (travel > 0).any() else 1.0)
     leap = (picture > settings.jump_ratio) & (state > settings.state_jump_ratio)
     # After a frame shown twice the picture catches up: that is no missing frame.
-    same = motion.step1 < settings.duplicate_level
-    leap &= ~(spoilt[1:-2] | spoilt[2:-1] | same[:-2] | same[2:])
+    near_repeat = np.convolve(motion.step1 < settings.duplicate_level, np.ones(7), mode="same") > 0
+    leap &= ~(spoilt[1:-2] | spoilt[2:-1] | near_repeat[1:-1])
     card.numbers["leaps"] = int(leap.sum())
     if leap.any():
         where = np.flatnonzero(leap) + 1

@@ -60,7 +60,7 @@ def flicker(numbers: MaskNumbers) -> NDArray[np.float64]:
     return off
 
 
-def judge_masks(signals: ClipSignals, numbers: MaskNumbers, settings: ScoringSettings) -> Card:
+def judge_masks(signals: ClipSignals, numbers: MaskNumbers, settings: ScoringSettings, *, moving_camera: bool) -> Card:
     """The card of the object's masks."""
     assert signals.masks is not None
     card = Card()
@@ -76,7 +76,8 @@ def judge_masks(signals: ClipSignals, numbers: MaskNumbers, settings: ScoringSet
         return card
     _judge_size(card, numbers, settings)
     _judge_time(card, numbers, settings)
-    _judge_jumps(card, signals.masks, numbers, settings)
+    # A camera at the wrist carries still objects across the picture from frame to frame.
+    _judge_jumps(card, signals.masks, numbers, settings.mask_jump_px * (3 if moving_camera else 1))
     _judge_frozen(card, signals, numbers, settings)
     _judge_robot(card, signals, numbers, settings)
     return card
@@ -113,9 +114,9 @@ def _judge_time(card: Card, numbers: MaskNumbers, settings: ScoringSettings) -> 
         )
 
 
-def _judge_jumps(card: Card, masks: NDArray[np.bool_], numbers: MaskNumbers, settings: ScoringSettings) -> None:
+def _judge_jumps(card: Card, masks: NDArray[np.bool_], numbers: MaskNumbers, least_px: float) -> None:
     step = np.linalg.norm(np.diff(numbers.centre, axis=0), axis=1)
-    candidates = np.flatnonzero(np.nan_to_num(step) > settings.mask_jump_px)
+    candidates = np.flatnonzero(np.nan_to_num(step) > least_px)
     jumps = [
         int(t) + 1 for t in candidates if not (masks[t] & masks[t + 1]).any() and numbers.area[t : t + 2].min() > 30
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scoring.actions import ActionNumbers, chatter_score, dead_actions_score, jerk_score, judge_actions, measure_actions
+from scoring.camera import camera_moves
 from scoring.card import Card, absent
 from scoring.criteria import (
     Scores,
@@ -47,6 +48,7 @@ def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
     """Judges one clip."""
     motion = measure_motion(signals.pixels)
     masks = None if signals.masks is None else measure_masks(signals.masks)
+    moving = camera_moves(signals, motion)
     actions = measure_actions(signals.action, signals.action_valid, signals.gripper)
     foreground = (signals.tracks or {}).get("foreground")
     excursion = None if foreground is None else object_excursion(foreground)
@@ -55,8 +57,8 @@ def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
         "actions": judge_actions(signals, motion, actions, settings)
         if signals.action is not None or signals.gripper is not None
         else None,
-        "masks": None if masks is None else judge_masks(signals, masks, settings),
-        "depth": judge_depth(signals, motion, settings) if _has_depth(signals) else None,
+        "masks": None if masks is None else judge_masks(signals, masks, settings, moving_camera=moving),
+        "depth": judge_depth(signals, motion, settings, moving_camera=moving) if _has_depth(signals) else None,
         "tracks": judge_tracks(signals, masks, motion, settings) if signals.tracks else None,
         "geometry": judge_geometry(signals, masks),
         "contact": None if signals.contact is None else judge_contact(signals),

@@ -56,7 +56,7 @@ class ScoringSettings(BaseModel):
     motion_level: float = Field(1.0, gt=0, description="mean grey-level change between frames that is motion")
     duplicate_level: float = Field(0.02, ge=0, description="mean change below which a frame repeats the one before")
     order_ratio: float = Field(0.75, gt=0, lt=1, description="path through swapped frames over that in order")
-    glitch_factor: float = Field(4.0, gt=1, description="change to both neighbours over theirs, of a foreign frame")
+    glitch_factor: float = Field(2.5, gt=1, description="change to both neighbours over theirs, of a foreign frame")
     glitch_level: float = Field(8.0, gt=0, description="least grey-level change of a foreign frame")
     jump_ratio: float = Field(1.5, gt=1, description="change of picture over its neighbours' where frames are missing")
     state_jump_ratio: float = Field(2.0, gt=1, description="the same for proprioception")

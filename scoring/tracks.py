@@ -65,8 +65,10 @@ def _judge_kinks(card: Card, name: str, fields: Fields, settings: ScoringSetting
     xy, seen = fields["xy"].astype(np.float64), fields["visibility"].astype(bool)
     if len(xy) < 3:
         return
-    kink = np.linalg.norm(xy[1:-1] - 0.5 * (xy[:-2] + xy[2:]), axis=-1)
+    bend = xy[1:-1] - 0.5 * (xy[:-2] + xy[2:])
     whole = seen[1:-1] & seen[:-2] & seen[2:]
+    # What all points do together is the camera's.
+    kink = np.linalg.norm(bend - np.median(bend, axis=1, keepdims=True), axis=-1)
     wild = whole & (kink > settings.kink_px)
     share = float(wild.sum() / max(whole.sum(), 1))
     per_frame = wild.sum(axis=1) / np.maximum(whole.sum(axis=1), 1)

@@ -26,12 +26,13 @@ def _settings(config: Config) -> Mapping[str, Any]:
 
 
 def _run(inputs: StageInputs) -> StageOutput:
-    assessment = assess(_signals(inputs), inputs.config.scoring)
+    assessment = assess(quality_signals(inputs), inputs.config.scoring)
     report = {"scores": assessment.scores, "quality": assessment.quality, "tags": assessment.tags}
     return StageOutput({}, report)
 
 
-def _signals(inputs: StageInputs) -> ClipSignals:
+def quality_signals(inputs: StageInputs) -> ClipSignals:
+    """All that the verdict is made from, as the stages before stored it."""
     source = inputs.source
     pixels, timestamp = inputs.read("pixels"), inputs.read("timestamp")
     assert pixels is not None

@@ -118,6 +118,11 @@ class RunConfig(Section):
     profile: Profile = Field("auto", description="gpu = sam3 + video-depth-anything + cotracker3; cpu needs no weights")
     workers: int = Field(0, ge=0, le=256, description="episodes worked on at once; 0: one per CPU core")
     shard_size: int = Field(64, ge=1, le=10_000, description="episodes per shard (one flow run)")
+    engine: Literal["local", "ray", "dask", "workers"] = Field(
+        "local", description="where shards run; workers: Prefect workers, through the deployment extract-shard"
+    )
+    engine_address: str | None = Field(None, description="Ray or Dask cluster; none: one is started on this machine")
+    in_flight: int = Field(2, ge=1, le=1000, description="shards under way at once on ray, dask and workers")
 
 
 class Config(Section):

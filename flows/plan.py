@@ -133,6 +133,7 @@ def rerun_plans(
     force_from: str | None = None,
     config_file: Path | None = None,
     settings: Iterable[str] = (),
+    new_only: bool = False,
 ) -> list[Plan]:
     """Plans to redo single episodes of `out` with its own configuration and `settings` on top, one plan per camera.
 
@@ -158,6 +159,7 @@ def rerun_plans(
                 camera=camera,
                 ids=tuple(names),
                 force_from=force_from,
+                new_only=new_only,
             )
         )
         for camera, names in sorted(by_camera.items(), key=lambda item: str(item[0]))

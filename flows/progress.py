@@ -26,6 +26,7 @@ class RunProgress:
     def __init__(self, episodes: int, stages: int, *, quiet: bool = False) -> None:
         self.counts = {"done": 0, "failed": 0, "filtered": 0, "busy": 0}
         self.frames = 0
+        self._steps = 0
         self._episodes, self._stages, self._quiet = episodes, stages, quiet
         self._lock = threading.Lock()
         self._started = self._last_line = time.monotonic()
@@ -55,6 +56,7 @@ class RunProgress:
     def stage_done(self, stage: str, frames: int) -> None:
         """One episode left `stage`."""
         with self._lock:
+            self._steps += 1
             if stage == "source":
                 self.frames += frames
             if self._bar is not None:
@@ -73,6 +75,23 @@ class RunProgress:
     def rate(self) -> float:
         """Source frames per second since the start."""
         return self.frames / max(time.monotonic() - self._started, 1e-6)
+
+    def fraction(self) -> float:
+        """Part of the run that is over, in [0, 1], finished stages of unfinished episodes included."""
+        with self._lock:
+            over = sum(self.counts.values())
+            steps = max(float(over), self._steps / self._stages)
+        return min(steps / self._episodes, 1.0) if self._episodes else 1.0
+
+    def summary(self) -> str:
+        """One line: episodes over and failed, frames per second, time left."""
+        fraction, over = self.fraction(), sum(self.counts.values())
+        passed = time.monotonic() - self._started
+        left = f", about {_duration(passed * (1 - fraction) / fraction)} left" if 0 < fraction < 1 else ""
+        return (
+            f"{over} of {self._episodes} episodes over, {self.counts['failed']} failed, {self.rate:.0f} frames/s"
+            f"{left}, {_duration(passed)} so far"
+        )
 
     def _refresh(self) -> None:
         if self._bar is None:
@@ -93,3 +112,11 @@ class RunProgress:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{minutes} min {rest:02d} s" if hours == 0 else f"{hours} h {minutes:02d} min"

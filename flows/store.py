@@ -175,8 +175,10 @@ class Store:
     def _remove_leftovers(self) -> None:
         for pattern in LEFTOVERS:
             for path in self.root.glob(pattern):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
                 with contextlib.suppress(OSError):
-                    path.unlink()
+                    path.unlink(missing_ok=True)
 
     def _episode_work(self, episode_id: str) -> Path:
         return self.work / "stages" / self.packet_path(episode_id).parent.name / episode_id

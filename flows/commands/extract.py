@@ -103,7 +103,7 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
                 prepare(plan.request.out)
                 from flows.extract import run_with_prefect
 
-                outcome = run_with_prefect(plan, progress)
+                outcome = run_with_prefect(plan, progress, rerun=command == "rerun")
         if record:
             record_seconds(
                 plan.request.out, startup=outcome.began - PROCESS_STARTED, work=time.monotonic() - outcome.began

@@ -33,5 +33,11 @@ test: install
 test-all: install
 	$(BIN)/pytest
 
+# Measurements, printed with the hardware. TRUTH: a folder of ground-truth episodes (default: the bundled sample's).
+TRUTH ?= sample
+bench: install
+	$(BIN)/python -m tests.benchmarks.pipeline
+	$(BIN)/python -m tests.benchmarks.accuracy $(TRUTH)
+
 clean:
 	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

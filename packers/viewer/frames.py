@@ -110,7 +110,8 @@ class FramePictures:
         if panel in ("rgb", "masks"):
             return None
         if panel == "object_depth" and self.object_depth is not None:
-            sources, mask = (self.object_depth,), "masks/object"
+            sources: tuple[str, ...] = (self.object_depth,)
+            mask = "masks/object"
         elif panel == "metric":
             sources, mask = ("depth/metric",), ""
         else:

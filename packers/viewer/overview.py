@@ -50,8 +50,9 @@ def describe_overview(
     keys = {index: folder_key(name) for index, name in enumerate(ids) if folder_key(name) != name}
     columns = [_column(name, [row.get(name) for row in rows]) for name in names]
     notes = annotations or {}
-    for field in ("verdict", "note"):
-        columns.append(_column(field, [notes.get(name, {}).get(field) or None for name in ids]))
+    columns += [
+        _column(field, [notes.get(name, {}).get(field) or None for name in ids]) for field in ("verdict", "note")
+    ]
     return {
         "title": title,
         "server": server,

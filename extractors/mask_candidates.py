@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,11 +30,14 @@ ChooseBy = Literal["best", "first"]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
+LATE = 0.4
+"""The cue `still_before` of a mask that is first seen moving."""
+
 
 class PackedMasks:
     """T boolean masks of one size, compressed; iterating unpacks them one by one. Is a `Frames`.
 
-    2,000 masks of 224 x 224 px take under 1 MB where an array takes 100 MB, so that a clip's candidates can all be kept.
+    2,000 masks of 224 x 224 px take about 1 MB where an array takes 100 MB: a clip's candidates can all be kept.
     """
 
     def __init__(self, size: Size, n_frames: int) -> None:
@@ -105,7 +108,9 @@ class ChoiceRule:
 
     Attributes:
         working_px: longer side of the working frames.
-        moving_px: motion per frame above which a pixel moves, at the least; raised with the background's jitter.
+        moving_px: motion per frame above which something moves.
+        changed_levels: grey levels by which a pixel changes that moves.
+        sure_levels: grey levels by which a mask's own motion must explain it better than rest, to be sure of it.
         ring_px: how far around a mask its neighbours are looked for.
         near_px: distance to what moves beside it at which the cue `near` has fallen to 1/e.
         travel_px: net way after onset at which the cue `moves` is 0.63.
@@ -116,6 +121,8 @@ class ChoiceRule:
 
     working_px: int = 192
     moving_px: float = 0.5
+    changed_levels: float = 6.0
+    sure_levels: float = 2.0
     ring_px: int = 9
     near_px: float = 8.0
     travel_px: float = 4.0
@@ -128,8 +135,11 @@ class ChoiceRule:
             "near": 1.0,
             "with_gripper": 1.0,
             "with_neighbour": 1.0,
+            "inside": 1.0,
             "size": 1.0,
             "steady": 1.0,
+            "follows": 2.0,
+            "same_look": 1.0,
             "present": 0.5,
             "confidence": 0.5,
         }
@@ -222,10 +232,13 @@ class _Behaviour:
         area: (T,) share of the frame.
         centre: (T, 2) pixels, NaN without a mask.
         motion: (T, 2) median motion of its pixels against the background, pixels, NaN unknown.
-        moving: (T,) share of its pixels that move.
+        moving: (T,) 0 to 1, it moves.
         gap: (T,) pixels to the nearest moving pixel outside, NaN without.
         fellowship: (T,) how alike its neighbours that move, move: 0 to 1, NaN where it or they rest.
         overlap: (T,) IoU with its next mask, shifted onto it, NaN where one is missing.
+        following: (T,) how well its centre goes with the image under it, 0 to 1, NaN where both rest.
+        colours: (T,) histograms of its pixels, 8 bins a channel, None without a mask.
+        at_border: (T,) bool, its mask touches the image border.
         thumbs: (T,) its mask at 24 x 24, for telling candidates that are the same.
         confidence: mean over its frames.
     """
@@ -237,6 +250,9 @@ class _Behaviour:
     gap: Floats
     fellowship: Floats
     overlap: Floats
+    following: Floats
+    colours: list[Floats | None]
+    at_border: Bools
     thumbs: list[NDArray[np.uint8]]
     confidence: float
 
@@ -246,12 +262,9 @@ class _Scene:
     """What moves at all.
 
     Attributes:
-        threshold: (T,) motion above which a pixel moves.
         share: (T,) share of the frame that moves.
-        scale: working pixels over 192, in which the rule's lengths are.
     """
 
-    threshold: Floats
     share: Floats
 
     @property
@@ -278,7 +291,7 @@ def _check_lengths(candidates: Sequence[Candidate], frames: Frames, gripper: NDA
 def _watch(candidates: Sequence[Candidate], frames: Frames, rule: ChoiceRule) -> tuple[list[_Behaviour], _Scene]:
     n_frames = len(frames)
     behaviours = [_blank(n_frames, each) for each in candidates]
-    scene = _Scene(np.full(n_frames, rule.moving_px, np.float32), np.zeros(n_frames, np.float32))
+    scene = _Scene(np.zeros(n_frames, np.float32))
     height, width = int(frames.shape[1]), int(frames.shape[2])
     factor = rule.working_px / max(height, width)
     size = (max(round(height * factor), 16), max(round(width * factor), 16))
@@ -287,19 +300,18 @@ def _watch(candidates: Sequence[Candidate], frames: Frames, rule: ChoiceRule) ->
     grey_before: NDArray[np.uint8] | None = None
     masks_before: list[Bools] = []
     for frame, pixels in enumerate(frames):
-        # Enlarged frames are smooth; without a little blur the flow of noise is wild.
-        grey = cv2.cvtColor(resize_rgb(np.asarray(pixels), size), cv2.COLOR_RGB2GRAY)
+        colour = resize_rgb(np.asarray(pixels), size)
+        grey = np.asarray(cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY), np.uint8)
         masks_now = [_reduce(next(each), size) for each in masks]
+        step = None
         if grey_before is not None:
-            motion = _foreground_motion(flow.calc(grey_before, np.asarray(grey), None))
-            _note_scene(scene, frame - 1, motion, rule)
-            speed = np.linalg.norm(motion, axis=-1)
-            moves = speed > scene.threshold[frame - 1]
-            for each, before, now in zip(behaviours, masks_before, masks_now, strict=True):
-                _note_motion(each, frame - 1, before, now, motion, moves, rule)
-        for each, now in zip(behaviours, masks_now, strict=True):
-            _note_shape(each, frame, now)
-        grey_before, masks_before = np.asarray(grey), masks_now
+            step = _explain(grey_before, grey, flow.calc(grey_before, grey, None), rule)
+            scene.share[frame - 1] = step.moves.mean()
+        for index, (each, now) in enumerate(zip(behaviours, masks_now, strict=True)):
+            _note_look(each, frame, now, colour)
+            if step is not None:
+                _note_motion(each, frame - 1, masks_before[index], now, step, rule)
+        grey_before, masks_before = grey, masks_now
     return behaviours, scene
 
 
@@ -317,6 +329,9 @@ def _blank(n_frames: int, candidate: Candidate) -> _Behaviour:
         gap=unknown(),
         fellowship=unknown(),
         overlap=unknown(),
+        following=unknown(),
+        colours=[],
+        at_border=np.zeros(n_frames, np.bool_),
         thumbs=[],
         confidence=float(found.mean()) if len(found) else 0.0,
     )
@@ -331,49 +346,94 @@ def _reduce(mask: Any, size: Size) -> Bools:
     return np.asarray(covered >= min(0.5, float(covered.max())), np.bool_)
 
 
-def _foreground_motion(flow: NDArray[np.float32]) -> Floats:
-    """Flow (h, w, 2) without the background's, which is the affine motion that most of the frame follows."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """Two frames, and how far the background's motion explains the second.
+
+    Attributes:
+        before, after: (h, w) float32 grey levels.
+        flow: (h, w, 2) pixels, from `before` to `after`.
+        background: (h, w, 2) the background's motion.
+        camera_moves: the background is not at rest.
+        error: (h, w) grey levels, `after` at the background's motion against `before`.
+        moves: (h, w) bool, moves otherwise than the background, and the image shows it.
+    """
+
+    before: Floats
+    after: Floats
+    flow: Floats
+    background: Floats
+    camera_moves: bool
+    error: Floats
+    moves: Bools
+
+    def mismatch(self, motion: Floats, mask: Bools) -> float:
+        """Mean grey difference over `mask` when its pixels are taken to move by `motion` (2,) or (h, w, 2)."""
+        return float(np.minimum(_difference(self.before, self.after, motion)[mask], 60.0).mean())
+
+
+def _explain(before: NDArray[np.uint8], after: NDArray[np.uint8], flow: Floats, rule: ChoiceRule) -> _Step:
+    one, two = before.astype(np.float32), after.astype(np.float32)
+    background, camera_moves = _background_motion(flow)
+    error = _difference(one, two, background)
+    fast = np.linalg.norm(flow - background, axis=-1) > rule.moving_px
+    # Flow runs on into smooth places beside what moves: only where the image changes is it believed.
+    moves = fast & (cv2.blur(error, (3, 3)) > rule.changed_levels)
+    return _Step(one, two, flow, background, camera_moves, error, moves)
+
+
+def _difference(before: Floats, after: Floats, motion: Floats) -> Floats:
+    height, width = before.shape
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    moved = cv2.remap(after, x + motion[..., 0], y + motion[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(np.abs(moved - before), np.float32)
+
+
+def _background_motion(flow: Floats) -> tuple[Floats, bool]:
+    """The motion (h, w, 2) that most of the frame follows, as a homography; zero where most of it rests."""
+    zero = np.zeros_like(flow)
     if float(np.median(np.linalg.norm(flow, axis=-1))) < 0.3:
-        return flow
+        return zero, False
     height, width = flow.shape[:2]
     y, x = np.mgrid[4 : height - 4 : 6, 4 : width - 4 : 6]
     home = np.stack([x.ravel(), y.ravel()], -1).astype(np.float32)
-    moved = home + flow[y.ravel(), x.ravel()]
-    matrix, _ = cv2.estimateAffine2D(home, moved, method=cv2.RANSAC, ransacReprojThreshold=1.0)
+    matrix, _ = cv2.findHomography(home, home + flow[y.ravel(), x.ravel()], cv2.RANSAC, 1.5)
     if matrix is None:
-        return flow
+        return zero, False
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    background = np.stack([x, y, np.ones_like(x)], -1) @ matrix.T.astype(np.float32)
-    return np.asarray(flow - (background - np.stack([x, y], -1)), np.float32)
+    places = np.stack([x, y], -1)
+    moved = cv2.perspectiveTransform(places.reshape(-1, 1, 2), matrix).reshape(places.shape)
+    return np.asarray(moved - places, np.float32), True
 
 
-def _note_scene(scene: _Scene, frame: int, motion: Floats, rule: ChoiceRule) -> None:
-    speed = np.linalg.norm(motion, axis=-1)
-    # Where the camera moves, parallax and the fit's own error move everything a little.
-    scene.threshold[frame] = max(rule.moving_px, 2.5 * float(np.median(speed)))
-    scene.share[frame] = float((speed > scene.threshold[frame]).mean())
-
-
-def _note_shape(behaviour: _Behaviour, frame: int, mask: Bools) -> None:
+def _note_look(behaviour: _Behaviour, frame: int, mask: Bools, colour: NDArray[np.uint8]) -> None:
     behaviour.area[frame] = mask.mean()
+    behaviour.colours.append(None)
     if mask.any():
+        red, green, blue = (colour[mask] // 32).astype(np.int64).T
+        histogram = np.bincount(64 * red + 8 * green + blue, minlength=512).astype(np.float32)
+        behaviour.colours[frame] = histogram / histogram.sum()
         rows, columns = np.nonzero(mask)
         behaviour.centre[frame] = columns.mean(), rows.mean()
+        height, width = mask.shape
+        behaviour.at_border[frame] = (
+            rows.min() == 0 or columns.min() == 0 or rows.max() == height - 1 or columns.max() == width - 1
+        )
     thumb = cv2.resize(mask.astype(np.uint8) * 255, (24, 24), interpolation=cv2.INTER_AREA)
     behaviour.thumbs.append(np.asarray(thumb, np.uint8))
 
 
-def _note_motion(
-    behaviour: _Behaviour, frame: int, mask: Bools, after: Bools, motion: Floats, moves: Bools, rule: ChoiceRule
-) -> None:
+def _note_motion(behaviour: _Behaviour, frame: int, mask: Bools, after: Bools, step: _Step, rule: ChoiceRule) -> None:
     if not mask.any():
         return
+    motion = step.flow - step.background
     own = np.median(motion[mask], axis=0)
     behaviour.motion[frame] = own
-    behaviour.moving[frame] = moves[mask].mean()
+    behaviour.moving[frame] = _is_moving(mask, own, step, rule)
     if after.any():
         behaviour.overlap[frame] = _shifted_iou(mask, after)
-    others = moves & ~mask
+        behaviour.following[frame] = _following(behaviour.centre[frame], behaviour.centre[frame + 1], mask, step, rule)
+    others = step.moves & ~mask
     if not others.any():
         return
     distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3)
@@ -383,6 +443,31 @@ def _note_motion(
     if ring.any() and speed > rule.moving_px:
         difference = np.linalg.norm(motion[ring] - own, axis=-1)
         behaviour.fellowship[frame] = float(np.exp(-difference / (0.5 * speed + 0.5)).mean())
+
+
+def _is_moving(mask: Bools, own: Floats, step: _Step, rule: ChoiceRule) -> float:
+    """0 to 1: how much better its own motion explains the next frame than the background's does.
+
+    With a moving camera, resting in the image is a motion of its own: that of the arm that carries the camera.
+    """
+    others = []
+    if float(np.linalg.norm(own)) > rule.moving_px:
+        others.append(step.mismatch(own + step.background, mask))
+    if step.camera_moves:
+        others.append(step.mismatch(np.zeros(2, np.float32), mask))
+    if not others:
+        return 0.0
+    resting = float(np.minimum(step.error[mask], 60.0).mean())
+    return float(np.clip((resting - 1.2 * min(others)) / rule.sure_levels, 0.0, 1.0))
+
+
+def _following(before: Floats, after: Floats, mask: Bools, step: _Step, rule: ChoiceRule) -> float:
+    shift, flow = after - before, np.median(step.flow[mask], axis=0)
+    speed = max(float(np.linalg.norm(shift)), float(np.linalg.norm(flow)))
+    if speed <= rule.moving_px:
+        return float("nan")
+    # Half of the way, and a pixel, are granted to turning, occlusion and ragged borders.
+    return float(np.exp(-max(float(np.linalg.norm(shift - flow)) - 1.0, 0.0) / (0.5 * speed + 0.5)))
 
 
 def _shifted_iou(mask: Bools, after: Bools) -> float:
@@ -402,16 +487,19 @@ def _cues(
     behaviour: _Behaviour, scene: _Scene, gripper: NDArray[Any] | None, rule: ChoiceRule
 ) -> dict[str, float | None]:
     """Cue name -> value in [0, 1], None where the clip does not tell."""
-    onset = _onset(behaviour)
+    story = _story(behaviour, scene)
     present = behaviour.area > 0
     values: dict[str, float | None] = {
-        "still_before": _still_before(behaviour, scene, onset),
-        "moves": _moves(behaviour, onset, rule),
-        "near": _near(behaviour, onset, gripper, rule),
+        "still_before": story.rest,
+        "moves": _moves(behaviour, story.onset, rule),
+        "near": _near(behaviour, story.onset, gripper, rule),
         "with_gripper": _with_gripper(behaviour, gripper),
         "with_neighbour": _mean(behaviour.fellowship),
+        "inside": 1.0 - 0.7 * float(behaviour.at_border[present].mean()) if present.any() else 0.0,
         "size": _size(behaviour, rule),
         "steady": _mean(behaviour.overlap),
+        "follows": _follows(behaviour),
+        "same_look": _same_look(behaviour),
         "present": float(present.mean()),
         "confidence": behaviour.confidence,
     }
@@ -423,40 +511,52 @@ def _score(cues: Mapping[str, float | None], rule: ChoiceRule) -> float:
     total = sum(rule.weights[name] for name in known)
     if not total:
         return 0.0
-    return float(np.exp(sum(rule.weights[name] * np.log(max(value, rule.floor)) for name, value in known.items()) / total))
+    return float(
+        np.exp(sum(rule.weights[name] * np.log(max(value, rule.floor)) for name, value in known.items()) / total)
+    )
 
 
-def _moves_in(behaviour: _Behaviour) -> Bools:
-    """(T,) bool, most of it moves in this frame."""
-    return np.nan_to_num(behaviour.moving, nan=0.0) > 0.5
+class _Story(NamedTuple):
+    """Frame in which it starts to move for good, None if it never does; how well it rested before, 0 to 1."""
+
+    onset: int | None
+    rest: float
 
 
-def _onset(behaviour: _Behaviour) -> int | None:
-    """First frame of lasting motion (2 of 3 frames), None where it never moves."""
-    moving = _moves_in(behaviour)
-    lasting = moving & (np.convolve(moving, [1, 1, 1], "full")[2:] >= 2)
-    frames = np.flatnonzero(lasting)
-    return int(frames[0]) if len(frames) else None
+def _story(behaviour: _Behaviour, scene: _Scene) -> _Story:
+    """The split into rest and motion that fits best: rests as long as other things move already, then moves.
 
-
-def _still_before(behaviour: _Behaviour, scene: _Scene, onset: int | None) -> float | None:
-    """How long it rests while other things already move, and how quietly; unknown if it is first seen moving."""
-    last = len(behaviour.area) if onset is None else onset
-    known = np.isfinite(behaviour.moving[scene.start : last])
-    if onset is not None and not known.any() and not np.isfinite(behaviour.moving[: max(onset - 1, 0)]).any():
-        seen = np.flatnonzero(np.isfinite(behaviour.moving))
-        # Not seen before it moves: a late mask; but seen from the first moving frame on: an arm.
-        return None if len(seen) and seen[0] > scene.start + 2 else 0.0
-    rest = 1.0 - np.nan_to_num(behaviour.moving[scene.start : last], nan=0.5)
-    long_enough = min((last - scene.start) / max(3.0, 0.1 * len(behaviour.area)), 1.0)
-    return float(rest.mean()) * long_enough if len(rest) else 0.0
+    Things may still settle in the first tenth of a clip (they do in simulators); that is not held against them. Where
+    the mask is first seen moving, the clip does not tell, which is worth less than rest that was seen.
+    """
+    n_frames = len(behaviour.moving)
+    first = max(scene.start, n_frames // 10)
+    known = np.isfinite(behaviour.moving)
+    moving = np.where(known, behaviour.moving, 0.0)
+    seen = np.flatnonzero(known)
+    window = max(3, n_frames // 10)
+    best = _Story(None, 0.0)
+    best_fit = 0.0
+    for onset in np.flatnonzero(moving > 0.5).tolist():
+        ahead = slice(onset, onset + window)
+        lasts = float(moving[ahead].sum()) / max(int(known[ahead].sum()), 2)
+        before = known[first:onset]
+        if before.any():
+            rest = float(1.0 - moving[first:onset][before].mean()) * min((onset - first) / window, 1.0)
+        else:
+            rest = LATE if seen[0] >= first + 2 else 0.0
+        if rest * lasts > best_fit or best.onset is None:
+            best, best_fit = _Story(onset, rest), rest * lasts
+    if best.onset is None:
+        return _Story(None, float(1.0 - moving[first:][known[first:]].mean()) if known[first:].any() else 0.0)
+    return best
 
 
 def _moves(behaviour: _Behaviour, onset: int | None, rule: ChoiceRule) -> float:
-    """Way it goes after onset."""
+    """Way it goes after onset, as far as mask and image agree on it."""
     if onset is None:
         return 0.0
-    steps = np.nan_to_num(behaviour.motion[onset:], nan=0.0)
+    steps = np.nan_to_num(behaviour.motion * behaviour.following[:, None], nan=0.0)[onset:]
     way = np.linalg.norm(np.cumsum(steps, axis=0), axis=-1).max(initial=0.0)
     return 1.0 - float(np.exp(-way / rule.travel_px))
 
@@ -493,7 +593,7 @@ def _with_gripper(behaviour: _Behaviour, gripper: NDArray[Any] | None) -> float 
     closed = _closed(gripper)
     if closed is None:
         return None
-    speed = np.linalg.norm(behaviour.motion, axis=-1)
+    speed = np.linalg.norm(behaviour.motion, axis=-1) * np.nan_to_num(behaviour.following, nan=1.0)
     means = [_mean(speed[state]) for state in (closed, ~closed)]
     if means[0] is None or means[1] is None or sum(means) < 0.05:  # type: ignore[arg-type]
         return None
@@ -506,6 +606,22 @@ def _size(behaviour: _Behaviour, rule: ChoiceRule) -> float:
         return 0.0
     outside = max(np.log(rule.size_low / area), np.log(area / rule.size_high), 0.0)
     return float(np.exp(-outside))
+
+
+def _follows(behaviour: _Behaviour) -> float | None:
+    """How well its centre goes with the image under it, fast frames counting more."""
+    known = np.isfinite(behaviour.following)
+    speed = np.linalg.norm(behaviour.motion, axis=-1)[known] + 0.5
+    return float((behaviour.following[known] * speed).sum() / speed.sum()) if known.any() else None
+
+
+def _same_look(behaviour: _Behaviour) -> float | None:
+    """How much its colours stay the same: mean intersection with their mean histogram."""
+    known = [each for each in behaviour.colours if each is not None]
+    if not known:
+        return None
+    stack = np.stack(known)
+    return float(np.minimum(stack, stack.mean(axis=0)).sum(axis=1).mean())
 
 
 def _mean(values: Floats) -> float | None:

@@ -17,15 +17,16 @@ from scoring.signals import ClipSignals
 
 Fields = Mapping[str, NDArray[Any]]
 
-_CAUCHY_PX = 1.0
-"""Residual at which a background point loses half its weight in the camera's motion: twice a tracker's jitter."""
+_RESIDUAL_PX = 1.0
+"""Residual at which a background point keeps a quarter of its weight in the camera's motion: twice a tracker's
+jitter."""
 
 
 def object_excursion(tracks: Fields) -> float | None:
     """Median over object points of the farthest they get from where they are first seen, pixels, camera removed.
 
     The camera's motion from frame to frame is the similarity that carries the other points (iteratively reweighted
-    least squares, Cauchy weights: the arm and other moving things count little); what is left of an object point's
+    least squares, weights of Geman and McClure, 1987: the arm and other moving things count little); what is left of an object point's
     step is its own. Steps are summed, not their lengths, so that jitter does not add up. None without object points.
     """
     on_object = tracks["on_object"].astype(bool)
@@ -140,7 +141,7 @@ def _judge_object_points(
     shown = counts[numbers.present]
     short = numbers.present & (counts < settings.min_object_tracks)
     share = hits / max(int(shown.sum()), 1)
-    card.numbers |= {"object_points_seen_min": int(shown.min(initial=0)) if len(shown) else 0, "in_mask_share": share}
+    card.numbers |= {"object_points_seen_min": int(shown.min()) if len(shown) else 0, "in_mask_share": share}
     if short.sum() > settings.few_share * numbers.present.sum():
         reason = (
             f"fewer than {settings.min_object_tracks} object points are seen in {frames_text(np.flatnonzero(short))}"
@@ -161,7 +162,7 @@ def _camera_motion(points: NDArray[np.complex128], use: NDArray[np.bool_]) -> An
     a, b = np.ones(len(use), np.complex128), shift
     for _ in range(5):
         residual = np.abs(there - (a[:, None] * here + b[:, None]))
-        weight = use / (1 + np.square(residual / _CAUCHY_PX))
+        weight = use / np.square(1 + np.square(residual / _RESIDUAL_PX))
         total = np.maximum(weight.sum(axis=1, keepdims=True), 1e-9)
         mean_here, mean_there = ((weight * z).sum(axis=1, keepdims=True) / total for z in (here, there))
         p, q = here - mean_here, there - mean_there

@@ -1,0 +1,110 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scoring.report import assess
+from scoring.settings import ScoringSettings
+from tests.benchmarks.faults import FAULTS
+from tests.scoring.clips import good_clip
+
+SETTINGS = ScoringSettings()
+MODALITIES = {"frames", "actions", "masks", "depth", "tracks", "geometry", "contact"}
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return good_clip()
+
+
+def test_a_good_clip_has_full_scores_and_no_tags(clip):
+    verdict = assess(clip, SETTINGS)
+    assert verdict.tags == []
+    assert {card["status"] for card in verdict.quality.values()} == {"pass"}
+    assert verdict.scores["score"] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_and_named(clip, name):
+    modality, tag, fault = FAULTS[name]
+    broken = fault(np.random.default_rng(3), clip)
+    assert broken is not None, "the clip must be fit for every fault"
+    card = assess(broken, SETTINGS).quality[modality]
+    assert tag in card["tags"]
+    assert card["status"] in ("warn", "fail")
+    assert all(card["reasons"])
+
+
+def test_every_modality_has_a_card_of_plain_json(clip):
+    verdict = assess(clip, SETTINGS)
+    assert set(verdict.quality) == MODALITIES
+    assert json.loads(json.dumps(verdict.quality, allow_nan=False)) == verdict.quality
+
+
+def test_what_was_not_extracted_is_absent_and_its_weight_redistributed(clip):
+    bare = dict.fromkeys(("action", "action_valid", "state", "gripper", "masks", "robot", "mask_score", "depth"))
+    bare |= dict.fromkeys(("depth_kind", "tracks", "contact", "held", "centroids_valid"))
+    verdict = assess(replace(clip, **bare), SETTINGS)
+    absent = {name for name, card in verdict.quality.items() if card["status"] == "absent"}
+    assert absent == MODALITIES - {"frames", "geometry"}
+    assert verdict.scores["mask"] is None
+    # Task and length carry 0.4 of a weight of 1.15.
+    assert verdict.scores["weight_missing"] == pytest.approx(1 - 0.4 / 1.15, abs=1e-6)
+
+
+def test_a_mask_on_the_arm_is_suspected_without_a_robot_mask(clip):
+    verdict = assess(replace(clip, masks=clip.robot, robot=None), SETTINGS)
+    assert "mask-on-robot" in verdict.tags
+
+
+def test_a_moving_camera_is_no_drift_of_depth(clip):
+    tracks = {name: {k: v.copy() for k, v in fields.items()} for name, fields in clip.tracks.items()}
+    for fields in tracks.values():
+        fields["xy"] += 2 * np.arange(clip.n_frames, dtype=np.float32)[:, None, None]
+    ramp = np.linspace(1, 3, clip.n_frames, dtype=np.float32)[:, None, None]
+    verdict = assess(replace(clip, tracks=tracks, depth=clip.depth * ramp), SETTINGS)
+    assert "depth-drift" not in verdict.tags
+    assert verdict.quality["depth"]["numbers"]["moving_camera"] is True
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 4, 5])
+def test_the_shortest_clips_are_judged(n_frames):
+    verdict = assess(good_clip(n_frames), SETTINGS)
+    assert "no-mask" not in verdict.tags
+    assert verdict.quality["frames"]["status"] == "pass" or n_frames > 1
+
+
+def test_wild_values_make_no_exception(clip):
+    fields = {k: v.copy() for k, v in clip.tracks["foreground"].items()}
+    fields["xy"][3] = 1e6
+    fields["visibility"][:] = False
+    wild = replace(
+        clip,
+        action=np.full_like(clip.action, np.nan),
+        gripper=np.full_like(clip.gripper, np.nan),
+        state=np.full_like(clip.state, np.nan),
+        depth=np.full_like(clip.depth, np.nan),
+        timestamp=np.full_like(clip.timestamp, np.nan),
+        masks=np.zeros_like(clip.masks),
+        tracks={"foreground": fields},
+        intrinsics=np.full((3, 3), np.nan),
+        language_instruction="\x00\n",
+    )
+    verdict = assess(wild, SETTINGS)
+    json.dumps(verdict.quality, allow_nan=False)
+    json.dumps(verdict.scores, allow_nan=False)
+    assert {"timestamp-order", "no-mask", "depth-holes", "tracks-lost", "intrinsics-odd"} <= set(verdict.tags)
+
+
+def test_the_sources_tags_are_kept(clip):
+    assert assess(replace(clip, tags=("no-language",)), SETTINGS).tags == ["no-language"]
+
+
+def test_an_object_that_stays_is_tagged(clip):
+    fields = dict(clip.tracks["foreground"])
+    fields["xy"] = np.repeat(fields["xy"][:1], clip.n_frames, axis=0)
+    fields["xy"] = fields["xy"] + np.random.default_rng(0).normal(0, 0.3, fields["xy"].shape)
+    verdict = assess(replace(clip, tracks={"foreground": fields}), SETTINGS)
+    assert "low-motion" in verdict.tags
+    assert verdict.scores["displacement"] < 0.05

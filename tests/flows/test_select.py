@@ -9,6 +9,11 @@ from click.testing import CliRunner
 
 from extractors.errors import ConfigError
 from flows.cli import main
+from flows.config import load_config
+from flows.engine import Job, Work
+from flows.manifest import Manifest
+from flows.plan import Plan, Request
+from flows.run import carry_out, run_shard_plainly
 from flows.select import (
     Candidate,
     Pick,
@@ -19,6 +24,18 @@ from flows.select import (
     selection_path,
     write_selection,
 )
+from flows.store import Store
+from tests.support import ArraySource
+
+QUICK = ("masks.backend=recorded", "depth.backend=off", "tracks.backend=off", "packet.height=24", "packet.width=32")
+
+
+class Silent:
+    def stage_done(self, stage, frames):
+        pass
+
+    def episode_done(self, status):
+        pass
 
 
 def clips(count=20, tasks=4):
@@ -223,6 +240,34 @@ def manifest(root, scores):
     table.to_parquet(root / "manifest.parquet", index=False)
     table.to_csv(root / "manifest.csv", index=False)
     return root
+
+
+def test_runs_in_another_order_with_more_workers_give_the_same_file(tmp_path):
+    source = ArraySource(tmp_path / "in", count=3)
+    for name, workers, step in (("a", 1, 1), ("b", 3, -1)):
+        config = load_config(assignments=QUICK).resolved()
+        work = Work(source, config, Store(tmp_path / name), Manifest(tmp_path / name), workers)
+        jobs = [Job(info) for info in source.episodes()][::step]
+        plan = Plan(Request("here", tmp_path / name, config), work, jobs, {})
+        assert carry_out(plan, Silent(), run_shard_plainly).exit_code == 0
+        assert run(tmp_path / name, "--top", 2, "--name", "best")[0] == 0
+    assert (tmp_path / "a/selection-best.csv").read_bytes() == (tmp_path / "b/selection-best.csv").read_bytes()
+    assert "chosen by both: 2 of 2" in run(tmp_path / "a", "--top", 2, "--compare", tmp_path / "b")[1]
+
+
+def test_a_manifest_that_flatters_a_packet_is_noticed(tmp_path):
+    source, root = ArraySource(tmp_path / "in", count=2), tmp_path / "out"
+    config = load_config(assignments=QUICK).resolved()
+    work = Work(source, config, Store(root), Manifest(root))
+    plan = Plan(Request("here", root, config), work, [Job(info) for info in source.episodes()], {})
+    carry_out(plan, Silent(), run_shard_plainly)
+    rows = Manifest(root).rows()
+    rows["square_1"]["score"] = 1.0
+    Manifest(root).write(rows.values())
+    code, output = run(root, "--top", 1)
+    assert code == 2
+    assert "its packet" in output
+    assert not list(root.glob("selection-*"))
 
 
 def test_a_manifest_edited_by_hand_is_noticed(tmp_path):

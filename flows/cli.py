@@ -12,7 +12,7 @@ import click
 from extractors.errors import ConfigError, CuepackError, SourceError
 from flows.commands.extract import extract, rerun
 from flows.commands.models import models
-from flows.commands.operate import manifest
+from flows.commands.operate import deploy, manifest, serve
 from flows.commands.options import FAILED, FINISHED, INTERRUPTED, USAGE
 from flows.commands.packets import inspect, validate
 from flows.commands.select import select
@@ -54,7 +54,7 @@ def main() -> None:
     """Robot-manipulation episodes in, packets of visual cues out."""
 
 
-for command in (extract, rerun, score, select, inspect, validate, verify, sample, models, manifest):
+for command in (extract, rerun, score, select, inspect, validate, verify, sample, models, manifest, deploy, serve):
     main.add_command(command)
 
 

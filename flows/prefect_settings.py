@@ -25,6 +25,8 @@ SETTINGS = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "cuepack",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    # A run whose heartbeats stop was lost with its machine (flows/deployments.py).
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
 }
 
 SERVER_SETTINGS = {

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from flows.commands.options import FAILED, FINISHED, print_json
+
+if TYPE_CHECKING:
+    from flows.deployments import Schedule
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @click.group()
@@ -44,3 +51,79 @@ def rebuild(directory: Path, as_json: bool) -> None:
     else:
         print(f"{counts['kept']} rows kept, {counts['made']} made from packets -> {directory / 'manifest.parquet'}")
     sys.exit(code)
+
+
+def _schedule_options(command: Function) -> Function:
+    for option in (
+        click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeat."),
+        click.option("--camera", help="The view to take [default: the first fixed, non-black one]."),
+        click.option("--timezone", default="UTC", show_default=True, help="Time zone of --cron."),
+        click.option("--cron", help="When to look for new episodes, such as '0 2 * * *' [default: by hand only]."),
+        click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory."),
+        click.argument("source"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_schedule_options
+@click.option("--pool", required=True, help="The Prefect work pool whose workers carry it out.")
+def deploy(source: str, out: Path, pool: str, **options: Any) -> None:
+    """Register batch and rerun deployments of SOURCE and --out with a Prefect server's work pool.
+
+    Paths are the workers'. Needs PREFECT_API_URL; on one machine `cuepack serve` needs nothing.
+    """
+    from flows.prefect_settings import check_server, prepare
+
+    prepare()
+    schedule = _schedule(source, out, options)
+    from flows.deployments import register
+
+    check_server()
+    for name in register(schedule, pool):
+        print(name)
+    print(f"a worker takes them up: prefect worker start --pool {pool} --limit 1", file=sys.stderr)
+
+
+@click.command()
+@_schedule_options
+@click.option("--port", type=click.IntRange(1, 65535), default=4200, show_default=True, help="Of the dashboard.")
+@click.option("--limit", type=click.IntRange(min=1), default=1, show_default=True, help="Flow runs at once.")
+def serve(source: str, out: Path, port: int, limit: int, **options: Any) -> None:
+    """Serve batch and rerun deployments of SOURCE and --out from this machine, with a dashboard, until Ctrl-C.
+
+    Starts a Prefect server on 127.0.0.1 unless PREFECT_API_URL names one or one runs on the port already.
+    """
+    from flows.prefect_settings import prepare
+
+    prepare(out)
+    schedule = _schedule(source, out, options)
+    from flows.deployments import make_deployments, note_lost_runs, server_at
+
+    with server_at(port) as url:
+        from prefect import serve as serve_deployments
+
+        deployments = make_deployments(schedule)
+        note_lost_runs()
+        print(f"dashboard  {url.removesuffix('/api')}")
+        for deployment in deployments:
+            print(f"serving    {deployment.flow_name}/{deployment.name}", flush=True)
+        serve_deployments(*deployments, limit=limit, print_starting_message=False)
+
+
+def _schedule(source: str, out: Path, options: dict[str, Any]) -> Schedule:
+    """What the options say, paths made absolute and the settings checked before a server is asked."""
+    from flows.config import load_config
+    from flows.deployments import Schedule
+    from flows.sources.detect import HUB_PREFIX
+
+    load_config(assignments=options["assignments"])
+    return Schedule(
+        source=source if source.startswith(HUB_PREFIX) else str(Path(source).expanduser().resolve()),
+        out=out.expanduser().resolve(),
+        cron=options["cron"],
+        timezone=options["timezone"],
+        camera=options["camera"],
+        settings=options["assignments"],
+    )

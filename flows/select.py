@@ -199,7 +199,8 @@ def rank_stability(ours: Sequence[Candidate], others: Sequence[Candidate]) -> di
     if not common:
         raise ConfigError("the two have no episode in common; compare runs on the same source and camera")
     tau: dict[str, float | None] = {}
-    for name in ("score", *sorted({n for c in ours for n in c.values if n.startswith("score_")})):
+    parts = {n for c in ours for n in c.values if n.startswith("score_")} - {"score_weight_missing", "score_at_most"}
+    for name in ("score", *sorted(parts)):
         pairs = [(_number(mine[i], name), _number(theirs[i], name)) for i in common]
         known = [(a, b) for a, b in pairs if a is not None and b is not None]
         if name != "score" and not known:

@@ -27,7 +27,8 @@ def object_excursion(tracks: Fields) -> float | None:
 
     The camera's motion from frame to frame is the similarity that carries the other points (iteratively reweighted
     least squares, weights of Geman and McClure, 1987: the arm and other moving things count little); what is left of
-    an object point's step is its own. Steps are summed, not their lengths, so that jitter does not add up. None without object points.
+    an object point's step is its own. Steps are summed, not their lengths, so that jitter does not add up. None
+    without object points.
     """
     on_object = tracks["on_object"].astype(bool)
     if not on_object.any() or len(tracks["xy"]) < 2:

@@ -87,6 +87,7 @@ def extract_tracks(
     seed: int = 0,
     min_object_tracks: int = 47,
     max_rounds: int = 4,
+    known_grid: Tracks | None = None,
 ) -> dict[str, TrackSet]:
     """The track sets of one clip.
 
@@ -105,6 +106,8 @@ def extract_tracks(
         seed: fixes the draw of the foreground set.
         min_object_tracks: K of the guarantee.
         max_rounds: most times that more queries are posed.
+        known_grid: the grid's tracks in packet pixels, where they are known from an earlier run with other masks; the
+            clip is then read only if there is an object to track.
 
     Returns:
         `grid`, and `foreground` unless there is no mask or it is empty in every frame.
@@ -117,17 +120,24 @@ def extract_tracks(
         raise ShapeError(
             f"masks must be (T, h, w) bool with one mask per frame ({len(pixels)}), got {masks.shape} {masks.dtype}"
         )
-    clip = tracker.prepare(pixels)
-    grid = clip.track(grid_queries(source, side=grid_side))
-    sets = {"grid": _as_set(grid, _on_mask(grid.queries, masks, source), masks, source, size, min_object_tracks, [])}
-    if masks is not None and masks.any():
+    has_object = masks is not None and bool(masks.any())
+    clip = tracker.prepare(pixels) if known_grid is None or has_object else None
+    grid = known_grid
+    if grid is None:
+        assert clip is not None
+        grid = _in_packet(clip.track(grid_queries(source, side=grid_side)), source, size)
+    sets = {"grid": _as_set(grid, _on_mask(grid.queries, masks, size), masks, size, min_object_tracks, [])}
+    if has_object:
+        assert masks is not None
+        assert clip is not None
         queries, on_object = foreground_queries(masks, count=count, share=share, seed=seed)
         mask_size: Size = (masks.shape[1], masks.shape[2])
         tracks = clip.track(rescale_queries(queries, mask_size, source))
         tracks, on_object, posed = _top_up(
             clip, tracks, on_object, masks, source, seed=seed, wanted=min_object_tracks, rounds=max_rounds
         )
-        sets["foreground"] = _as_set(tracks, on_object, masks, source, size, min_object_tracks, posed)
+        foreground = _in_packet(tracks, source, size)
+        sets["foreground"] = _as_set(foreground, on_object, masks, size, min_object_tracks, posed)
     return sets
 
 
@@ -288,10 +298,10 @@ def _posed(frame: int, xy: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([np.full((len(xy), 1), frame, np.float32), xy], axis=1)
 
 
-def _on_mask(queries: NDArray[np.float32], masks: NDArray[np.bool_] | None, source: Size) -> NDArray[np.bool_]:
+def _on_mask(queries: NDArray[np.float32], masks: NDArray[np.bool_] | None, size: Size) -> NDArray[np.bool_]:
     if masks is None:
         return np.zeros(len(queries), dtype=np.bool_)
-    xy = rescale_points(queries[:, 1:], source, (masks.shape[1], masks.shape[2]))
+    xy = rescale_points(queries[:, 1:], size, (masks.shape[1], masks.shape[2]))
     return _looked_up(masks, queries[:, 0].astype(int), xy)
 
 
@@ -380,11 +390,11 @@ def _as_set(
     tracks: Tracks,
     on_object: NDArray[np.bool_],
     masks: NDArray[np.bool_] | None,
-    source: Size,
     size: Size,
     wanted: int,
     posed: list[dict[str, int]],
 ) -> TrackSet:
+    """`tracks` in packet pixels, with what can be said about them."""
     report: dict[str, Any] = {
         "points": len(tracks.queries),
         "object_points": int(on_object.sum()),
@@ -392,16 +402,19 @@ def _as_set(
     }
     if masks is not None and masks.any():
         present = masks.any(axis=(1, 2))
-        seen = seen_on_object(tracks, on_object, masks, source)[present]
+        seen = seen_on_object(tracks, on_object, masks, size)[present]
         report["visible_object_tracks"] = {"min": int(seen.min()), "mean": float(seen.mean())}
         report["min_object_tracks"] = wanted
         report["short_frames"] = np.flatnonzero(present)[seen < wanted].tolist()
         report["posed_again"] = posed
-    in_packet = Tracks(
+    return TrackSet(tracks=tracks, on_object=on_object, report=report)
+
+
+def _in_packet(tracks: Tracks, source: Size, size: Size) -> Tracks:
+    return Tracks(
         xy=rescale_points(tracks.xy, source, size),
         visibility=tracks.visibility,
         confidence=tracks.confidence,
         visibility_score=tracks.visibility_score,
         queries=rescale_queries(tracks.queries, source, size),
     )
-    return TrackSet(tracks=in_packet, on_object=on_object, report=report)

@@ -264,7 +264,8 @@ class Shard:
                 run.results[stage.name] = found
                 run.actions[stage.name] = "reused"
                 return
-        inputs = StageInputs(lambda: self._open(run), run.results, config, run.packed.get(stage.name), weights)
+        earlier = None if stage.name in self._forced else run.packed.get(stage.name)
+        inputs = StageInputs(lambda: self._open(run), run.results, config, earlier, weights)
         output = stage.run(inputs)
         report = json.loads(json.dumps(dict(output.report)))
         if output.content is not None:

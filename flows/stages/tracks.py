@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from extractors.tracks import extract_tracks
+from extractors.types import Tracks
 from flows import models
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
+from flows.store import json_digest
 from packers.schema import Dataset
 from packers.writer import encode
+
+VERSION = 1
+
+_TRACK_FIELDS = ("xy", "visibility", "confidence", "visibility_score", "queries")
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
@@ -34,20 +40,36 @@ def _run(inputs: StageInputs) -> StageOutput:
         share=config.share,
         seed=config.seed,
         min_object_tracks=config.min_object_tracks,
+        known_grid=_known_grid(inputs),
     )
     datasets: dict[str, Dataset] = {}
     for name, found in sets.items():
-        for field in ("xy", "visibility", "confidence", "visibility_score", "queries"):
+        for field in _TRACK_FIELDS:
             path = f"tracks/{name}/{field}"
             datasets[path] = encode(path, getattr(found.tracks, field))
         datasets[f"tracks/{name}/on_object"] = encode(f"tracks/{name}/on_object", found.on_object)
     return StageOutput(
         datasets,
-        {name: dict(found.report) for name, found in sets.items()},
+        {name: dict(found.report) for name, found in sets.items()} | {"grid_key": _grid_key(inputs)},
         backend=config.backend,
         device=getattr(tracker, "device_name", "cpu"),
         precision=getattr(tracker, "precision", "fp32"),
     )
+
+
+def _known_grid(inputs: StageInputs) -> Tracks | None:
+    """The packet's own grid tracks, where only the masks or the foreground's settings have changed since."""
+    previous = inputs.previous
+    if previous is None or previous.record.report.get("grid_key") != _grid_key(inputs):
+        return None
+    return Tracks(**{field: previous.read(f"tracks/grid/{field}") for field in _TRACK_FIELDS})
+
+
+def _grid_key(inputs: StageInputs) -> str:
+    config = inputs.config.tracks
+    settings = config.model_dump(mode="json", exclude={"weights", "count", "share", "seed", "min_object_tracks"})
+    source = inputs.results["source"].record.key
+    return json_digest({"source": source, "settings": settings, "weights": dict(inputs.weights), "version": VERSION})
 
 
 def _weights(config: Config) -> Sequence[str]:
@@ -55,5 +77,5 @@ def _weights(config: Config) -> Sequence[str]:
 
 
 TRACKS = Stage(
-    name="tracks", version=1, inputs=("source", "masks/object"), settings=_settings, run=_run, weights=_weights
+    name="tracks", version=VERSION, inputs=("source", "masks/object"), settings=_settings, run=_run, weights=_weights
 )

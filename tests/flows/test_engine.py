@@ -3,6 +3,7 @@ import threading
 
 import pytest
 
+from extractors.backends.lucas_kanade import LucasKanade
 from extractors.errors import OutputError
 from flows import engine, run
 from flows.config import load_config
@@ -227,3 +228,40 @@ def test_the_signal_handler_asks_to_stop_first(tmp_path):
         assert stop.is_set()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_other_masks_track_the_foreground_again_and_take_the_grid_as_it_is(tmp_path, monkeypatch):
+    source = ArraySource(tmp_path / "in", count=1)
+    tracked = "tracks.backend=lucas-kanade"
+    extract(tmp_path, source, tracked, "masks.backend=off")
+    asked = []
+    original = LucasKanade.prepare
+
+    def count_queries(self, pixels):
+        clip = original(self, pixels)
+        monkeypatch.setattr(type(clip), "track", _counted(type(clip).track, asked), raising=True)
+        return clip
+
+    monkeypatch.setattr(LucasKanade, "prepare", count_queries)
+    extract(tmp_path, source, tracked, "masks.backend=recorded", "tracks.grid_side=20")
+    assert asked
+    assert all(set(queries[:, 0]) != {0.0} or len(queries) != 400 or on_square(queries) for queries in asked)
+    again = digests(tmp_path)
+    monkeypatch.undo()
+    rows, _ = extract(tmp_path, source, tracked, "masks.backend=recorded", force_from="tracks")
+    assert "tracks" in rows["square_0"]["stages_computed"]
+    assert digests(tmp_path) == again
+
+
+def on_square(queries):
+    """Whether a good part of the queries lies on the square (the uniform grid has 5 % there)."""
+    x, y = queries[:, 1], queries[:, 2]
+    return ((y > 14) & (y < 29) & (x < 32)).mean() > 0.3
+
+
+def _counted(track, asked):
+    def counting(self, queries):
+        asked.append(queries)
+        return track(self, queries)
+
+    return counting

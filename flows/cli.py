@@ -18,6 +18,7 @@ from flows.commands.packets import inspect, validate
 from flows.commands.select import select
 from flows.commands.sources import sample, score
 from flows.commands.verify import verify
+from flows.commands.view import view
 
 
 class CuepackGroup(click.Group):

@@ -50,7 +50,7 @@ def compare_packets(a: Path | str, b: Path | str, names: tuple[str, str] = ("A",
 
 def _numbers(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[dict[str, Any]]:
     def flat(attributes: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {name: value for name, value in (attributes.get("scores") or {}).items()}
+        found: dict[str, Any] = dict(attributes.get("scores") or {})
         for modality, card in (attributes.get("quality") or {}).items():
             found[f"{modality} status"] = card.get("status")
             found |= {f"{modality} {name}": value for name, value in (card.get("numbers") or {}).items()}

@@ -1,0 +1,87 @@
+"""`cuepack view`: look at packets, and take pictures of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from extractors.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flows.library import Library
+
+DEFAULT_PORT = 8765
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="DIR|PACKET")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port on 127.0.0.1; 0 takes a free one.",
+)
+@click.option("--no-browser", is_flag=True, help="Print the address only.")
+@click.option(
+    "--export", "export_to", type=click.Path(path_type=Path), help="Write the pages as files into this folder."
+)
+@click.option("--render", type=click.Path(path_type=Path), metavar="FILE", help="One packet as .mp4, .gif or .png.")
+@click.option("--compare", type=click.Path(path_type=Path), metavar="OTHER", help="A second directory or packet.")
+def view(
+    path: Path, port: int, *, no_browser: bool, export_to: Path | None, render: Path | None, compare: Path | None
+) -> None:
+    """Look at the packets of DIR in a browser, or at one PACKET.
+
+    Served on this machine alone, until Ctrl-C. --export writes the same pages as files that open from disk and on any
+    web host. --compare puts the packets of a second run beside those of the first.
+    """
+    if render is not None:
+        _render(path, render, export_to is not None or compare is not None)
+        return
+    from flows.library import Library
+    from flows.viewer import serve
+
+    library = Library(path)
+    other = Library(compare) if compare is not None else None
+    if other is not None and not library.common(other):
+        raise ConfigError(f"{path} and {compare} have no episode in common; compare runs on the same source and camera")
+    if export_to is not None:
+        _export(library, export_to, other)
+        return
+    serve(library, other, port=port, browser=not no_browser and sys.stdout.isatty())
+
+
+def _render(path: Path, target: Path, others: bool) -> None:
+    from packers.viewer.render import render_episode
+
+    if others:
+        raise ConfigError("--render makes one picture; leave --export and --compare away")
+    if not path.is_file():
+        raise ConfigError(
+            f"--render wants one packet, got {path}; DIR/packets holds the packets of an output directory"
+        )
+    if not target.parent.is_dir():
+        raise ConfigError(f"--render {target}: there is no folder {target.parent}; make it first")
+    render_episode(path, target)
+    print(target)
+
+
+def _export(library: Library, folder: Path, other: Library | None) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from flows.viewer import export_site
+
+    total = sum(1 for row in library.rows().values() if row.get("packet"))
+    total += 0 if other is None else len(library.common(other))
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("episodes", total=total)
+        count = export_site(
+            library, folder, other, workers=os.cpu_count() or 1, done=lambda key: progress.advance(task)
+        )
+    print(f"{count} episodes -> {folder / 'index.html'}")

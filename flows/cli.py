@@ -55,7 +55,21 @@ def main() -> None:
     """Robot-manipulation episodes in, packets of visual cues out."""
 
 
-for command in (extract, rerun, score, select, inspect, validate, verify, sample, models, manifest, deploy, serve):
+for command in (
+    extract,
+    rerun,
+    score,
+    select,
+    inspect,
+    validate,
+    verify,
+    sample,
+    models,
+    manifest,
+    deploy,
+    serve,
+    view,
+):
     main.add_command(command)
 
 

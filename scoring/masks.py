@@ -35,6 +35,12 @@ class MaskNumbers:
         return self.area > 0
 
     @property
+    def travel_px(self) -> float | None:
+        """Farthest that the centre gets from where it is first; None with fewer than two masks."""
+        centre = self.centre[self.present]
+        return float(np.linalg.norm(centre - centre[0], axis=1).max()) if len(centre) > 1 else None
+
+    @property
     def coverage(self) -> float:
         """Median share of the frame, of frames with a mask."""
         return float(np.median(self.area[self.present])) / self.frame_px if self.present.any() else 0.0
@@ -71,6 +77,7 @@ def judge_masks(signals: ClipSignals, numbers: MaskNumbers, settings: ScoringSet
     recorded = ((signals.reports or {}).get("masks") or {}).get("recorded_j")
     if recorded is not None:
         card.numbers["recorded_j"] = recorded
+    card.numbers["travel_px"] = numbers.travel_px
     if not present.any():
         card.add("no-mask", "fail", "no object was found in any frame")
         return card

@@ -65,8 +65,9 @@ def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
     }
     quality = {name: absent() if card is None else card.as_json() for name, card in cards.items()}
     tags = set(signals.tags).union(*(card["tags"] for card in quality.values()))
-    if excursion is not None and excursion < settings.low_motion_px:
-        tags.add("low-motion")
+    travels = [far for far in (excursion, None if masks is None else masks.travel_px) if far is not None]
+    if travels and min(travels) < settings.low_motion_px:
+        tags.add("low-motion")  # a property of the clip, or a mask on the wrong thing
     return Assessment(_scores(signals, masks, actions, excursion, settings), quality, sorted(tags))
 
 

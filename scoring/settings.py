@@ -55,14 +55,17 @@ class ScoringSettings(BaseModel):
     blank_contrast: float = Field(2.0, ge=0, description="grey-level standard deviation below which a frame is blank")
     motion_level: float = Field(1.0, gt=0, description="mean grey-level change between frames that is motion")
     duplicate_level: float = Field(0.02, ge=0, description="mean change below which a frame repeats the one before")
-    order_ratio: float = Field(0.75, gt=0, lt=1, description="path through swapped frames over that in order")
+    order_ratio: float = Field(0.81, gt=0, lt=1, description="path through swapped frames over that in order")
+    order_gain: float = Field(1.15, gt=1, description="median change over two frames per change over one, at least")
     glitch_factor: float = Field(2.5, gt=1, description="change to both neighbours over theirs, of a foreign frame")
     glitch_level: float = Field(8.0, gt=0, description="least grey-level change of a foreign frame")
     jump_ratio: float = Field(1.5, gt=1, description="change of picture over its neighbours' where frames are missing")
-    state_jump_ratio: float = Field(2.0, gt=1, description="the same for proprioception")
+    state_jump_ratio: float = Field(1.6, gt=1, description="the same for proprioception")
     fps_tolerance: float = Field(0.1, gt=0, description="relative difference of time stamps and fps")
     gap_factor: float = Field(1.8, gt=1, description="time step over the usual one that is a gap")
-    low_motion_px: float = Field(5.0, ge=0, description="object excursion below which a clip is tagged low-motion")
+    low_motion_px: float = Field(
+        5.0, ge=0, description="travel of object points or mask below which a clip is low-motion"
+    )
 
     dead_share: float = Field(0.8, gt=0, le=1, description="share of dead actions that is a fault")
     saturation_share: float = Field(0.3, gt=0, le=1, description="share of action values at their limit: a fault")

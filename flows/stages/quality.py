@@ -104,7 +104,7 @@ def _tracks(inputs: StageInputs) -> dict[str, dict[str, NDArray[Any]]]:
 
 QUALITY = Stage(
     name="quality",
-    version=2,
+    version=3,
     inputs=("source", "masks/*", "depth/*", "tracks/*", "intrinsics", "contact", "held", "centroids*", "shape*"),
     settings=_settings,
     run=_run,

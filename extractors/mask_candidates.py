@@ -136,6 +136,7 @@ class ChoiceRule:
             "with_gripper": 1.0,
             "with_neighbour": 1.0,
             "inside": 1.0,
+            "not_robot": 2.0,
             "size": 1.0,
             "steady": 1.0,
             "follows": 2.0,
@@ -189,6 +190,7 @@ def choose_candidate(
     gripper: NDArray[Any] | None = None,
     *,
     by: ChooseBy = "best",
+    robot: Frames | None = None,
     rule: ChoiceRule | None = None,
 ) -> Choice:
     """The candidate that behaves as a manipulated object.
@@ -198,6 +200,7 @@ def choose_candidate(
         frames: T RGB frames (H, W, 3) uint8 of any size, iterated once.
         gripper: (T,) opening, 1 open, 0 closed; None or constant: the cue is left out.
         by: "best" score; "first" takes the first candidate that is there at all, unscored.
+        robot: T masks of the robot, of the candidates' size, where they are known.
         rule: weights and thresholds; None: `ChoiceRule()`.
 
     Returns:
@@ -217,7 +220,10 @@ def choose_candidate(
         scores = tuple(float(np.mean(each.confidence)) for each in candidates)
         return Choice(first, scores, ({},) * len(candidates), 0.0 if first is None else scores[first])
     behaviours, scene = _watch(candidates, frames, rule)
-    cues = tuple(_cues(each, scene, gripper, rule) for each in behaviours)
+    cues = tuple(
+        {**_cues(each, scene, gripper, rule), "not_robot": _not_robot(candidate, robot)}
+        for each, candidate in zip(behaviours, candidates, strict=True)
+    )
     scores = tuple(_score(each, rule) if index in set(there) else 0.0 for index, each in enumerate(cues))
     best = max(there, key=lambda index: scores[index])
     rivals = [scores[i] for i in there if i != best and not _is_same(behaviours[i], behaviours[best])]
@@ -295,7 +301,7 @@ def _watch(candidates: Sequence[Candidate], frames: Frames, rule: ChoiceRule) ->
     height, width = int(frames.shape[1]), int(frames.shape[2])
     factor = rule.working_px / max(height, width)
     size = (max(round(height * factor), 16), max(round(width * factor), 16))
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     masks = [iter(each.masks) for each in candidates]
     grey_before: NDArray[np.uint8] | None = None
     masks_before: list[Bools] = []
@@ -305,7 +311,8 @@ def _watch(candidates: Sequence[Candidate], frames: Frames, rule: ChoiceRule) ->
         masks_now = [_reduce(next(each), size) for each in masks]
         step = None
         if grey_before is not None:
-            step = _explain(grey_before, grey, flow.calc(grey_before, grey, None), rule)
+            moved = np.asarray(flow.calc(grey_before, grey, np.zeros((*size, 2), np.float32)), np.float32)
+            step = _explain(grey_before, grey, moved, rule)
             scene.share[frame - 1] = step.moves.mean()
         for index, (each, now) in enumerate(zip(behaviours, masks_now, strict=True)):
             _note_look(each, frame, now, colour)
@@ -613,6 +620,16 @@ def _follows(behaviour: _Behaviour) -> float | None:
     known = np.isfinite(behaviour.following)
     speed = np.linalg.norm(behaviour.motion, axis=-1)[known] + 0.5
     return float((behaviour.following[known] * speed).sum() / speed.sum()) if known.any() else None
+
+
+def _not_robot(candidate: Candidate, robot: Frames | None) -> float | None:
+    """Share of its pixels that are not the robot's; None where the robot is not known."""
+    if robot is None:
+        return None
+    common = total = any_robot = 0
+    for mask, arm in zip(candidate.masks, robot, strict=True):
+        common, total, any_robot = common + int((mask & arm).sum()), total + int(mask.sum()), any_robot + int(arm.any())
+    return round(1.0 - common / total, 4) if total and any_robot else None
 
 
 def _same_look(behaviour: _Behaviour) -> float | None:

@@ -1,0 +1,129 @@
+"""Loads a model of the `transformers` library from a local folder; nothing is fetched, and nothing left random."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from extractors.backends.devices import choose_device
+from extractors.errors import ConfigError, WeightsError
+
+HalfPrecision = Literal["auto", "fp32", "bf16"]
+"""auto: bf16 on a CUDA device, fp32 elsewhere."""
+
+
+def check_transformers(backend: str) -> None:
+    """Raises ConfigError where the `transformers` package is not installed."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"masks.backend={backend} needs the transformers package; install cuepack's extra `sam`, or take "
+            "masks.backend=motion"
+        ) from error
+
+
+def choose_precision(precision: str, device: str) -> tuple[torch.device, str, torch.dtype]:
+    """The device, the precision resolved ("fp32" or "bf16"), and its dtype.
+
+    Raises:
+        ConfigError: there is no such device or precision.
+    """
+    where = choose_device(device)
+    if precision == "auto":
+        precision = "bf16" if where.type == "cuda" else "fp32"
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if precision not in types:
+        raise ConfigError(f"no precision {precision!r} of masks; choose auto, fp32 or bf16")
+    return where, precision, types[precision]
+
+
+def load_pretrained(
+    model_class: Any, folder: Path, *, model_types: tuple[str, ...], advice: str, dtype: torch.dtype
+) -> Any:
+    """The model in eval mode on the CPU, with every one of its weights from `folder`.
+
+    Args:
+        model_class: of `transformers`, with `from_pretrained`.
+        folder: with config.json and model*.safetensors.
+        model_types: `model_type` in config.json of the models this may be.
+        advice: how to get the weights, or do without.
+        dtype: of the weights.
+
+    Raises:
+        WeightsError: the folder is not there, is another model's, or lacks weights.
+    """
+    check_model_type(folder, model_types, advice)
+    try:
+        with quiet():
+            # Without strictness of our own the library would fill what is missing with random numbers and go on.
+            model, info = model_class.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=dtype
+            )
+    except Exception as error:  # a damaged folder makes the library raise many kinds
+        told = str(error).splitlines()[0][:200] if str(error) else ""
+        raise WeightsError(
+            f"weights in {folder} cannot be loaded ({type(error).__name__}: {told}); {advice}"
+        ) from error
+    missing, wrong = sorted(info["missing_keys"]), sorted(str(each[0]) for each in info["mismatched_keys"])
+    if missing or wrong:
+        raise WeightsError(
+            f"weights in {folder} do not fit {model_class.__name__}: {len(missing)} are missing, {len(wrong)} have "
+            f"another shape ({', '.join((missing + wrong)[:3])}); {advice}"
+        )
+    return model.requires_grad_(False).eval()
+
+
+def check_model_type(folder: Path, model_types: tuple[str, ...], advice: str) -> dict[str, Any]:
+    """config.json of `folder`.
+
+    Raises:
+        WeightsError: it is not there, not JSON, or another model's.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise WeightsError(f"{folder} is no model folder: it has no config.json; {advice}")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        found = config["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{file} cannot be read ({error!r}); {advice}") from error
+    if found not in model_types:
+        raise WeightsError(f"{folder} holds a model of type {found!r}, wanted {' or '.join(model_types)}; {advice}")
+    return dict(config)
+
+
+def load_tokenizer(tokenizer_class: Any, folder: Path, advice: str) -> Any:
+    """The tokenizer of `folder`, offline.
+
+    Raises:
+        WeightsError: its files are missing or damaged.
+    """
+    try:
+        with quiet():
+            return tokenizer_class.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # see load_pretrained
+        told = str(error).splitlines()[0][:200] if str(error) else ""
+        raise WeightsError(f"{folder} has no usable tokenizer ({type(error).__name__}: {told}); {advice}") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's progress bars and warnings, which would break our own output."""
+    from transformers.utils import logging as library_logging
+
+    logging: Any = library_logging  # untyped
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -105,6 +105,8 @@ class Library:
                 list(rows.values()),
                 title=self.title,
                 server=server and not self.is_packet,
+                # A page that goes elsewhere does not tell where it was made.
+                directory=None if self.is_packet else shlex.quote(str(self.path) if server else self.title),
                 thresholds=self.thresholds(),
                 annotations=annotations,
                 notices=notices,
@@ -127,7 +129,7 @@ class Library:
         scoring = config.scoring
         lines: dict[str, list[dict[str, Any]]] = {
             "n_frames": [
-                {"name": "full score from", "value": scoring.length_low},
+                {"name": "best", "value": scoring.length_low},
                 {"name": "to", "value": scoring.length_high},
             ]
         }
@@ -166,7 +168,7 @@ class Library:
             KeyError: there is no such episode or file.
         """
         if name == "episode.js":
-            return self._kept(key, name, lambda path: as_script(self._describe(key, path)), self._broken)
+            return self._kept(key, name, lambda path: as_script(describe_episode(path)), _broken)
         if name == "thumb.jpg":
             return self._kept(key, name, lambda path: self._pictured(path, lambda p: p.thumbnail()), _no_thumbnail)
         stem, _, rest = name.partition("-")
@@ -184,7 +186,9 @@ class Library:
     def compared(self, key: str, other: Library) -> bytes:
         """What the compare page says about an episode that `other` has too."""
         theirs = next(iter(other.rows())) if other.is_packet else key
-        names = (str(self.path), str(other.path))
+        names = (self.title, other.title)
+        if names[0] == names[1]:
+            names = (f"{self.path.parent.name}/{self.title}", f"{other.path.parent.name}/{other.title}")
         return as_script(compare_packets(self.packet(key), other.packet(theirs), names))
 
     def _read_rows(self) -> list[Row]:
@@ -193,16 +197,6 @@ class Library:
         if any((self.path / name).exists() for name in _WATCHED[:2]):
             return list(Manifest(self.path).rows().values())
         return [_bare_row(path, self.path) for path in sorted((self.path / "packets").glob("*/*.h5"))]
-
-    def _describe(self, key: str, path: Path) -> dict[str, Any]:
-        episode = describe_episode(path)
-        if not self.is_packet:
-            command = ["cuepack", "rerun", str(self.path), str(self.rows()[key]["episode_id"])]
-            episode["rerun"] = shlex.join(command)
-        return episode
-
-    def _broken(self, error: Exception) -> bytes:
-        return as_script({"broken": str(error)})
 
     def _kept(
         self, key: str, name: str, make: Callable[[Path], bytes], instead: Callable[[Exception], bytes] | None
@@ -303,6 +297,10 @@ def _keep(path: Path, content: bytes) -> None:
 def _thumbnail_placeholder() -> bytes:
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
     return encode_image(placeholder(UNREADABLE, size, (1, THUMBNAIL_FRAMES)))
+
+
+def _broken(error: Exception) -> bytes:
+    return as_script({"broken": str(error)})
 
 
 def _no_thumbnail(error: Exception) -> bytes:

@@ -13,7 +13,7 @@ from extractors.errors import PacketError
 from packers.reader import Packet
 from packers.schema import dilation_radius
 
-VIEW_VERSION = 1
+VIEW_VERSION = 2
 """Raised by hand when pictures or pages' data change, so that kept ones are made anew."""
 
 SHEET_COLUMNS = SHEET_ROWS = 4
@@ -46,12 +46,22 @@ class ValueRange:
         low, high: values at the ends of the colour map.
         dark_is_high: whether the dark end is the high one (metric depth: near is bright in every panel).
         units: of the values.
+        even_in_inverse: whether colours are even in 1 / value.
     """
 
     low: float
     high: float
     dark_is_high: bool
     units: str
+    even_in_inverse: bool = False
+
+    def shares(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Where `values` lie from dark (0) to bright (1); z over a whole scene evenly in 1/z, as inverse depth is."""
+        clipped = np.clip(values, self.low, self.high).astype(np.float64)
+        if self.even_in_inverse:
+            return np.asarray((1 / clipped - 1 / self.high) / (1 / self.low - 1 / self.high))
+        shares = (clipped - self.low) / (self.high - self.low)
+        return np.asarray(1 - shares if self.dark_is_high else shares)
 
 
 class FramePictures:
@@ -151,8 +161,10 @@ class FramePictures:
         known = np.isfinite(depth) & (depth > 0) if dataset == "depth/metric" else np.isfinite(depth)
         if panel == "object_depth":
             known &= self.packet.read("masks/object", start, stop)
-        background = 255 if panel == "object_depth" else NO_READING_GREY
-        pictures = [_coloured(z, k, scale, background) for z, k in zip(depth, known, strict=True)]
+        backgrounds: list[Image | None] = [None] * len(depth)
+        if panel == "object_depth":
+            backgrounds = [_ghost(frame) for frame in self.packet.read("pixels", start, stop)]
+        pictures = [_coloured(z, k, scale, b) for z, k, b in zip(depth, known, backgrounds, strict=True)]
         return [self._reduced(picture) for picture in pictures]
 
     def thumbnail(self) -> bytes:
@@ -204,7 +216,8 @@ class FramePictures:
         sample = np.concatenate(values)
         low, high = (float(p) for p in np.percentile(sample, (1, 99))) if len(sample) else (0.0, 1.0)
         units = str(self.packet.dataset_attributes(datasets[0]).get("units", ""))
-        return ValueRange(low, high if high > low else low + 1e-6, metric, units)
+        high = high if high > low else low + 1e-6
+        return ValueRange(low, high, metric, units, even_in_inverse=metric and mask is None and low > 0)
 
     def _reduced(self, image: Image, *, nearest: bool = False) -> Image:
         import cv2
@@ -280,7 +293,7 @@ def panel_legend(pictures: FramePictures) -> dict[str, dict[str, Any]]:
         there = set(pictures.packet.modalities)
         marks = [{"name": "object", "rgb": OBJECT_RGB}] if "masks/object" in there else []
         marks += [
-            {"name": f"+{radius} px", "rgb": colour}
+            {"name": f"+{radius}", "rgb": colour}
             for radius, colour in zip(pictures.radii, _cycled(len(pictures.radii)), strict=True)
         ]
         marks += [{"name": "robot", "rgb": ROBOT_RGB}] if "masks/robot" in there else []
@@ -296,16 +309,25 @@ def _range_record(scale: ValueRange) -> dict[str, Any]:
         "high": round(scale.high, 4),
         "dark_is_high": scale.dark_is_high,
         "units": scale.units,
+        "even_in": "1/depth" if scale.even_in_inverse else None,
     }
+
+
+def _ghost(frame: Image) -> Image:
+    """The frame in light greys: shows where the object is without competing with its colours."""
+    grey = frame.astype(np.float32).mean(axis=-1, keepdims=True)
+    return np.repeat((205 + grey * (50 / 255)).astype(np.uint8), 3, axis=-1)
 
 
 def _cycled(count: int) -> list[tuple[int, int, int]]:
     return [RING_RGB[index % len(RING_RGB)] for index in range(count)]
 
 
-def _coloured(values: NDArray[Any], known: NDArray[np.bool_], scale: ValueRange | None, background: int) -> Image:
+def _coloured(
+    values: NDArray[Any], known: NDArray[np.bool_], scale: ValueRange | None, background: Image | None
+) -> Image:
     assert scale is not None
-    share = np.clip((np.where(known, values, scale.low) - scale.low) / (scale.high - scale.low), 0, 1)
-    picture = depth_colours()[np.rint(255 * (1 - share if scale.dark_is_high else share)).astype(np.uint8)]
-    picture[~known] = background
+    shares = scale.shares(np.where(known, values, scale.low))
+    picture = depth_colours()[np.rint(255 * shares).astype(np.uint8)]
+    picture[~known] = NO_READING_GREY if background is None else background[~known]
     return picture

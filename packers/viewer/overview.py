@@ -27,6 +27,7 @@ def describe_overview(
     *,
     title: str,
     server: bool,
+    directory: str | None = None,
     thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     annotations: Mapping[str, Mapping[str, str]] | None = None,
     notices: Iterable[str] = (),
@@ -38,6 +39,7 @@ def describe_overview(
         rows: manifest rows, column -> value, None for none.
         title: names the directory.
         server: whether a server is behind the page (annotations are kept, changes are noticed).
+        directory: what `cuepack rerun` is told, quoted for a shell; None where there is nothing to rerun in.
         thresholds: column -> lines to draw into its distribution, each `value` and `name`.
         annotations: episode id -> `verdict` and `note`.
         notices: sentences to show above the cards.
@@ -56,6 +58,7 @@ def describe_overview(
     return {
         "title": title,
         "server": server,
+        "directory": directory,
         "n": len(rows),
         "columns": columns,
         "keys": keys,

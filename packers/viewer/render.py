@@ -24,7 +24,7 @@ RENDERED = (".mp4", ".png", ".gif")
 SHEET_MOMENTS = 8
 """Frames on a contact sheet."""
 
-TRAIL_FRAMES = 12
+TRAIL_FRAMES, MOST_TRAILS = 12, 80
 
 _TITLES = {
     "rgb": "RGB",
@@ -37,7 +37,7 @@ _TITLES = {
 }
 _OFF_RGB, _GRID_RGB = (86, 180, 233), (235, 235, 235)
 _INK, _QUIET, _PAPER = (27, 36, 48), (86, 97, 113), (255, 255, 255)
-_GAP, _CAPTION, _LABEL = 6, 22, 16
+_GAP, _CAPTION, _LABEL, _SHEET_HEAD = 6, 22, 16, 76
 _GIF_LONGEST_PX = 160
 
 
@@ -117,11 +117,13 @@ class _Drawing:
         xy = (self.packet.read(f"{root}/xy", start, t + 1) + 0.5) * (large * width / self.packet.size[1])
         seen = self.packet.read(f"{root}/visibility", start, t + 1)
         on_object, queries = self.packet.read(f"{root}/on_object"), self.packet.read(f"{root}/queries")
-        for point in np.argsort(on_object, kind="stable"):
+        # As on the page: trails of some points of each kind, or they run into one smear.
+        every = {kind: -(-int((on_object == kind).sum()) // MOST_TRAILS) for kind in (False, True)}
+        for place, point in enumerate(np.argsort(on_object, kind="stable")):
             if queries[point, 0] > t:
                 continue
             colour = OBJECT_RGB if on_object[point] else _OFF_RGB if self.tracks == "foreground" else _GRID_RGB
-            for back in range(1, len(xy)):
+            for back in range(1, len(xy) if place % every[bool(on_object[point])] == 0 else 0):
                 if seen[back - 1, point] and seen[back, point]:
                     _line(canvas, xy[back - 1, point], xy[back, point], colour)
             if seen[-1, point]:
@@ -164,10 +166,10 @@ def _font(size: int) -> FreeTypeFont | BitmapFont:
     return ImageFont.load_default(size)
 
 
-def _fitted(draw: ImageDraw, text: str, room: int) -> str:
-    if draw.textlength(text, font=_font(13)) <= room:
+def _fitted(draw: ImageDraw, text: str, room: int, size: int = 13) -> str:
+    if draw.textlength(text, font=_font(size)) <= room:
         return text
-    while text and draw.textlength(f"{text}…", font=_font(13)) > room:
+    while text and draw.textlength(f"{text}…", font=_font(size)) > room:
         text = text[:-1]
     return f"{text}…"
 
@@ -179,23 +181,23 @@ def _write_png(drawing: _Drawing, path: Path) -> None:
 
     moments = np.unique(np.linspace(0, drawing.n_frames - 1, SHEET_MOMENTS).round().astype(int))
     height, width = drawing.pictures.size
-    left = 92
+    left = 104
     size = (
         left + len(moments) * (width + _GAP) + _GAP,
-        _CAPTION + 22 + len(drawing.panels) * (height + _GAP) + _GAP,
+        _SHEET_HEAD + len(drawing.panels) * (height + _GAP) + _GAP,
     )
     page = Pictures.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(page)
-    draw.text((_GAP, 4), _fitted(draw, drawing.title, size[0] - 2 * _GAP), fill=_INK, font=_font(13))
-    draw.text((_GAP, 24), drawing.subtitle, fill=_QUIET, font=_font(10))
+    draw.text((_GAP, 8), _fitted(draw, drawing.title, size[0] - 2 * _GAP, 20), fill=_INK, font=_font(20))
+    draw.text((_GAP, 36), drawing.subtitle, fill=_QUIET, font=_font(13))
     for row, panel in enumerate(drawing.panels):
-        y = _CAPTION + 22 + row * (height + _GAP)
-        draw.text((_GAP, y + height // 2), _TITLES[panel], fill=_INK, font=_font(11), anchor="lm")
+        y = _SHEET_HEAD + row * (height + _GAP)
+        draw.text((_GAP, y + height // 2), _TITLES[panel], fill=_INK, font=_font(13), anchor="lm")
         for column, t in enumerate(moments):
             x = left + column * (width + _GAP)
             page.paste(Pictures.fromarray(drawing.frame(panel, int(t))), (x, y))
             if row == 0:
-                draw.text((x + width, y - 4), f"frame {t}", fill=_QUIET, font=_font(10), anchor="rs")
+                draw.text((x, y - 5), f"frame {t}", fill=_QUIET, font=_font(12), anchor="ls")
     page.save(path, optimize=True)
 
 

@@ -71,21 +71,26 @@
       stages.append(el("tr", {}, el("td", { text: name }), el("td", { text: stage.backend || "–" }), el("td", { text: [stage.device, stage.precision].filter(Boolean).join(" ") }), el("td", { class: "numbers", title: stage.key, text: String(stage.key || "").slice(0, 8) })));
     }
     at("provenance").append(el("details", { open: true }, el("summary", { text: "Stages" }), stages));
-    if (episode.rerun) {
+    at("provenance").append(el("div", { id: "again" }));
+    const tree = el("table", { class: "stages" });
+    for (const dataset of episode.datasets) tree.append(el("tr", {}, el("td", { text: dataset.name }), el("td", { class: "numbers", text: `${dataset.dtype} ${dataset.shape.join("×")}` }), el("td", { class: "numbers", text: `${number(Math.round(dataset.stored_bytes / 1000))} kB` })));
+    at("provenance").append(el("details", {}, el("summary", { text: `${episode.datasets.length} datasets` }), tree),
+      el("details", {}, el("summary", { text: "Configuration" }), el("pre", { text: JSON.stringify(episode.attributes.config, null, 1) })));
+  }
+
+  function showCommand() {
+    const command = table.overview.directory ? `cuepack rerun ${table.overview.directory} ${/^[\w.-]+$/.test(id) ? id : `'${id.replaceAll("'", `'\\''`)}'`}` : null;
+    if (command && at("again")) {
       const copy = el("button", { class: "plain", text: "copy", onclick: async () => {
         try {
-          await navigator.clipboard.writeText(episode.rerun);
+          await navigator.clipboard.writeText(command);
           copy.textContent = "copied";
         } catch (error) {
           copy.textContent = "select and copy by hand";
         }
       } });
-      at("provenance").append(el("h3", {}, "Do it again ", copy), el("code", { class: "command", id: "rerun", text: episode.rerun }));
+      at("again").append(el("h3", {}, "Do it again ", copy), el("code", { class: "command", id: "rerun", text: command }));
     }
-    const tree = el("table", { class: "stages" });
-    for (const dataset of episode.datasets) tree.append(el("tr", {}, el("td", { text: dataset.name }), el("td", { class: "numbers", text: `${dataset.dtype} ${dataset.shape.join("×")}` }), el("td", { class: "numbers", text: `${number(Math.round(dataset.stored_bytes / 1000))} kB` })));
-    at("provenance").append(el("details", {}, el("summary", { text: `${episode.datasets.length} datasets` }), tree),
-      el("details", {}, el("summary", { text: "Configuration" }), el("pre", { text: JSON.stringify(episode.attributes.config, null, 1) })));
   }
 
   // ---- the verdict ----
@@ -219,13 +224,13 @@
     const plain = /^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}$/.test(id);
     const listed = showRest();
     listed.catch(() => {});
-    if (plain) {
-      await showEpisode(`data/a/${encodeURIComponent(id)}/`);
-      return listed;
+    if (!plain) {
+      await listed;
+      if (row === null) return broken("No such episode is listed.");
     }
+    await showEpisode(plain ? `data/a/${encodeURIComponent(id)}/` : table.folder(row));
     await listed;
-    if (row === null) return broken("No such episode is listed.");
-    return showEpisode(table.folder(row));
+    return showCommand();
   }
 
   begin().catch((error) => (player ? notice(error.message) : broken(`This episode cannot be shown: ${error.message}`)));

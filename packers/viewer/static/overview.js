@@ -90,7 +90,7 @@
     }
     const title = el("figcaption", {}, el("span", { text: name.replace(/^score_/, "") }));
     const without = table.n - all.length;
-    const thresholdText = lines.map(({ name: label, value }) => `${label} ${number(value)}`).join(", ");
+    const thresholdText = lines.map(({ name: label, value }) => `${label} ${number(value)}`).join(" ");
     title.append(el("span", { class: "quiet", title: thresholdText, text: thresholdText || (without ? `${number(without)} without` : "") }));
     const figure = el("figure", { class: "distribution", "data-column": name }, title, picture,
       el("div", { class: "ends quiet" }, el("span", { text: number(low) }), el("span", { text: number(high) })));

@@ -3,6 +3,8 @@
 (function () {
   const { el, bytes, load, number } = cuepack;
   const TRAIL = 12;
+  // Trails of at most this many points of a kind: more would run into one smear.
+  const MOST_TRAILS = 80;
   const KEPT_SHEETS = 6;
   const TITLES = {
     rgb: "RGB", masks: "Masks", tracks: "Tracks", depth: "Depth", stabilized: "Stabilized depth",
@@ -137,7 +139,7 @@
         const [left, right] = known.dark_is_high ? [known.high, known.low] : [known.low, known.high];
         const unit = known.units === "relative inverse depth" ? "" : ` ${known.units}`;
         legend.append(number(+left.toPrecision(3)), this.ramp(), `${number(+right.toPrecision(3))}${unit}`);
-        legend.title = `${known.dataset || ""} ${known.units}; bright is near; 1st to 99th percentile of the clip`;
+        legend.title = `${known.dataset || ""} ${known.units}; bright is near; 1st to 99th percentile of the clip${known.even_in ? `; colours even in ${known.even_in}` : ""}`;
       }
       if (name === "tracks") this.trackLegend(legend);
       return legend;
@@ -268,6 +270,7 @@
       for (const [belongs, colour] of groups) {
         const points = [];
         for (let i = 0; i < track.n; i++) if (belongs(i) && track.from_frame[i] <= t) points.push(i);
+        const every = Math.ceil(points.length / MOST_TRAILS);
         context.strokeStyle = context.fillStyle = colour;
         if (this.options.trails) {
           for (let back = Math.min(TRAIL, t); back > 0; back--) {
@@ -276,7 +279,8 @@
             context.globalAlpha = 0.75 * (1 - (back - 1) / TRAIL);
             context.lineWidth = Math.max(1, scale * 0.55);
             context.beginPath();
-            for (const i of points) {
+            for (let p = 0; p < points.length; p += every) {
+              const i = points[p];
               if (!from.seen(i) || !to.seen(i)) continue;
               context.moveTo(at(from.x(i)), at(from.y(i)));
               context.lineTo(at(to.x(i)), at(to.y(i)));
@@ -326,8 +330,8 @@
       this.label = el("output", { id: "frame", class: "numbers" });
       this.speeds = el("select", { id: "speed", "aria-label": "Speed", onchange: (e) => { this.speed = Number(e.target.value); } },
         ...[0.25, 0.5, 1, 2, 4, 8].map((speed) => el("option", { value: speed, text: `${speed}×`, selected: speed === 1 })));
-      box.append(button("⏮", "First frame (Home)", () => this.go(0)), button("‹", "One frame back (←)", () => this.step(-1)), this.playButton,
-        button("›", "One frame on (→)", () => this.step(1)), button("⏭", "Last frame (End)", () => this.go(this.n - 1)), this.range, this.label, this.speeds);
+      box.append(button("«", "First frame (Home)", () => this.go(0)), button("‹", "One frame back (←)", () => this.step(-1)), this.playButton,
+        button("›", "One frame on (→)", () => this.step(1)), button("»", "Last frame (End)", () => this.go(this.n - 1)), this.range, this.label, this.speeds);
     }
     async go(t) {
       this.frame = Math.min(this.n - 1, Math.max(0, Math.round(t)));

@@ -12,7 +12,7 @@ import click
 from extractors.errors import ConfigError, CuepackError, SourceError
 from flows.commands.extract import extract, rerun
 from flows.commands.models import models
-from flows.commands.operate import deploy, manifest, serve
+from flows.commands.operate import deploy, doctor, manifest, serve
 from flows.commands.options import FAILED, FINISHED, INTERRUPTED, USAGE
 from flows.commands.packets import inspect, validate
 from flows.commands.select import select
@@ -68,6 +68,7 @@ for command in (
     manifest,
     deploy,
     serve,
+    doctor,
     view,
 ):
     main.add_command(command)

@@ -5,13 +5,14 @@ Import only after `flows.prefect_settings.prepare()`.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -32,6 +33,8 @@ from prefect.types.entrypoint import EntrypointType
 from extractors.errors import ConfigError
 from flows.extract import extract_dataset, extract_shard, rerun_episode, rerun_failed
 from flows.prefect_settings import SETTINGS, find_server
+
+log = logging.getLogger("cuepack")
 
 SERVER_START_S = 120.0
 """Seconds a server may take to start: 11 s on an idle machine, more where its database is made first."""
@@ -142,11 +145,10 @@ def note_lost_runs() -> None:
     """Has the server call a run crashed when its heartbeats stop: a machine that is gone cannot say so itself."""
     heartbeat = "prefect.flow-run.heartbeat"
     over = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
-    try:
-        Automation.read(name=LOST_RUNS)
+    with suppress(ValueError):  # how Prefect says that there is none
+        found: Any = Automation.read(name=LOST_RUNS)
+        log.debug("automation %s watches already", found.id)
         return
-    except ValueError:  # how Prefect says that there is none
-        pass
     automation: Any = Automation(
         name=LOST_RUNS,
         description="Marks flow runs as crashed whose machine or process is gone; what they packed stays.",
@@ -204,8 +206,12 @@ def _start_server(port: int) -> subprocess.Popen[bytes]:
                 "PREFECT_API_URL"
             ) from error
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    # A group of its own: Ctrl-C ends the runs first, then this.
-    return subprocess.Popen([*command, "--log-level", "ERROR"], stdout=subprocess.DEVNULL, start_new_session=True)
+    # The pages ask for the API at port 4200 unless told otherwise.
+    environment = os.environ | {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"}
+    # A session of its own: Ctrl-C ends the runs first, then this.
+    return subprocess.Popen(
+        [*command, "--log-level", "ERROR"], stdout=subprocess.DEVNULL, env=environment, start_new_session=True
+    )
 
 
 def _await_server(server: subprocess.Popen[bytes], url: str) -> None:

@@ -236,6 +236,14 @@ def _carry_out(plan: Plan, progress: RunProgress, given: _Given) -> Outcome:
     def dispatch(plan: Plan, _: object) -> Iterator[list[Row]]:
         return dispatch_shards(plan, extract_shard)
 
+    get_run_logger().info(
+        "%d episodes to work on in %d shards; %d finished before, %d filtered, %d given up as they are",
+        len(plan.jobs),
+        len(plan.shards),
+        len(plan.finished),
+        len(plan.filtered),
+        len(plan.given_up),
+    )
     with reported_progress(progress, plan.request.out), temporary_settings(no_heartbeat):
         given.outcome = carry_out(plan, progress, _unused, dispatch)
     worked_on = {job.episode_id for job in plan.jobs}

@@ -51,6 +51,7 @@ def _worth_retrying(task: Any, run: Any, state: Any) -> bool:
 
 @task(
     name="list-episodes",
+    task_run_name="list-episodes",
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=RETRIES,

@@ -127,3 +127,25 @@ def _schedule(source: str, out: Path, options: dict[str, Any]) -> Schedule:
         camera=options["camera"],
         settings=options["assignments"],
     )
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path), metavar="[DIR]", default=Path())
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def doctor(directory: Path, as_json: bool) -> None:
+    """Say what this machine can do: devices, weights, codecs, Prefect server, free disk at DIR.
+
+    Exit code 1 where even `--profile cpu` cannot run.
+    """
+    from dataclasses import asdict
+
+    from flows.doctor import examine, format_checks
+
+    checks = examine(directory)
+    code = FAILED if any(check.grade == "bad" for check in checks) else FINISHED
+    if as_json:
+        counts = {grade: sum(check.grade == grade for check in checks) for grade in ("good", "note", "bad")}
+        print_json("doctor", code, counts=counts, findings=[asdict(check) for check in checks])
+    else:
+        print(format_checks(checks))
+    sys.exit(code)

@@ -8,7 +8,7 @@ detection that looks like a lost object is taken for it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from extractors.errors import MissingDataError
 from extractors.geometry import resize_area, resize_rgb
 from extractors.mask_candidates import Candidate, PackedMasks
-from extractors.types import Size
+from extractors.types import Frames, Size
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -38,6 +38,15 @@ class Detection:
     mask: Bools
     score: float
     prompt: str
+
+
+def rgb_frames(pixels: Frames) -> Iterator[Image]:
+    """The frames as RGB (H, W, 3) uint8; a grey one, (H, W) or (H, W, 1), is given three equal channels."""
+    for frame in pixels:
+        image = np.asarray(frame, np.uint8)
+        if image.ndim == 2:
+            image = image[..., None]
+        yield np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
 
 
 @dataclass(frozen=True, slots=True)

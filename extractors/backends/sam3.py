@@ -32,7 +32,7 @@ from extractors.backends.prompted import Found, PromptedSegmenter
 from extractors.errors import ConfigError, MissingDataError
 from extractors.geometry import resize_area
 from extractors.mask_candidates import Candidate, PackedMasks
-from extractors.mask_linking import Detection, MaskLinker
+from extractors.mask_linking import Detection, MaskLinker, rgb_frames
 from extractors.types import Frames, Size
 
 check_transformers("sam3")
@@ -142,7 +142,7 @@ class Sam3(PromptedSegmenter):
         collected = _Objects(n_frames, size)
         removed: set[int] = set()
         done = 0
-        for frame, image in enumerate(_checked(pixels)):
+        for frame, image in enumerate(rgb_frames(pixels)):
             frames.put(frame, self._preprocess(image))
             out = self.model(inference_session=session, frame_idx=frame)
             removed |= set(out.removed_obj_ids)
@@ -198,7 +198,7 @@ class Sam3(PromptedSegmenter):
             return found
 
         linker = MaskLinker(detect, size=size, every=self.every, max_objects=self.max_objects)
-        return linker.link(_checked(pixels), len(pixels))
+        return linker.link(rgb_frames(pixels), len(pixels))
 
     def _detections(self, out: Any, prompt: str, size: Size) -> list[Detection]:
         scores = (out.pred_logits.float().sigmoid() * out.presence_logits.float().sigmoid())[0]
@@ -367,12 +367,3 @@ def _forget(session: Sam3VideoInferenceSession, frame: int, model: _Sam3Video) -
         session.unmatched_frame_inds[object_id] = session.unmatched_frame_inds[object_id][-1:]
     for pair in [each for each in session.overlap_pair_to_frame_inds if each[1] in grown_up]:
         del session.overlap_pair_to_frame_inds[pair]
-
-
-def _checked(pixels: Frames) -> Iterator[NDArray[np.uint8]]:
-    """The frames as RGB; a grey one (H, W) or (H, W, 1) is given three equal channels."""
-    for frame in pixels:
-        image = np.asarray(frame, np.uint8)
-        if image.ndim == 2:
-            image = image[..., None]
-        yield np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image

@@ -99,3 +99,93 @@ def set_config(folder: Path, **changes: Any) -> None:
     """Changes values of a saved model's config.json."""
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def save_grounding_dino(folder: Path, *, seed: int = 0) -> Path:
+    """A Grounding DINO (0.5 M parameters) with a word-piece tokenizer of letters and digits."""
+    from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection
+
+    config = GroundingDinoConfig(
+        backbone_config={
+            "model_type": "swin",
+            "embed_dim": 16,
+            "depths": [1, 1, 1, 1],
+            "num_heads": [1, 2, 2, 4],
+            "window_size": 4,
+            "out_indices": [2, 3, 4],
+        },
+        text_config={
+            "model_type": "bert",
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "vocab_size": 1030,
+            "max_position_embeddings": 64,
+        },
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,  # with one there is nothing to tie the box heads to
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        num_queries=10,
+        max_text_len=64,
+    )
+    torch.manual_seed(seed)
+    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    save_bert_tokenizer(folder)
+    size = {"shortest_edge": 96, "longest_edge": 160}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": size}))
+    return folder
+
+
+def save_bert_tokenizer(folder: Path) -> None:
+    """BERT's tokenizer with its special tokens in their places, and letters and digits as the only pieces."""
+    from transformers import BertTokenizerFast
+
+    words = [f"[unused{index}]" for index in range(1030)]
+    for index, word in {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}.items():
+        words[index] = word
+    words[1012], words[1029] = ".", "?"
+    signs = "abcdefghijklmnopqrstuvwxyz0123456789"
+    words[200 : 200 + len(signs)] = list(signs)
+    words[300 : 300 + len(signs)] = [f"##{sign}" for sign in signs]
+    BertTokenizerFast(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder)
+
+
+def save_sam(folder: Path, *, seed: int = 0) -> Path:
+    """A Segment Anything model (0.09 M parameters, 64 px)."""
+    from transformers import SamConfig, SamModel
+
+    config = SamConfig(
+        vision_config={
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "mlp_dim": 64,
+            "image_size": 64,
+            "patch_size": 16,
+            "window_size": 2,
+            "global_attn_indexes": [1],
+            "num_pos_feats": 16,  # half of the width
+            "output_channels": 32,
+        },
+        prompt_encoder_config={
+            "hidden_size": 32,
+            "image_size": 64,
+            "image_embedding_size": 4,
+            "mask_input_channels": 4,
+        },
+        mask_decoder_config={
+            "hidden_size": 32,
+            "mlp_dim": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 32,
+        },
+    )
+    torch.manual_seed(seed)
+    SamModel(config).save_pretrained(folder)
+    return folder

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from extractors.contact import ContactRule
 from extractors.errors import ConfigError
+from extractors.prompts import DEFAULT_PROMPTS
 from scoring.settings import ScoringSettings
 
 Profile = Literal["auto", "cpu", "gpu"]
@@ -38,6 +39,7 @@ def _yaml_off(value: Any) -> Any:
 MasksBackend = Annotated[
     Literal["profile", "motion", "recorded", "sam3", "grounded-sam", "off"], BeforeValidator(_yaml_off)
 ]
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 DepthBackend = Annotated[Literal["profile", "video-depth-anything", "recorded", "off"], BeforeValidator(_yaml_off)]
 TracksBackend = Annotated[Literal["profile", "lucas-kanade", "cotracker3", "off"], BeforeValidator(_yaml_off)]
 
@@ -59,6 +61,27 @@ class MasksConfig(Section):
         (8, 20), description="radii of the dilated variants, packet pixels"
     )
     repair: bool = Field(False, description="close single-frame holes and drop single-frame spikes")
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] = Field(
+        DEFAULT_PROMPTS, description="texts asked for; {object} is the instruction's noun phrase"
+    )
+    choose: Literal["best", "first"] = Field(
+        "best", description="best: what behaves as the manipulated object; first: the first prompt that finds anything"
+    )
+    robot_prompt: Prompt | None = Field(None, description="text for the arm, packed as masks/robot; none: not packed")
+    plan: Literal["video", "frames"] = Field(
+        "video", description="sam3: its tracker, or its image model on key frames with optical flow between (cheaper)"
+    )
+    every: int = Field(5, ge=1, le=1000, description="frames between key frames (grounded-sam, and sam3's plan frames)")
+    max_objects: int = Field(16, ge=1, le=1000, description="objects followed at once, over all prompts")
+    threshold: float | None = Field(None, gt=0, lt=1, description="least score of a detection; none: the model's own")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a CUDA device")
+    segmenter: Literal["sam", "segment-anything"] = Field(
+        "sam", description="grounded-sam: masks by transformers' SAM, or by Meta's package from its .pth files"
+    )
+    weights: str | None = Field(
+        None, description="folder of sam3 or sam (.pth of segment-anything); none: model folder"
+    )
+    detector_weights: str | None = Field(None, description="folder of Grounding DINO; none: the model folder")
 
 
 class DepthConfig(Section):
@@ -82,6 +105,14 @@ class TracksConfig(Section):
     share: float = Field(0.6, ge=0, le=1, description="part of the foreground-biased set that lies on the object")
     min_object_tracks: int = Field(47, ge=0, description="object points that should be visible where the object is")
     seed: int = Field(0, ge=0, description="fixes the draw of the foreground-biased set")
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="visible: visibility x confidence above this; none: 0.6 (cotracker3), 0.3 (lucas-kanade)",
+    )
+    iterations: int = Field(6, ge=1, le=32, description="refinements of cotracker3")
+    support_grid: int = Field(6, ge=0, le=20, description="cotracker3 tracks this grid along (side); 0: none")
     weights: str | None = Field(None, description="checkpoint file of cotracker3; none: the model folder")
     precision: Literal["fp32", "fp16"] = Field("fp32", description="fp16 needs a CUDA device")
 
@@ -109,7 +140,9 @@ class GeometryConfig(Section):
 class SelectConfig(Section):
     """Which clips are packed."""
 
-    min_score: float | None = Field(None, ge=0, le=1, description="clips scoring below are filtered; none: keep all")
+    min_score: float | None = Field(
+        None, ge=0, le=1, description="clips scoring below are filtered (a packet of theirs stays); none: keep all"
+    )
 
 
 class RunConfig(Section):
@@ -152,10 +185,16 @@ class Config(Section):
 
     def keyed(self) -> dict[str, Any]:
         """The sections that enter stage keys, as JSON types: what a packet's `config` attribute holds."""
-        where_files_lie = {"weights"}
+        where_files_lie = {"weights", "detector_weights"}
         return self.model_dump(
             mode="json",
-            exclude={"run": True, "select": True, "masks": set(), "depth": where_files_lie, "tracks": where_files_lie},
+            exclude={
+                "run": True,
+                "select": True,
+                "masks": where_files_lie,
+                "depth": where_files_lie,
+                "tracks": where_files_lie,
+            },
         )
 
     def digest(self) -> str:

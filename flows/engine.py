@@ -136,6 +136,9 @@ def is_finished(row: Mapping[str, Any] | None, job: Job, work: Work, run_key: st
     """Whether the manifest and the file system say that nothing is left to do for `job`."""
     if row is None or row.get("status") != "done" or row.get("run_key") != run_key:
         return False
+    threshold = work.config.select.min_score
+    if threshold is not None and (row.get("score") is None or row["score"] < threshold):
+        return False
     path = work.store.packet_path(job.episode_id)
     try:
         whole = path.stat().st_size == row.get("bytes")
@@ -293,7 +296,6 @@ class Shard:
         score = run.results["quality"].record.report["scores"].get("score")
         threshold = self.work.config.select.min_score
         if threshold is not None and (score is None or score < threshold):
-            self.work.store.packet_path(run.job.episode_id).unlink(missing_ok=True)
             reasons = explain_score(run.results["quality"].record.report["scores"], self.work.config.scoring)
             error = f"score {score} is below select.min_score={threshold}: {reasons}"
             self._close(run, {"status": "filtered", "error": error})
@@ -307,7 +309,7 @@ class Shard:
         else:
             run.actions["pack"] = "reused"
         self.work.store.forget(run.job.episode_id)
-        run.row = self._row(run) | _packet_columns(path, self.work.store.root) | {"status": "done"}
+        run.row = self._row(run) | {"status": "done"}
         run.episode = None
 
     def _open(self, run: EpisodeRun) -> Episode:
@@ -343,11 +345,9 @@ class Shard:
 
     def _row(self, run: EpisodeRun) -> Row:
         info = run.job.info
-        path = self.work.store.packet_path(run.job.episode_id)
         row: Row = {
             "episode_id": run.job.episode_id,
             "episode_index": info.episode_index,
-            "packet": path.relative_to(self.work.store.root).as_posix() if path.exists() else None,
             "n_frames": info.n_frames,
             "language_instruction": info.language_instruction,
             "camera": run.job.camera,
@@ -358,6 +358,7 @@ class Shard:
             "run_key": self._run_key,
             "stages_computed": ";".join(name for name, action in run.actions.items() if action == "computed"),
         }
+        row |= packet_columns(self.work.store, run.job.episode_id)
         if "source" in run.results:
             report = run.results["source"].record.report
             row["camera"] = report["source"].get("camera")
@@ -381,10 +382,17 @@ def assessment_columns(report: Mapping[str, Any]) -> Row:
     return columns
 
 
-def _packet_columns(path: Path, root: Path) -> Row:
+def packet_columns(store: Store, episode_id: str) -> Row:
+    """Path, sha256 and size of an episode's packet, None where it has none.
+
+    An episode that fails or is filtered now may have one of an earlier run: it is kept, and listed.
+    """
+    path = store.packet_path(episode_id)
+    if not path.exists():
+        return {"packet": None, "sha256": None, "bytes": None}
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"packet": path.relative_to(root).as_posix(), "sha256": digest, "bytes": path.stat().st_size}
+    return {"packet": path.relative_to(store.root).as_posix(), "sha256": digest, "bytes": path.stat().st_size}
 
 
 def _costs(run: EpisodeRun) -> Row:

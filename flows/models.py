@@ -20,7 +20,32 @@ _lock = threading.Lock()
 
 def segmenter(config: MasksConfig) -> Segmenter:
     """The configured source of masks."""
-    return _once("masks", config.model_dump_json(exclude={"dilate"}), SEGMENTERS[config.backend])
+
+    def build() -> Segmenter:
+        return SEGMENTERS[config.backend](**_masks_settings(config))
+
+    return _once("masks", config.model_dump_json(exclude={"dilate", "repair"}), build)
+
+
+def _masks_settings(config: MasksConfig) -> dict[str, Any]:
+    """Keyword arguments of the configured backend.
+
+    Raises:
+        WeightsError: a checkpoint that it needs is missing.
+    """
+    if config.backend not in ("sam3", "grounded-sam"):
+        return {}
+    common = {"prompts", "choose", "robot_prompt", "every", "max_objects", "threshold", "precision"}
+    settings = config.model_dump(include=common)
+    if config.backend == "sam3":
+        return {**settings, "plan": config.plan, "weights": checkpoint_path("sam3", config.weights)}
+    detector, segmenter = masks_weights(config)
+    return {
+        **settings,
+        "segmenter": config.segmenter,
+        "weights": checkpoint_path(segmenter, config.weights),
+        "detector_weights": checkpoint_path(detector, config.detector_weights),
+    }
 
 
 def depth_estimator(config: DepthConfig) -> DepthEstimator:
@@ -41,15 +66,23 @@ def depth_estimator(config: DepthConfig) -> DepthEstimator:
 
 def tracker(config: TracksConfig) -> PointTracker:
     """The configured point tracker."""
-    builder = TRACKERS[config.backend]
-    if config.backend != "cotracker3":
-        return _once("tracks", config.backend, builder)
-    path = checkpoint_path("cotracker3", config.weights)
-    return _once("tracks", config.model_dump_json(), lambda: builder(weights=path, precision=config.precision))
+    settings: dict[str, Any] = {} if config.threshold is None else {"threshold": config.threshold}
+    if config.backend == "cotracker3":
+        settings |= {
+            "weights": checkpoint_path("cotracker3", config.weights),
+            "precision": config.precision,
+            "iterations": config.iterations,
+            "support_grid": config.support_grid,
+        }
+    return _once("tracks", config.model_dump_json(), lambda: TRACKERS[config.backend](**settings))
 
 
 def masks_weights(config: MasksConfig) -> Sequence[str]:
-    """Checkpoints that the configured masks need."""
+    """Checkpoints that the configured masks need; of grounded-sam, the detector's first."""
+    if config.backend == "sam3":
+        return ("sam3",)
+    if config.backend == "grounded-sam":
+        return ("grounding-dino-tiny", "sam-vit-base" if config.segmenter == "sam" else "segment-anything")
     return ()
 
 
@@ -71,7 +104,8 @@ def weights_digests(names: Sequence[str], config: Config) -> dict[str, str]:
     Raises:
         WeightsError: a file is missing.
     """
-    overrides = {"cotracker3": config.tracks.weights}
+    overrides = {"cotracker3": config.tracks.weights, "grounding-dino-tiny": config.masks.detector_weights}
+    overrides.update(dict.fromkeys(("sam3", "sam-vit-base", "segment-anything"), config.masks.weights))
     overrides.update(dict.fromkeys(depth_weights(config.depth), config.depth.weights))
     return {name: checkpoint_digest(checkpoint_path(name, overrides.get(name))) for name in names}
 

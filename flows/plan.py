@@ -17,7 +17,7 @@ import yaml
 
 from extractors.errors import ConfigError, OutputError, SourceError, UnknownCameraError
 from flows.config import Config, load_config
-from flows.engine import Job, Work, failed_as_it_is, is_finished
+from flows.engine import Job, Work, failed_as_it_is, is_finished, packet_columns
 from flows.manifest import Manifest, Row
 from flows.models import weights_digests
 from flows.sources.base import EpisodeInfo, Source
@@ -120,7 +120,7 @@ def make_plan(request: Request) -> Plan:
             continue
         hopeless = _hopeless(job.info, config)
         if hopeless is not None:
-            plan.filtered.append(_filtered_row(job, hopeless, config))
+            plan.filtered.append(_filtered_row(job, hopeless, config) | packet_columns(work.store, job.episode_id))
         else:
             plan.jobs.append(job)
     return plan

@@ -8,7 +8,7 @@ from typing import Any
 from extractors.tracks import extract_tracks
 from extractors.types import Tracks
 from flows import models
-from flows.config import Config
+from flows.config import Config, TracksConfig
 from flows.stages.base import Stage, StageInputs, StageOutput
 from flows.store import json_digest
 from packers.schema import Dataset
@@ -22,7 +22,13 @@ _TRACK_FIELDS = ("xy", "visibility", "confidence", "visibility_score", "queries"
 def _settings(config: Config) -> Mapping[str, Any]:
     if config.tracks.backend == "off":
         return {"backend": "off"}
-    return config.tracks.model_dump(mode="json", exclude={"weights"})
+    return _backend_settings(config.tracks)
+
+
+def _backend_settings(config: TracksConfig) -> dict[str, Any]:
+    """The settings that matter to the backend: those of cotracker3 do not make Lucas-Kanade's tracks others."""
+    unused = set() if config.backend == "cotracker3" else {"iterations", "support_grid", "precision"}
+    return config.model_dump(mode="json", exclude={"weights", *unused})
 
 
 def _run(inputs: StageInputs) -> StageOutput:
@@ -67,7 +73,8 @@ def _known_grid(inputs: StageInputs) -> Tracks | None:
 
 def _grid_key(inputs: StageInputs) -> str:
     config = inputs.config.tracks
-    settings = config.model_dump(mode="json", exclude={"weights", "count", "share", "seed", "min_object_tracks"})
+    foreground_only = ("count", "share", "seed", "min_object_tracks")
+    settings = {name: value for name, value in _backend_settings(config).items() if name not in foreground_only}
     source = inputs.results["source"].record.key
     return json_digest({"source": source, "settings": settings, "weights": dict(inputs.weights), "version": VERSION})
 

@@ -198,6 +198,20 @@ def test_a_clip_below_the_score_is_filtered_and_is_no_failure(tmp_path):
     assert packets(tmp_path) == []
 
 
+def test_a_threshold_set_later_filters_and_destroys_nothing(tmp_path):
+    source = ArraySource(tmp_path / "in")
+    extract(tmp_path, source)
+    before = digests(tmp_path)
+    plan = make(tmp_path, source, "select.min_score=0.99")
+    key = plan.work.run_key()
+    assert not any(engine.is_finished(plan.earlier[job.episode_id], job, plan.work, key) for job in plan.jobs)
+    rows, _ = extract(tmp_path, source, "select.min_score=0.99")
+    assert {row["status"] for row in rows.values()} == {"filtered"}
+    assert digests(tmp_path) == before
+    rows, _ = extract(tmp_path, source)
+    assert {(row["status"], row["stages_computed"]) for row in rows.values()} == {("done", "")}
+
+
 def test_a_damaged_packet_is_made_anew(tmp_path):
     source = ArraySource(tmp_path / "in", count=1)
     extract(tmp_path, source)

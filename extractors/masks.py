@@ -32,6 +32,18 @@ def _motion(**settings: Any) -> Segmenter:
     return MotionSegmenter(**settings)
 
 
+def _sam3(**settings: Any) -> Segmenter:
+    from extractors.backends.sam3 import Sam3
+
+    return Sam3(**settings)
+
+
+def _grounded_sam(**settings: Any) -> Segmenter:
+    from extractors.backends.grounded_sam import GroundedSam
+
+    return GroundedSam(**settings)
+
+
 class RecordedSegmenter:
     """Hands on the masks that the source records."""
 
@@ -40,7 +52,12 @@ class RecordedSegmenter:
         return recorded_masks(episode, size=size)
 
 
-SEGMENTERS: dict[str, Callable[..., Segmenter]] = {"motion": _motion, "recorded": RecordedSegmenter}
+SEGMENTERS: dict[str, Callable[..., Segmenter]] = {
+    "motion": _motion,
+    "recorded": RecordedSegmenter,
+    "sam3": _sam3,
+    "grounded-sam": _grounded_sam,
+}
 """Name -> builder; the builder's keyword arguments are the backend's settings."""
 
 

@@ -78,9 +78,12 @@ def check(names: Sequence[str], as_json: bool) -> None:
 
 
 def _chosen(names: Sequence[str]) -> list[Checkpoint]:
-    """The checkpoints named; a backend's name stands for the one that its default settings use."""
-    defaults = {"video-depth-anything": "video_depth_anything_vits"}
-    wanted = [defaults.get(name, name) for name in names]
+    """The checkpoints named; a backend's name stands for those that its default settings use."""
+    defaults = {
+        "video-depth-anything": ("video_depth_anything_vits",),
+        "grounded-sam": ("grounding-dino-tiny", "sam-vit-base"),
+    }
+    wanted = [each for name in names for each in defaults.get(name, (name,))]
     unknown = [name for name in wanted if name not in CHECKPOINTS]
     if unknown:
         raise ConfigError(f"no model named {', '.join(unknown)}; choose from {sorted(CHECKPOINTS)}")

@@ -18,7 +18,10 @@ from scoring.davis import region_similarity
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
-    return config.masks.model_dump(mode="json", exclude={"dilate"})
+    if config.masks.backend in ("sam3", "grounded-sam"):
+        return config.masks.model_dump(mode="json", exclude={"dilate", "weights", "detector_weights"})
+    # Prompts and what else only a text detector reads must not make the others work again.
+    return config.masks.model_dump(mode="json", include={"backend", "repair"})
 
 
 def _run(inputs: StageInputs) -> StageOutput:

@@ -125,7 +125,7 @@ def extract_dataset(
         settings: Single settings, section.key=value each, such as masks.dilate=[4,12].
         new_only: Leave out episodes whose own files made them fail before, as long as these have not changed.
     """
-    given = _given.get(out)
+    given = _handed_over(out)
     if given is not None:
         return _verdict(_carry_out(given.plan, given.progress, given))
 
@@ -165,7 +165,7 @@ def rerun_episode(
         from_stage: Redo this stage and those after it. None: what failed or changed.
         settings: Settings on top of the directory's own, section.key=value each, such as masks.backend=motion.
     """
-    given = _given.get(out)
+    given = _handed_over(out)
     if given is not None:
         _one_shard_each(given.plan)
         return _verdict(_carry_out(given.plan, given.progress, given))
@@ -274,6 +274,11 @@ def _verdict(*outcomes: Outcome) -> State[Any]:
         return Failed(message=f"{message}; the failures table gives the reasons")
     name = "Some failed" if counts["failed"] else "Completed"
     return Completed(name=name, message=message, data=dict(counts))
+
+
+def _handed_over(out: str) -> _Given | None:
+    # A flow that looked at `_given` itself would take it along to Ray and Dask, which pickle flows with their globals.
+    return _given.get(out)
 
 
 def _run_name(plan: Plan) -> str:

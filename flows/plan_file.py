@@ -71,7 +71,7 @@ def find_plan(path: str) -> Plan:
         if path not in _known:
             # Only the last one is kept: a worker serves one run at a time.
             for earlier in _read:
-                del _known[earlier]
+                _known.pop(earlier, None)
             _read.clear()
             _known[path] = _read_plan(Path(path))
             _read.add(path)

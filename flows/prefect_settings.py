@@ -24,6 +24,7 @@ SETTINGS = {
     "PREFECT_LOGGING_LEVEL": "INFO",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "cuepack",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     # A run whose heartbeats stop was lost with its machine (flows/deployments.py).
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from extractors.errors import ConfigError, CuepackError, SourceError
+from flows.commands.export import export
 from flows.commands.extract import extract, rerun
 from flows.commands.models import models
 from flows.commands.operate import deploy, doctor, manifest, serve
@@ -70,6 +71,7 @@ for command in (
     serve,
     doctor,
     view,
+    export,
 ):
     main.add_command(command)
 

@@ -189,7 +189,11 @@ class Library:
         names = (self.title, other.title)
         if names[0] == names[1]:
             names = (f"{self.path.parent.name}/{self.title}", f"{other.path.parent.name}/{other.title}")
-        return as_script(compare_packets(self.packet(key), other.packet(theirs), names))
+        try:
+            return as_script(compare_packets(self.packet(key), other.packet(theirs), names))
+        except PacketError as error:
+            empty: dict[str, Any] = {part: [] for part in ("numbers", "agreement", "settings")}
+            return as_script({"names": {"a": names[0], "b": names[1]}, **empty, "notes": [str(error)]})
 
     def _read_rows(self) -> list[Row]:
         if self.is_packet:

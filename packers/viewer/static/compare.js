@@ -28,18 +28,20 @@
   }
 
   async function begin() {
-    const key = encodeURIComponent(id);
+    // The folder of an id that is unfit for one is named in `key`.
+    const key = encodeURIComponent(new URLSearchParams(location.search).get("key") || id);
     const [a, b, comparison] = await Promise.all([load(`data/a/${key}/episode.js`), load(`data/b/${key}/episode.js`), load(`data/compare/${key}.js`)]);
     at("title").textContent = (a.language_instruction || b.language_instruction || id);
     at("subtitle").textContent = id;
     document.title = `Compare ${id} · cuepack`;
-    at("back").href = `episode.html?id=${key}${location.hash}`;
+    at("back").href = `episode.html?id=${encodeURIComponent(id)}${location.hash}`;
     for (const [side, episode] of [["a", a], ["b", b]]) {
       if (episode.broken) notice(`${side.toUpperCase()}: ${episode.broken}`);
       at(`name-${side}`).textContent = `${side.toUpperCase()}  ${comparison.names[side]}`;
     }
     if (a.broken || b.broken) return;
-    both = [new Panels(at("panels-a"), a, `data/a/${key}/`), new Panels(at("panels-b"), b, `data/b/${key}/`)];
+    both = [new Panels(at("panels-a"), a, `data/a/${key}/`, { beside: cuepack.panelNames(b) }),
+      new Panels(at("panels-b"), b, `data/b/${key}/`, { beside: cuepack.panelNames(a) })];
     const n = Math.min(a.n_frames, b.n_frames);
     const curves = new Curves(at("curves"), [a.series, b.series], n, (t) => { player.pause(); player.go(t); });
     player = new Player(at("transport"), { ...a, n_frames: n }, [...both.map((panels) => (t) => panels.show(t)), (t) => { curves.show(t); }]);

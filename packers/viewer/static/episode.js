@@ -136,7 +136,7 @@
     }
     if (table.compare.has(id)) {
       at("compare").hidden = false;
-      at("compare").href = `compare.html?id=${encodeURIComponent(id)}${location.hash}`;
+      at("compare").href = `compare.html?id=${encodeURIComponent(id)}&key=${encodeURIComponent(table.key(row))}${location.hash}`;
     }
   }
 

@@ -100,14 +100,18 @@
     constructor(box, episode, folder, options) {
       this.episode = episode;
       this.box = box;
-      this.options = Object.assign({ foreground: true, grid: false, trails: true, only: null }, options);
+      this.options = Object.assign({ foreground: true, grid: false, trails: true, beside: null }, options);
       this.points = new Points(folder, episode);
       this.sheets = {};
       for (const name of episode.panels) this.sheets[name] = new Sheets(folder, name, episode);
-      const names = new Set(episode.panels);
-      if (Object.keys(episode.tracks).length) names.add("tracks");
+      const names = panelNames(episode);
       if (!episode.tracks.foreground) this.options.grid = true;
-      this.panels = ORDER.filter((name) => names.has(name) && (!this.options.only || this.options.only.includes(name))).map((name) => this.panel(name));
+      this.panels = [];
+      // `beside`: panels that another packet next to this one has; their places are kept free.
+      for (const name of ORDER) {
+        if (names.has(name)) this.panels.push(this.panel(name));
+        else if (this.options.beside && this.options.beside.has(name)) this.absent(name);
+      }
       this.wanted = 0;
       this.shown = -1;
       new ResizeObserver(() => this.redraw()).observe(box);
@@ -124,6 +128,11 @@
       canvas.style.aspectRatio = `${width} / ${height}`;
       this.box.append(figure);
       return { name, canvas, figure, context: canvas.getContext("2d") };
+    }
+
+    absent(name) {
+      const caption = el("figcaption", {}, el("span", { text: TITLES[name] }), el("span", { class: "legend", text: "not in this packet" }));
+      this.box.append(el("figure", { class: "panel absent" }, caption));
     }
 
     legend(name) {
@@ -188,16 +197,12 @@
     // Everything that frame t needs.
     parts(t) {
       const sheet = Math.floor(t / this.episode.view.sheet_frames);
-      const wanted = Object.keys(this.sheets).filter((name) => this.uses(name)).map((name) => this.sheets[name].get(sheet));
+      const wanted = Object.values(this.sheets).map((sheets) => sheets.get(sheet));
       const file = Math.floor(t / this.points.size);
       wanted.push(this.points.get(file));
       const before = Math.floor(Math.max(0, t - TRAIL) / this.points.size);
       if (before !== file) wanted.push(this.points.get(before));
       return wanted;
-    }
-
-    uses(name) {
-      return this.panels.some((panel) => panel.name === name) || name === "rgb";
     }
 
     ready(t) {
@@ -217,7 +222,7 @@
       this.shown = t;
       this.redraw();
       const sheet = Math.floor(t / this.episode.view.sheet_frames);
-      for (const name of Object.keys(this.sheets)) if (this.uses(name)) this.sheets[name].prefetch(sheet + 1);
+      for (const sheets of Object.values(this.sheets)) sheets.prefetch(sheet + 1);
       if (Math.floor(t / this.points.size) + 1 < this.points.count) this.points.get(Math.floor(t / this.points.size) + 1);
       return true;
     }
@@ -388,6 +393,11 @@
     }
   }
 
+  function panelNames(episode) {
+    return new Set([...episode.panels, ...(Object.keys(episode.tracks).length ? ["tracks"] : [])]);
+  }
+
   cuepack.Panels = Panels;
+  cuepack.panelNames = panelNames;
   cuepack.Player = Player;
 })();

@@ -1,0 +1,105 @@
+"""`cuepack export`: packets for other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from extractors.errors import ConfigError
+from flows.commands.options import FINISHED, print_json
+
+FORMATS = ("lewm-hdf5", "rerun")
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="DIR|PACKET")
+@click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="lewm-hdf5: one file; rerun: .rrd.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The file; for rerun a folder, or one .rrd."
+)
+@click.option("--selection", type=click.Path(path_type=Path), help="Only the episodes of this file, in its order.")
+@click.option(
+    "--with", "extra", multiple=True, metavar="DATASET", help="lewm-hdf5: one more column, such as centroids; repeat."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def export(path: Path, form: str, out: Path, selection: Path | None, extra: tuple[str, ...], *, as_json: bool) -> None:
+    """Hand the packets of DIR to other tools.
+
+    lewm-hdf5: one flat file for stable-worldmodel and LeWM (pixels, action, proprio, ep_len, ep_offset), and
+    OUT.episodes.csv that says which episode is where. rerun: recordings for the Rerun viewer.
+    """
+    packets = _chosen(path, selection)
+    if extra and form != "lewm-hdf5":
+        raise ConfigError("--with adds columns to lewm-hdf5 files; a rerun recording has everything already")
+    result = _to_lewm(packets, out, extra) if form == "lewm-hdf5" else _to_rerun(packets, out)
+    if as_json:
+        print_json("export", FINISHED, counts={"packets": len(packets)}, out=str(out), **result)
+        return
+    print(f"{len(packets)} packets -> {out}")
+
+
+def _chosen(path: Path, selection: Path | None) -> list[Path]:
+    """Packets in the order of the selection, else of the manifest, else of their names."""
+    from flows.commands.packets import packet_files
+    from flows.manifest import Manifest
+    from flows.select import read_selection
+
+    files = packet_files(path)
+    if path.is_file():
+        return files
+    rows = Manifest(path).rows()
+    listed = {name: path / str(row["packet"]) for name, row in rows.items() if row.get("packet")}
+    if not listed:
+        listed = {file.stem: file for file in files}
+    if selection is None:
+        if not listed:
+            raise ConfigError(f"{path} holds no packet; extract some first")
+        return list(listed.values())
+    ids = read_selection(selection)
+    missing = [name for name in ids if name not in listed]
+    if missing:
+        raise ConfigError(f"{path} has no packet of {missing[0]} ({len(missing)} of {selection} are missing)")
+    return [listed[name] for name in ids]
+
+
+def _to_lewm(packets: list[Path], out: Path, extra: tuple[str, ...]) -> dict[str, Any]:
+    from packers.lewm import write_lewm
+
+    if out.is_dir() or not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: wanted a file in a folder that is there, such as {out.parent / 'train.h5'}")
+    with _progress(len(packets)) as tick:
+        joined = write_lewm(packets, out, extra, done=lambda path: tick())
+    return {"episodes": joined.episodes, "frames": joined.frames, "columns": list(joined.columns)}
+
+
+def _to_rerun(packets: list[Path], out: Path) -> dict[str, Any]:
+    from packers.viewer.rerun_log import require_rerun, write_rerun
+
+    require_rerun()
+    if out.suffix == ".rrd":
+        if len(packets) != 1:
+            raise ConfigError(f"--out {out}: {len(packets)} packets make as many recordings; name a folder")
+        write_rerun(packets[0], out)
+        return {"recordings": [out.name]}
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; name a folder, or a new file ending in .rrd")
+    out.mkdir(parents=True, exist_ok=True)
+    with _progress(len(packets)) as tick:
+        for packet in packets:
+            write_rerun(packet, out / f"{packet.stem}.rrd")
+            tick()
+    return {"recordings": [f"{packet.stem}.rrd" for packet in packets]}
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("packets", total=total)
+        yield lambda: progress.advance(task)

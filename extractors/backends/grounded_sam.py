@@ -144,7 +144,7 @@ class GroundingDino:
             ConfigError: `transformers` is missing, or there is no such device.
             WeightsError: the weights are missing, damaged or another model's.
         """
-        check_transformers("grounded-sam")
+        check_transformers("grounded-sam", "GroundingDinoForObjectDetection")
         from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 
         self.device, _, dtype = choose_precision("fp32", device)

@@ -17,14 +17,16 @@ HalfPrecision = Literal["auto", "fp32", "bf16"]
 """auto: bf16 on a CUDA device, fp32 elsewhere."""
 
 
-def check_transformers(backend: str) -> None:
-    """Raises ConfigError where the `transformers` package is not installed."""
+def check_transformers(backend: str, needed: str) -> None:
+    """Raises ConfigError where the `transformers` package is not installed, or too old to have the class `needed`."""
     try:
-        import transformers  # noqa: F401
-    except ImportError as error:
+        import transformers
+
+        getattr(transformers, needed)
+    except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"masks.backend={backend} needs the transformers package; install cuepack's extra `sam`, or take "
-            "masks.backend=motion"
+            f"masks.backend={backend} needs the transformers package with {needed} ({error}); install cuepack's extra "
+            "`sam`, or take masks.backend=motion"
         ) from error
 
 

@@ -35,7 +35,7 @@ from extractors.mask_candidates import Candidate, PackedMasks
 from extractors.mask_linking import Detection, MaskLinker, rgb_frames
 from extractors.types import Frames, Size
 
-check_transformers("sam3")
+check_transformers("sam3", "Sam3VideoModel")
 
 from transformers import CLIPTokenizer, Sam3VideoModel  # noqa: E402 - after the check that says what is missing
 from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession  # noqa: E402

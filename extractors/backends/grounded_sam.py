@@ -151,7 +151,8 @@ class GroundingDino:
         self.model = load_pretrained(
             GroundingDinoForObjectDetection, weights, model_types=("grounding-dino",), advice=_ADVICE, dtype=dtype
         ).to(self.device)
-        self.tokenizer = load_tokenizer(AutoTokenizer, weights, _ADVICE)
+        words = int(self.model.config.text_config.vocab_size)
+        self.tokenizer = load_tokenizer(AutoTokenizer, weights, _ADVICE, most_words=words)
         self.shortest, self.longest = _edges(weights)
 
     def query(self, prompts: Sequence[str]) -> Query:

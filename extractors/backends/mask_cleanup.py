@@ -9,8 +9,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from numpy.typing import NDArray
 from torch import Tensor
+
+from extractors.geometry import resize_area
+from extractors.types import Size
 
 
 def keep_distinct(masks: Tensor, scores: Tensor, *, max_iou: float, most: int | None = None) -> Tensor:
@@ -62,6 +66,19 @@ def clean_mask(mask: NDArray[np.bool_], *, max_area: int) -> NDArray[np.bool_]:
     filled = mask | (_small(~mask, max_area))
     # At most half of the mask: of an object smaller than that, nothing but crumbs is taken.
     return filled & ~_small(filled, min(max_area, int(filled.sum()) // 2))
+
+
+def masks_at_size(logits: Tensor, size: Size) -> NDArray[np.bool_]:
+    """Masks (N, height, width) from logits (N, h, w): enlarged smoothly, reduced by the area that is covered."""
+    if not len(logits):
+        return np.zeros((0, *size), np.bool_)
+    height, width = max(size[0], logits.shape[1]), max(size[1], logits.shape[2])
+    if (height, width) != tuple(logits.shape[1:]):
+        logits = F.interpolate(logits[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+    masks = (logits > 0).cpu().numpy()
+    if masks.shape[1:] == size:
+        return np.asarray(masks, np.bool_)
+    return np.stack([resize_area(mask, size) > 0.5 for mask in masks])
 
 
 def _small(mask: NDArray[np.bool_], max_area: int) -> NDArray[np.bool_]:

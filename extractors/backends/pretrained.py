@@ -46,7 +46,13 @@ def choose_precision(precision: str, device: str) -> tuple[torch.device, str, to
 
 
 def load_pretrained(
-    model_class: Any, folder: Path, *, model_types: tuple[str, ...], advice: str, dtype: torch.dtype
+    model_class: Any,
+    folder: Path,
+    *,
+    model_types: tuple[str, ...],
+    advice: str,
+    dtype: torch.dtype,
+    unused: tuple[str, ...] = (),
 ) -> Any:
     """The model in eval mode on the CPU, with every one of its weights from `folder`.
 
@@ -56,6 +62,7 @@ def load_pretrained(
         model_types: `model_type` in config.json of the models this may be.
         advice: how to get the weights, or do without.
         dtype: of the weights.
+        unused: parts of names of weights that no result depends on, so that they may be missing.
 
     Raises:
         WeightsError: the folder is not there, is another model's, or lacks weights.
@@ -72,7 +79,8 @@ def load_pretrained(
         raise WeightsError(
             f"weights in {folder} cannot be loaded ({type(error).__name__}: {told}); {advice}"
         ) from error
-    missing, wrong = sorted(info["missing_keys"]), sorted(str(each[0]) for each in info["mismatched_keys"])
+    missing = sorted(name for name in info["missing_keys"] if not any(part in name for part in unused))
+    wrong = sorted(str(each[0]) for each in info["mismatched_keys"])
     if missing or wrong:
         raise WeightsError(
             f"weights in {folder} do not fit {model_class.__name__}: {len(missing)} are missing, {len(wrong)} have "
@@ -100,18 +108,27 @@ def check_model_type(folder: Path, model_types: tuple[str, ...], advice: str) ->
     return dict(config)
 
 
-def load_tokenizer(tokenizer_class: Any, folder: Path, advice: str) -> Any:
+def load_tokenizer(tokenizer_class: Any, folder: Path, advice: str, *, most_words: int) -> Any:
     """The tokenizer of `folder`, offline.
 
     Raises:
-        WeightsError: its files are missing or damaged.
+        WeightsError: its files are missing, damaged, or have more words than the model's `most_words`.
     """
+    # Without them the library makes a tokenizer that knows no word, and says nothing.
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+        raise WeightsError(f"{folder} has no tokenizer: wanted tokenizer.json, vocab.json or vocab.txt; {advice}")
     try:
         with quiet():
-            return tokenizer_class.from_pretrained(folder, local_files_only=True)
+            tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # see load_pretrained
         told = str(error).splitlines()[0][:200] if str(error) else ""
         raise WeightsError(f"{folder} has no usable tokenizer ({type(error).__name__}: {told}); {advice}") from error
+    if len(tokenizer) > most_words:
+        raise WeightsError(
+            f"the tokenizer of {folder} has {len(tokenizer)} words, its model {most_words}: they do not belong "
+            f"together; {advice}"
+        )
+    return tokenizer
 
 
 @contextlib.contextmanager

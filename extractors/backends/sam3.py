@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractors.backends.devices import arithmetic
-from extractors.backends.mask_cleanup import clean_logits, keep_distinct
+from extractors.backends.mask_cleanup import clean_logits, keep_distinct, masks_at_size
 from extractors.backends.pretrained import (
     HalfPrecision,
     check_transformers,
@@ -30,7 +30,6 @@ from extractors.backends.pretrained import (
 )
 from extractors.backends.prompted import Found, PromptedSegmenter
 from extractors.errors import ConfigError, MissingDataError
-from extractors.geometry import resize_area
 from extractors.mask_candidates import Candidate, PackedMasks
 from extractors.mask_linking import Detection, MaskLinker, rgb_frames
 from extractors.types import Frames, Size
@@ -92,10 +91,17 @@ class Sam3(PromptedSegmenter):
         self.device, self.precision, dtype = choose_precision(precision, device)
         self.device_name = self.device.type
         folder = Path(weights)
-        self.model = load_pretrained(_Sam3Video, folder, model_types=("sam3_video",), advice=_ADVICE, dtype=dtype).to(
-            self.device
-        )
-        self.tokenizer = load_tokenizer(CLIPTokenizer, folder, _ADVICE)
+        self.model = load_pretrained(
+            _Sam3Video,
+            folder,
+            model_types=("sam3_video",),
+            advice=_ADVICE,
+            dtype=dtype,
+            # CLIP's own projection: the detector reads the states before it and projects them itself.
+            unused=("text_encoder.text_projection",),
+        ).to(self.device)
+        words = int(self.model.config.detector_config.text_config.vocab_size)
+        self.tokenizer = load_tokenizer(CLIPTokenizer, folder, _ADVICE, most_words=words)
         self.model.max_num_objects = self.max_objects
         if threshold is not None:
             self.model.score_threshold_detection = threshold
@@ -206,7 +212,7 @@ class Sam3(PromptedSegmenter):
         logits, scores = out.pred_masks[0, sure].float(), scores[sure]
         kept = keep_distinct(logits > 0, scores, max_iou=self.model.own_nms_iou, most=self.max_objects)
         logits = clean_logits(logits[kept], max_area=self.model.own_fill_area)
-        masks = _at_size(logits, size)
+        masks = masks_at_size(logits, size)
         return [
             Detection(mask, float(score), prompt)
             for mask, score in zip(masks, scores[kept].tolist(), strict=True)
@@ -305,7 +311,7 @@ def _masks_of(
     shown = [each for each in sorted(out.obj_id_to_mask) if each not in hidden]
     if not shown:
         return
-    masks = _at_size(torch.cat([out.obj_id_to_mask[each] for each in shown]).float(), size)
+    masks = masks_at_size(torch.cat([out.obj_id_to_mask[each] for each in shown]).float(), size)
     presence = [float(out.obj_id_to_tracker_score.get(each, 0.0)) for each in shown]
     prompt_ids = [session.obj_id_to_prompt_id[each] for each in shown]
     order = sorted(range(len(shown)), key=lambda index: -presence[index])
@@ -320,19 +326,6 @@ def _masks_of(
             # Detected with one score at first, present with another since.
             score = min(float(out.obj_id_to_score.get(object_id, 0.0)), presence[index])
             yield object_id, masks[index], float(np.clip(score, 0.0, 1.0))
-
-
-def _at_size(logits: Tensor, size: Size) -> NDArray[np.bool_]:
-    """Masks (N, height, width) from logits (N, h, w): enlarged smoothly, reduced by the area that is covered."""
-    if not len(logits):
-        return np.zeros((0, *size), np.bool_)
-    height, width = max(size[0], logits.shape[1]), max(size[1], logits.shape[2])
-    if (height, width) != tuple(logits.shape[1:]):
-        logits = F.interpolate(logits[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
-    masks = (logits > 0).cpu().numpy()
-    if masks.shape[1:] == size:
-        return np.asarray(masks, np.bool_)
-    return np.stack([resize_area(mask, size) > 0.5 for mask in masks])
 
 
 def _forget(session: Sam3VideoInferenceSession, frame: int, model: _Sam3Video) -> None:

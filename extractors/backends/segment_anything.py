@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from numpy.typing import NDArray
 
 from extractors.backends.devices import arithmetic, choose_device
+from extractors.backends.mask_cleanup import masks_at_size
 from extractors.backends.pretrained import HalfPrecision, check_transformers, choose_precision, load_pretrained
 from extractors.errors import ConfigError, WeightsError
 from extractors.geometry import resize_area
@@ -80,8 +81,7 @@ class TransformersSam:
             )
             logits = out.pred_masks[0, :, :1].float()  # (N, 1, h, w), of the padded square
             logits = F.interpolate(logits, (self.side, self.side), mode="bilinear", align_corners=False)
-        masks = (logits[:, 0, :height, :width] > 0).cpu().numpy()
-        return np.stack([resize_area(mask, size) > 0.5 for mask in masks])
+            return masks_at_size(logits[:, 0, :height, :width], size)
 
 
 class SegmentAnything:

@@ -95,12 +95,6 @@ def drop_weights(folder: Path, *, containing: str) -> None:
     save_file(state, file, metadata={"format": "pt"})
 
 
-def set_config(folder: Path, **changes: Any) -> None:
-    """Changes values of a saved model's config.json."""
-    file = folder / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-
-
 def save_grounding_dino(folder: Path, *, seed: int = 0) -> Path:
     """A Grounding DINO (0.5 M parameters) with a word-piece tokenizer of letters and digits."""
     from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection

@@ -121,7 +121,9 @@ def serve(library: Library, other: Library | None = None, *, port: int = 0, brow
         print(f"{library.title}: {address}   (Ctrl-C ends)", flush=True)
         if browser:
             threading.Timer(0.5, webbrowser.open, (address,)).start()
-        config = uvicorn.Config(make_app(library, other), log_level="warning", lifespan="off")
+        config = uvicorn.Config(
+            make_app(library, other), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=2
+        )
         uvicorn.Server(config).run(sockets=[listening])
 
 

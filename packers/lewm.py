@@ -124,8 +124,8 @@ def _measured(
                 known = shapes.setdefault(column, (shape, row.dtype))
                 if known != (shape, row.dtype):
                     raise PacketError(
-                        f"{path.name}: wanted {column} rows of {known[0]} {known[1]} as in {packets[0].name}, got {shape} "
-                        f"{row.dtype}; export them apart"
+                        f"{path.name}: wanted {column} rows of {known[0]} {known[1]} as in {packets[0].name}, "
+                        f"got {shape} {row.dtype}; export them apart"
                     )
     return lengths, shapes
 

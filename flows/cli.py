@@ -32,9 +32,11 @@ class CuepackGroup(click.Group):
             sys.exit(super().main(arguments, *rest, **named | {"standalone_mode": False}) or FINISHED)
         except click.ClickException as error:
             error.show()
+            _print_error(error.format_message(), error.exit_code, arguments)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             print("cuepack: interrupted; what is finished is kept, run again to go on", file=sys.stderr)
+            _print_error("interrupted", INTERRUPTED, arguments)
             sys.exit(INTERRUPTED)
         except (ConfigError, SourceError) as error:
             _stop(error, USAGE, arguments)
@@ -44,10 +46,15 @@ class CuepackGroup(click.Group):
 
 def _stop(error: Exception, code: int, arguments: Sequence[str]) -> NoReturn:
     print(f"cuepack: {error}", file=sys.stderr)
+    _print_error(str(error), code, arguments)
+    raise SystemExit(code)
+
+
+def _print_error(text: str, code: int, arguments: Sequence[str]) -> None:
+    """The JSON object of a command that could not run."""
     if "--json" in arguments:
         command = next((word for word in arguments if not word.startswith("-")), "")
-        print(json.dumps({"command": command, "exit_code": code, "counts": {}, "error": str(error)}, sort_keys=True))
-    raise SystemExit(code)
+        print(json.dumps({"command": command, "exit_code": code, "counts": {}, "error": text}, sort_keys=True))
 
 
 @click.group(cls=CuepackGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

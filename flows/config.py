@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
+from extractors.cameras import CAMERA_MODELS
 from extractors.contact import ContactRule
 from extractors.errors import ConfigError
 from extractors.prompts import DEFAULT_PROMPTS
@@ -135,6 +137,20 @@ class GeometryConfig(Section):
         None, gt=0, description="relative uncertainty of depth; none: 0.02 for metric depth, 0.05 for relative"
     )
     mask_sigma_px: float = Field(0.5, ge=0, description="uncertainty of the mask's border, packet pixels")
+
+    @field_validator("camera_model")
+    @classmethod
+    def _known_model(cls, name: str | None) -> str | None:
+        if name is not None and name not in CAMERA_MODELS:
+            raise ValueError(f"no camera model named '{name}'{_nearest(name, CAMERA_MODELS)}")
+        return name
+
+    @field_validator("intrinsics")
+    @classmethod
+    def _possible(cls, given: tuple[float, float, float, float] | None) -> tuple[float, float, float, float] | None:
+        if given is not None and (not all(math.isfinite(value) for value in given) or min(given[:2]) <= 0):
+            raise ValueError("wanted fx, fy, cx, cy: finite, focal lengths above 0")
+        return given
 
 
 class SelectConfig(Section):

@@ -31,6 +31,7 @@ from flows.pack import PACK_VERSION, pack_episode, pack_key
 from flows.sources.base import EpisodeInfo, Source, safe_id
 from flows.stages import STAGES, Stage, StageInputs
 from flows.store import StageRecord, StageResult, Store, content_digest, json_digest
+from packers.reader import check_digest
 from scoring.criteria import explain_score
 
 log = logging.getLogger("cuepack")
@@ -99,7 +100,7 @@ class Work:
         rehash: read the source again even where size and time say it is the same.
         stop: set to end the run at the next episode boundary.
         progress: hears about the work.
-        min_score: clips that score below are not packed.
+        recorded: rows of this process's episodes as they end, also those of a shard that is cut short.
     """
 
     source: Source
@@ -111,6 +112,7 @@ class Work:
     rehash: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
     progress: Progress | None = None
+    recorded: list[Row] = field(default_factory=list)
 
     def run_key(self) -> str:
         """Sha256 of everything but the source that a packet depends on: equal keys, nothing to redo."""
@@ -121,7 +123,7 @@ class Work:
 
 def source_stamp(info: EpisodeInfo) -> str:
     """What recognises an episode's files without reading them: names, sizes, times."""
-    stamp: list[list[Any]] = []
+    stamp: list[Any] = [dict(info.key), info.n_frames, info.language_instruction]
     for path in info.files:
         try:
             status = path.stat()
@@ -216,7 +218,11 @@ class Shard:
         started = time.perf_counter()
         try:
             with _peak_memory() as peak:
-                step(run)
+                try:
+                    step(run)
+                except PacketError as error:
+                    self._make_up(run, error)
+                    step(run)
         except (OutputError, WeightsError):
             raise
         except Exception as error:
@@ -230,6 +236,25 @@ class Shard:
         if run.row is not None and run.row["status"] == "done":
             run.row.update(_costs(run))
             self._record(run)
+
+    def _make_up(self, run: EpisodeRun, error: PacketError) -> None:
+        """Makes the stages anew whose files are damaged or have gone (`.work` may be deleted at any time)."""
+        lost = set()
+        for name, result in [*run.results.items(), *run.packed.items()]:
+            try:
+                check_digest(result.path)
+            except PacketError:
+                lost.add(name)
+        if not lost:
+            raise error
+        log.warning("%s: made anew, as %s", run.job.episode_id, error)
+        for name in lost:
+            run.results.pop(name, None)
+            run.packed.pop(name, None)
+        past = list(run.results.keys() | lost)
+        for stage in STAGES:
+            if stage.name in past and stage.name not in run.results:
+                self._finish_stage(run, stage)
 
     def _stage_step(self, name: str) -> Callable[[EpisodeRun], None]:
         stage = next(stage for stage in STAGES if stage.name == name)
@@ -249,12 +274,20 @@ class Shard:
             run.packed = self.work.store.packet_results(job.episode_id)
         except PacketError as error:
             log.warning("%s: its packet is made anew: %s", job.episode_id, error)
-        known = run.packed.get("source")
-        if known is None or self.work.rehash:
+        if self.work.rehash:
             return
-        same_files = self._earlier.get(job.episode_id, {}).get("source_stamp") == source_stamp(job.info)
+        stamp = source_stamp(job.info)
+        packed = run.packed.get("source")
+        same_files = self._earlier.get(job.episode_id, {}).get("source_stamp") == stamp
+        known = (
+            packed if packed is not None and same_files else self.work.store.saved_from(job.episode_id, "source", stamp)
+        )
         settings = json_digest(dict(STAGES[0].settings(self.work.config)))
-        if same_files and known.record.version == STAGES[0].version and known.record.report["settings"] == settings:
+        if (
+            known is not None
+            and known.record.version == STAGES[0].version
+            and known.record.report["settings"] == settings
+        ):
             run.results["source"] = known
             run.actions["source"] = "reused"
 
@@ -289,7 +322,9 @@ class Shard:
             run.results[stage.name] = previous
             run.actions[stage.name] = "unchanged"
             return
-        run.results[stage.name] = store.save(job.episode_id, stage.name, record, output.datasets)
+        run.results[stage.name] = store.save(
+            job.episode_id, stage.name, record, output.datasets, stamp=source_stamp(job.info)
+        )
         run.actions[stage.name] = "computed"
 
     def _pack(self, run: EpisodeRun) -> None:
@@ -340,6 +375,7 @@ class Shard:
         assert run.row is not None
         if run.row["status"] != "busy":
             self.work.manifest.add(run.row)
+            self.work.recorded.append(run.row)
         if self.work.progress is not None:
             self.work.progress.episode_done(run.row["status"])
 

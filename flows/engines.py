@@ -33,6 +33,9 @@ SHARD_DEPLOYMENT = "extract-shard/extract-shard"
 POLL_S = 5.0
 """Seconds between two looks at the shards that Prefect workers have."""
 
+PATIENCE_S = 60.0
+"""Seconds after which the log says that no worker takes up a shard; workers look every 10 s."""
+
 _TRIES = 2
 
 ShardFlow = Callable[[str, int, str, str, str], list[Row]]
@@ -134,6 +137,7 @@ def _on_workers(plan: Plan, file: str) -> Iterator[list[Row]]:
     names = ("plan", "shard", "dataset", "camera", "episodes")
     tries = dict.fromkeys(range(len(plan.shards)), 0)
     under_way: dict[int, Any] = {}
+    warn_at = time.monotonic() + PATIENCE_S
     with get_client(sync_client=True) as client:
         while tries or under_way:
             _stop_if_asked(plan)
@@ -144,6 +148,11 @@ def _on_workers(plan: Plan, file: str) -> Iterator[list[Row]]:
             for index, (run_id, tried) in list(under_way.items()):
                 state = client.read_flow_run(run_id).state
                 if state is None or not state.is_final():
+                    if state is not None and state.is_scheduled() and time.monotonic() > warn_at:
+                        log.warning(
+                            "no worker has taken up shard %d; start one: prefect worker start --pool POOL", index
+                        )
+                        warn_at = float("inf")
                     continue
                 del under_way[index]
                 if state.is_crashed() and tried < _TRIES:

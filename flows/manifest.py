@@ -146,8 +146,12 @@ class Manifest:
     def locked(self) -> Iterator[None]:
         """Holds the files at the top of the directory for this process: one writer at a time."""
         path = self.root / ".work" / "manifest.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error}; fix permissions, or free space") from error
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -158,6 +162,7 @@ def _ends_a_line(file: BinaryIO) -> bool:
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
     listed = sorted(rows, key=lambda row: (row.get("episode_index") or 0, row["episode_id"]))
     names = {name for row in listed for name in row}
     columns = [*FIRST_COLUMNS, *sorted(names - set(FIRST_COLUMNS))]
@@ -170,6 +175,13 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         else:
             table[name] = table[name].astype("string")
     return table
+
+
+def _plain(value: Any) -> Any:
+    """Text that parquet and csv can hold: lone surrogates and NUL are written out."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd").encode("utf-8", "backslashreplace").decode()
+    return value
 
 
 def _python(value: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.config import Config
-from flows.store import StageRecord, StageResult, json_digest
+from flows.store import StageRecord, StageResult, json_digest, make_folder
 from packers.schema import SCHEMA, Dataset
 from packers.writer import write_packet
 
@@ -34,7 +34,7 @@ def pack_episode(path: Path, episode_id: str, results: Mapping[str, StageResult]
         for name in result.record.outputs:
             found = result.dataset(name)
             datasets[name] = Dataset(found.data, {**found.attributes, "stage_key": result.record.key})
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_packet(path, datasets, _attributes(episode_id, results, config))
 
 

@@ -15,18 +15,22 @@ from typing import Any
 
 import yaml
 
-from extractors.errors import ConfigError, OutputError, SourceError, UnknownCameraError
+from extractors.errors import ConfigError, EpisodeError, OutputError, SourceError, UnknownCameraError
 from flows.config import Config, load_config
 from flows.engine import Job, Work, failed_as_it_is, is_finished, packet_columns
 from flows.manifest import Manifest, Row
 from flows.models import weights_digests
 from flows.sources.base import EpisodeInfo, Source
-from flows.sources.detect import open_source
+from flows.sources.detect import HUB_PREFIX, open_source
 from flows.stages import STAGES
-from flows.store import Store
+from flows.store import Store, json_digest
 from scoring.criteria import best_possible_score, explain_score, score_metadata
 
 _LIBRARIES = ("numpy", "opencv-python-headless", "h5py", "torch", "av", "pandas", "tensorflow-datasets", "prefect")
+
+
+MOST_INDICES = 10_000_000
+"""Longest range that `--episodes` takes; a slip of the keyboard should not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ def rerun_plans(
     return [
         make_plan(
             Request(
-                source=recorded["asked"] if ":" in recorded["asked"] else recorded["path"],
+                source=recorded["asked"] if recorded["asked"].startswith(HUB_PREFIX) else recorded["path"],
                 out=out,
                 config=config,
                 camera=camera,
@@ -181,7 +185,7 @@ def record_run(plan: Plan, command: str) -> None:
             "asked": plan.request.source,
             "kind": plan.work.source.kind,
             "dataset": plan.work.source.dataset,
-            "fingerprint": _fingerprint(plan),
+            "fingerprint": fingerprint(plan.work.source),
         },
         "camera": plan.request.camera,
         "versions": {"cuepack": _version("cuepack"), "python": platform.python_version()}
@@ -212,8 +216,13 @@ def read_run(out: Path) -> dict[str, Any]:
     """
     try:
         found: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{out} is no cuepack output directory: run.json cannot be read ({error})") from error
+        source = found["source"]
+        if not all(isinstance(source[name], str) for name in ("path", "asked", "kind", "dataset", "fingerprint")):
+            raise TypeError("its source is not described")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{out} is no cuepack output directory: run.json cannot be read ({error!r}); name the --out of an extract"
+        ) from error
     return found
 
 
@@ -233,11 +242,14 @@ def parse_indices(text: str) -> frozenset[int]:
             raise ConfigError(f"--episodes wants indices like 3,7,10-20, got {text!r}") from None
         if high < low:
             raise ConfigError(f"--episodes: {part.strip()!r} runs backwards")
+        if high - low > MOST_INDICES:
+            raise ConfigError(f"--episodes: {part.strip()!r} names more than {MOST_INDICES:,} episodes; leave it out")
         chosen.update(range(low, high + 1))
     return frozenset(chosen)
 
 
 def _check_output(out: Path, source: Source) -> None:
+    """Refuses an output that is inside the source, or holds packets of another source."""
     root, target = source.root.resolve(), out.resolve()
     if root.is_dir() and (target == root or root in target.parents):
         raise ConfigError(f"the output {out} lies inside the source {source.root}; choose an --out outside it")
@@ -246,7 +258,8 @@ def _check_output(out: Path, source: Source) -> None:
     if not (out / "run.json").exists():
         return
     earlier = read_run(out)["source"]
-    if earlier["path"] != str(root) and (earlier["kind"], earlier["dataset"]) != (source.kind, source.dataset):
+    # A data set that was moved has another path and the same episodes.
+    if earlier["path"] != str(root) and earlier["fingerprint"] != fingerprint(source):
         raise ConfigError(
             f"{out} holds packets of another source ({earlier['kind']} {earlier['path']}); choose another --out"
         )
@@ -257,7 +270,7 @@ def _chosen_jobs(source: Source, request: Request) -> list[Job]:
     if not infos:
         raise SourceError(f"{request.source} holds no episode that cuepack can see; check the path")
     if request.camera is not None:
-        _check_camera(infos, request.camera, source.camera_aliases)
+        _check_camera(source, infos, request.camera)
     jobs = [Job(info, request.camera) for info in infos]
     if request.indices is not None:
         unknown = request.indices - {job.info.episode_index for job in jobs}
@@ -274,16 +287,29 @@ def _jobs_by_id(jobs: Sequence[Job], ids: Sequence[str]) -> list[Job]:
     unknown = [name for name in ids if name not in by_id]
     if unknown:
         raise ConfigError(f"the source has no episode {_some(unknown)}; `cuepack score` lists the ids")
-    return [by_id[name] for name in dict.fromkeys(ids)]
+    return list({job.episode_id: job for job in (by_id[name] for name in ids)}.values())
 
 
-def _check_camera(infos: Iterable[EpisodeInfo], camera: str, aliases: Iterable[str]) -> None:
+def _check_camera(source: Source, infos: Iterable[EpisodeInfo], camera: str) -> None:
+    """Refuses a camera that no episode has, before anything is written.
+
+    An alias is one only where an episode takes it, and just opening the episode tells; the first usually does.
+    """
     known: dict[str, None] = {}
     for info in infos:
         known.update(dict.fromkeys(info.cameras))
-    names = set(known) | {name.rsplit(".", 1)[-1] for name in known} | set(aliases)
-    if camera not in names:
-        raise UnknownCameraError(f"no episode has a camera named '{camera}'; the source has {sorted(known)}")
+    if camera in known or camera in {name.rsplit(".", 1)[-1] for name in known}:
+        return
+    if camera in source.camera_aliases:
+        for info in infos:
+            try:
+                source.open(info, camera)
+            except UnknownCameraError:
+                continue
+            except EpisodeError:
+                pass  # the episode is bad for another reason, which its row will say
+            return
+    raise UnknownCameraError(f"no episode has a camera named '{camera}'; the source has {sorted(known)}")
 
 
 def _hopeless(info: EpisodeInfo, config: Config) -> float | None:
@@ -317,9 +343,12 @@ def _stage_weights(names: Sequence[str], config: Config) -> Iterable[tuple[str, 
     return weights_digests(names, config).items()
 
 
-def _fingerprint(plan: Plan) -> str:
-    ids = sorted([job.info.episode_id for job in plan.jobs] + [str(row.get("source_id")) for row in plan.finished])
-    return hashlib.sha256(json.dumps([plan.work.source.kind, ids]).encode()).hexdigest()
+def fingerprint(source: Source) -> str:
+    """Sha256 of what a source lists: kind, and id, length and instruction of every episode."""
+    digest = hashlib.sha256(source.kind.encode())
+    for info in source.episodes():
+        digest.update(json_digest([info.episode_id, info.n_frames, info.language_instruction]).encode())
+    return digest.hexdigest()
 
 
 def _devices(config: Config) -> Mapping[str, Any]:

@@ -71,6 +71,8 @@ def carry_out(
         outcome.interrupted = True
     except OutputError as error:
         outcome.error = error
+    listed = {row["episode_id"] for row in outcome.rows}
+    outcome.rows += [row for row in plan.work.recorded if row["episode_id"] not in listed]
     try:
         manifest.merge()
     except OutputError as error:

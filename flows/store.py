@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import OutputError, PacketError
-from packers.reader import Packet, read_dataset
+from packers.reader import Packet, check_digest, read_dataset
 from packers.schema import Dataset
 from packers.writer import decode, write_group
 
@@ -99,6 +99,7 @@ class Store:
         path = self.packet_path(episode_id)
         if not path.exists():
             return {}
+        check_digest(path)
         with Packet(path) as packet:
             attributes = packet.attributes
         stages = attributes["stages"]
@@ -108,11 +109,19 @@ class Store:
         stages["quality"]["report"] = {name: attributes[name] for name in ("scores", "quality", "tags")}
         return {name: StageResult(name, StageRecord(**record), path) for name, record in stages.items()}
 
-    def save(self, episode_id: str, stage: str, record: StageRecord, datasets: Mapping[str, Dataset]) -> StageResult:
-        """Writes a finished stage to its work file, replacing an older one."""
+    def save(
+        self, episode_id: str, stage: str, record: StageRecord, datasets: Mapping[str, Dataset], *, stamp: str
+    ) -> StageResult:
+        """Writes a finished stage to its work file, replacing an older one.
+
+        `stamp` recognises the source files that it was made from; see `saved_from`.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
         path = self._stage_path(episode_id, stage)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_group(path, datasets, {"stage": asdict(record)})
+        make_folder(path.parent)
+        write_group(path, datasets, {"stage": asdict(record), "source_stamp": stamp})
         return StageResult(stage, record, path)
 
     def saved(self, episode_id: str, stage: str) -> StageResult | None:
@@ -121,11 +130,20 @@ class Store:
         if not path.exists():
             return None
         try:
+            check_digest(path)
             with Packet(path, schema=None) as group:
                 return StageResult(stage, StageRecord(**group.attributes["stage"]), path)
         except (PacketError, TypeError, KeyError):
-            path.unlink()
+            path.unlink(missing_ok=True)
             return None
+
+    def saved_from(self, episode_id: str, stage: str, stamp: str) -> StageResult | None:
+        """The stage's work file, if it was made from the source files that `stamp` recognises."""
+        found = self.saved(episode_id, stage)
+        if found is None:
+            return None
+        with Packet(found.path, schema=None) as group:
+            return found if group.attributes.get("source_stamp") == stamp else None
 
     def forget(self, episode_id: str) -> None:
         """Removes the work files of an episode."""
@@ -138,8 +156,12 @@ class Store:
         The lock ends with the process, however the process ends.
         """
         path = self.work / "locks" / f"{episode_id}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+        make_folder(path.parent)
+        try:
+            file = path.open("a")
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error}; fix permissions, or free space") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -187,6 +209,18 @@ class Store:
         return self._episode_work(episode_id) / f"{stage}.h5"
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder of an output directory.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error}; fix permissions, or free space") from error
+
+
 def content_digest(dataset: Dataset) -> str:
     """Sha256 of an array as stored: type, shape, bytes and the attributes that give it its meaning."""
     data = np.ascontiguousarray(dataset.data)
@@ -204,4 +238,6 @@ def content_digest(dataset: Dataset) -> str:
 
 def json_digest(value: Any) -> str:
     """Sha256 of a JSON value with sorted keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    # File names that are no UTF-8 hold lone surrogates.
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

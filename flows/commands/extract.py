@@ -46,7 +46,7 @@ def extract(source: str, out: Path, **options: Any) -> None:
         out=out,
         config=load_config(options["config_file"], assignments(options)),
         camera=options["camera"],
-        indices=parse_indices(options["indices"]) if options["indices"] else None,
+        indices=parse_indices(options["indices"]) if options["indices"] is not None else None,
         ids=read_selection(options["selection"]) if options["selection"] else None,
         limit=options["limit"],
         rehash=options["rehash"],
@@ -132,7 +132,8 @@ def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str
     if outcome.interrupted:
         print("cuepack: interrupted; what is finished is kept, run again to go on", file=sys.stderr)
     if options["as_json"]:
-        print_json(command, outcome.exit_code, counts=counts, episodes=outcome.rows)
+        stopped = {} if outcome.error is None else {"error": str(outcome.error)}
+        print_json(command, outcome.exit_code, counts=counts, episodes=outcome.rows, **stopped)
         return
     print(
         f"{counts['done']} packed ({counts['reused']} of them before), {counts['failed']} failed, "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
+from extractors.errors import ConfigError
 from flows.commands.options import FINISHED, assignments, print_json
 
 
@@ -60,19 +62,28 @@ def _scored(source: str, config: Any, limit: int | None) -> Iterator[dict[str, A
 
 
 def _write_csv(rows: Iterator[dict[str, Any]], out: Path | None) -> int:
-    count = 0
-    file = sys.stdout if out is None else out.open("w", newline="", encoding="utf-8")
+    """Writes the rows as csv; a file is replaced only when all rows are written."""
+    if out is None:
+        return _write_rows(rows, sys.stdout)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        writer: csv.DictWriter[str] | None = None
-        for row in rows:
-            if writer is None:
-                writer = csv.DictWriter(file, fieldnames=list(row))
-                writer.writeheader()
-            writer.writerow(row)
-            count += 1
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            count = _write_rows(rows, file)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written: {error}; name a file in a folder that is there") from error
     finally:
-        if out is not None:
-            file.close()
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _write_rows(rows: Iterator[dict[str, Any]], file: TextIO) -> int:
+    count = 0
+    for count, row in enumerate(rows, start=1):
+        if count == 1:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            writer.writeheader()
+        writer.writerow(row)
     return count
 
 

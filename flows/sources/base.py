@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 from extractors.types import Episode
 
+_MAX_ID = 180  # leaves room for a camera's name and a suffix in a file name of 255 bytes
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -85,11 +87,12 @@ class Source(Protocol):
 def safe_id(text: str) -> str:
     """`text` as an episode id: path separators become "_", nothing can climb out of a folder.
 
-    Raises:
-        ValueError: nothing is left of `text`.
+    Text too long for a file name is cut, and text without a single allowed character named "episode"; both get a digest
+    of the whole text.
     """
     identifier = _UNSAFE.sub("_", text.replace("/", "_").replace("\\", "_")).strip("._-")
     identifier = re.sub(r"\.{2,}", ".", identifier)
-    if not identifier:
-        raise ValueError(f"no episode id can be made from {text!r}")
-    return identifier
+    if identifier and len(identifier) <= _MAX_ID:
+        return identifier
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
+    return f"{identifier[:_MAX_ID]}-{digest}" if identifier else f"episode-{digest}"

@@ -7,6 +7,8 @@ from pathlib import Path
 from extractors.errors import SourceError
 from flows.sources.base import Source
 
+_MARKS = ("meta/info.json", "features.json")
+
 HUB_PREFIX = "lerobot:"
 
 
@@ -33,6 +35,9 @@ def open_source(source: str) -> Source:
             return RldsSource(path)
         if is_bridge_raw(path):
             return BridgeRawSource(path)
+        inside = _datasets_inside(path)
+        if inside:
+            raise SourceError(f"source {source} is a folder of data sets; name one of them: {', '.join(inside)}")
         if is_video_folder(path):
             return VideoFolderSource(path)
     except OSError as error:
@@ -41,3 +46,19 @@ def open_source(source: str) -> Source:
         f"source {source} is of no known kind; wanted BridgeData V2 raw folders (raw/traj_group*/traj*), RLDS "
         "(features.json beside *.tfrecord-*), LeRobot (meta/info.json), or videos"
     )
+
+
+def _datasets_inside(path: Path, most: int = 5) -> list[str]:
+    """Sub-folders, down to three levels, that are LeRobot or RLDS data sets themselves."""
+    if not path.is_dir():
+        return []
+    found: list[str] = []
+    for depth in ("*", "*/*", "*/*/*"):
+        for mark in _MARKS:
+            folders = sorted(
+                str(path / hit.relative_to(path).as_posix().removesuffix(mark)) for hit in path.glob(f"{depth}/{mark}")
+            )
+            found += folders[: most - len(found)]
+        if found:
+            break
+    return found

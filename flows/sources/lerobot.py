@@ -146,8 +146,10 @@ class LeRobotSource:
         task, task_tags = self._task(info, rows)
         recorded = self._recorded(rows, view.camera)
         tags = {*info.tags, *clock.tags, *view.tags, *task_tags} - ({"no-language"} if task else set())
-        if valid is not None and not valid.all():
+        if action is not None and valid is not None and not valid.all():
             tags.add("nan-action")
+            # A row with one number missing is no command: the packet wants it NaN as a whole.
+            action = np.where(valid[:, None], action, np.float32("nan"))
         return Episode(
             episode_id=info.episode_id,
             episode_index=info.episode_index,
@@ -209,7 +211,8 @@ class LeRobotSource:
 
     @cached_property
     def _meta_files(self) -> tuple[Path, ...]:
-        names = ("info.json", "tasks.jsonl", "tasks.parquet", "intrinsics.json")
+        # The episode tables are not among them: an episode's own row is in its key.
+        names = ("info.json", "tasks.jsonl", "tasks.parquet", "intrinsics.json", "stats.json", "episodes_stats.jsonl")
         return tuple(path for path in (self._root / "meta" / name for name in names) if path.exists())
 
     def _is_video(self, camera: str) -> bool:

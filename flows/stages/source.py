@@ -51,7 +51,7 @@ def _run(inputs: StageInputs) -> StageOutput:
         names["state"] = {"names": list(episode.state_names)}
     datasets = {name: encode(name, array, **names.get(name, {})) for name, array in arrays.items() if array is not None}
     report = _report(episode, digests, black)
-    return StageOutput(datasets, report, content=_content(report, datasets))
+    return StageOutput(datasets, report, content=_content(report, datasets, inputs.config))
 
 
 def _decode(episode: Episode, size: tuple[int, int]) -> tuple[NDArray[np.uint8], list[str], int]:
@@ -104,14 +104,17 @@ def _stream_digest(frames: Frames) -> str:
     return digest.hexdigest()
 
 
-def _content(report: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Mapping[str, Any]:
-    """What the source's key is made of: all that later stages and the packet take from the source."""
+def _content(report: Mapping[str, Any], datasets: Mapping[str, Dataset], config: Config) -> Mapping[str, Any]:
+    """What the source's key is made of: all that later stages and the packet take from the source.
+
+    The packet's size is among it, so that the stages after it, which work at that size, need not name it.
+    """
     arrays = {
         name: hashlib.sha256(np.ascontiguousarray(dataset.data).data).hexdigest()
         for name, dataset in datasets.items()
         if name != "pixels"
     }
-    return {"report": json_digest(report), "arrays": arrays}
+    return {"report": json_digest(report), "arrays": arrays, "settings": dict(source_settings(config))}
 
 
-SOURCE = Stage(name="source", version=1, inputs=(), settings=source_settings, run=_run)
+SOURCE = Stage(name="source", version=2, inputs=(), settings=source_settings, run=_run)

@@ -187,3 +187,45 @@ def test_prefect_makes_the_same_bytes_as_the_plain_path(sample, tmp_path):
     plain, prefect = (sorted((tmp_path / name / "packets").glob("*/*.h5")) for name in ("plain", "prefect"))
     assert [path.read_bytes() for path in plain] == [path.read_bytes() for path in prefect]
     assert len(plain) == 4
+
+
+def test_a_camera_alias_that_no_episode_has_is_refused_too(sample, tmp_path):
+    result = cuepack("extract", sample, "--out", tmp_path / "o", "--camera", "image_2", *QUICK)
+    assert result.exit_code == 2
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("setting", ["geometry.camera_model=d345", "geometry.intrinsics=[0,0,0,0]"])
+def test_impossible_cameras_are_refused_before_any_work(sample, tmp_path, setting):
+    result = cuepack("extract", sample, "--out", tmp_path / "o", *QUICK, "--set", setting)
+    assert result.exit_code == 2
+    assert not (tmp_path / "o").exists()
+
+
+def test_score_never_destroys_a_file_it_cannot_replace(sample, tmp_path):
+    out = tmp_path / "scores.csv"
+    out.write_text("mine")
+    assert cuepack("score", tmp_path / "none", "--out", out).exit_code == 2
+    assert out.read_text() == "mine"
+    assert cuepack("score", sample, "--out", tmp_path / "none" / "s.csv").exit_code == 2
+
+
+def test_a_folder_of_data_sets_is_not_taken_for_videos(tmp_path):
+    write_sample(tmp_path / "in" / "a")
+    (tmp_path / "in" / "a" / "bridge_raw").rename(tmp_path / "bridge_raw")
+    result = cuepack("extract", tmp_path / "in", "--out", tmp_path / "o", *QUICK)
+    assert result.exit_code == 2
+    assert "lerobot_v30" in result.output
+
+
+def test_bad_usage_answers_json_with_json(sample, tmp_path):
+    for extra in (["--limit", "0"], ["--episodes", ""], ["--episodes", "0-99999999999"]):
+        result = cuepack("extract", sample, "--out", tmp_path / "o", *QUICK, "--json", *extra)
+        assert result.exit_code == 2
+        assert from_json(result)["exit_code"] == 2
+
+
+def test_a_directory_with_a_broken_run_json_is_refused(packed, sample, tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    for command in (["extract", sample, "--out", tmp_path, *QUICK], ["rerun", tmp_path, "x"]):
+        assert cuepack(*command).exit_code == 2

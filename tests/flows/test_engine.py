@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import threading
 
@@ -279,3 +280,65 @@ def _counted(track, asked):
         return track(self, queries)
 
     return counting
+
+
+def test_another_packet_size_makes_everything_anew(tmp_path):
+    source = ArraySource(tmp_path / "in", count=1)
+    extract(tmp_path, source)
+    rows, _ = extract(tmp_path, source, "packet.height=32")
+    assert rows["square_0"]["stages_computed"] == "source;masks;depth;tracks;geometry;quality;pack"
+    with Packet(packets(tmp_path)[0]) as packet:
+        assert packet["masks/object"].shape[1:] == packet["pixels"].shape[1:3] == (32, 64)
+        assert packet["intrinsics"][1, 2] == pytest.approx(15.5)
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_in_a_packet_is_mended_by_a_rerun(tmp_path):
+    source = ArraySource(tmp_path / "in", count=1)
+    extract(tmp_path, source)
+    before = digests(tmp_path)
+    flip(packets(tmp_path)[0], -2000)
+    for settings in ((), ("masks.dilate=[8, 20]",)):
+        rows, _ = extract(tmp_path, source, *settings)
+        assert rows["square_0"]["status"] == "done"
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_a_work_file_lost_in_the_middle_of_a_run_is_made_anew(tmp_path, damage):
+    source = ArraySource(tmp_path / "in", count=1)
+    plan = make(tmp_path, source)
+    with engine.Shard(plan.work, plan.jobs, {}) as shard:
+        for stage in ALL_STAGES:
+            if stage == "geometry":
+                for path in (tmp_path / "out" / ".work" / "stages").glob("*/*/*.h5"):
+                    path.unlink() if damage == "remove" else flip(path, -700)
+            shard.run(stage)
+    assert [row["status"] for row in shard.rows] == ["done"]
+    assert validate_packet(packets(tmp_path)[0]) == []
+
+
+def test_a_finished_source_stage_survives_a_crash(tmp_path):
+    source = ArraySource(tmp_path / "in", count=1)
+    plan = make(tmp_path, source)
+    with engine.Shard(plan.work, plan.jobs, {}) as shard:
+        shard.run("source")
+    rows, _ = extract(tmp_path, source)
+    assert "source" not in rows["square_0"]["stages_computed"].split(";")
+
+
+def test_an_instruction_that_is_no_utf8_is_kept_readable(tmp_path, monkeypatch):
+    source = ArraySource(tmp_path / "in", count=1)
+    original = ArraySource.episodes
+    odd = "put \udcff in\x00to"
+    monkeypatch.setattr(
+        ArraySource, "episodes", lambda self: (dataclasses.replace(i, language_instruction=odd) for i in original(self))
+    )
+    _, outcome = extract(tmp_path, source)
+    assert outcome.exit_code == 0
+    assert Manifest(tmp_path / "out").rows()["square_0"]["status"] == "done"

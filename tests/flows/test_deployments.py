@@ -121,10 +121,20 @@ class Api:
             return json.load(answer)
 
     def start(self, deployment, **parameters):
-        found = self(f"/deployments/name/{deployment}")
+        found = self.deployment(deployment)
         return self(f"/deployments/{found['id']}/create_flow_run", {"parameters": found["parameters"] | parameters})[
             "id"
         ]
+
+    def deployment(self, name, seconds=60):
+        deadline = time.monotonic() + seconds
+        while True:  # `cuepack serve` says what it serves just before it registers it
+            try:
+                return self(f"/deployments/name/{name}")
+            except urllib.error.HTTPError as error:
+                if error.code != 404 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
 
     def state(self, run):
         return self(f"/flow_runs/{run}")["state"]
@@ -235,11 +245,13 @@ def test_a_run_whose_process_is_killed_is_crashed_and_the_next_one_goes_on(serve
 def test_workers_of_a_pool_make_the_same_bytes(served):
     api, root, _ = served
     environment = os.environ | {"PREFECT_HOME": str(root / "client"), "PREFECT_API_URL": api.url}
-    environment |= {"CUEPACK_SOURCE": "/data/in", "CUEPACK_OUT": "/data/out", "DO_NOT_TRACK": "1"}
+    environment |= {"CUEPACK_SOURCE": "/data/in", "CUEPACK_OUT": "/data/out", "PREFECT_WORKER_QUERY_SECONDS": "2"}
     prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
 
     def run(*command):
-        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, cwd=REPOSITORY)
+        return subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True, cwd=REPOSITORY, timeout=240
+        )
 
     run(*prefect, "work-pool", "create", "cuepack", "--type", "process")
     source = str(root / "sample" / "bridge_raw")
@@ -248,7 +260,7 @@ def test_workers_of_a_pool_make_the_same_bytes(served):
     assert len(api("/automations/filter", {})) >= 1
     plain = [*CUEPACK, "extract", source, *QUICK, "-q", "--episodes", "0,1", "--set", "run.shard_size=1"]
     run(*plain, "--out", str(root / "plain"), "--no-prefect")
-    worker = [*prefect, "worker", "start", "--pool", "cuepack", "--limit", "2", "--query-seconds", "2"]
+    worker = [*prefect, "worker", "start", "--pool", "cuepack", "--limit", "2"]
     with subprocess.Popen(worker, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             run(*plain, "--out", str(root / "spread"), "--set", "run.engine=workers")

@@ -93,11 +93,11 @@ def _track_set(name: str, description: str) -> tuple[DatasetSpec, ...]:
 
     return (
         spec("xy", "float32", ("T", "N", 2), "px", "position (x, y) in every frame"),
-        spec("visibility", "bool", ("T", "N"), "", "whether the point is seen"),
+        spec("visibility", "bool", ("T", "N"), "1", "whether the point is seen"),
         spec("confidence", "float32", ("T", "N"), "probability", "how sure the position is, before any threshold", 1.0),
         spec("visibility_score", "float32", ("T", "N"), "probability", "that it is seen, before any threshold", 1.0),
         spec("queries", "float32", ("N", 3), "frame, px, px", "(frame, x, y) where the point was dropped"),
-        spec("on_object", "bool", ("N",), "", "whether the query lies on the object mask"),
+        spec("on_object", "bool", ("N",), "1", "whether the query lies on the object mask"),
     )
 
 
@@ -125,7 +125,7 @@ _SPECS = (
         valid="action_valid",
     ),
     DatasetSpec(
-        "action_valid", "bool", ("T",), "", "whether the source has an action for the frame", needs=("action",)
+        "action_valid", "bool", ("T",), "1", "whether the source has an action for the frame", needs=("action",)
     ),
     DatasetSpec("state", "float32", ("T", "S"), "as the source gives it", "proprioception"),
     DatasetSpec("gripper", "float32", ("T",), "1", "gripper opening, 1 open, 0 closed", minimum=0.0, maximum=1.0),
@@ -140,15 +140,15 @@ _SPECS = (
         needs=("held",),
         attributes=("contact_onset",),
     ),
-    DatasetSpec("held", "bool", ("T",), "", "whether the object is grasped", needs=("contact",)),
+    DatasetSpec("held", "bool", ("T",), "1", "whether the object is grasped", needs=("contact",)),
     DatasetSpec(
-        "masks/object", "bool", ("T", "H", "W"), "", "the manipulated object", storage="maps", needs=("masks/score",)
+        "masks/object", "bool", ("T", "H", "W"), "1", "the manipulated object", storage="maps", needs=("masks/score",)
     ),
     DatasetSpec(
         "masks/object_dilate<R>",
         "bool",
         ("T", "H", "W"),
-        "",
+        "1",
         "masks/object dilated by <R> px",
         storage="maps",
         needs=("masks/object",),
@@ -163,7 +163,7 @@ _SPECS = (
         maximum=1.0,
         needs=("masks/object",),
     ),
-    DatasetSpec("masks/robot", "bool", ("T", "H", "W"), "", "the arm and gripper", storage="maps"),
+    DatasetSpec("masks/robot", "bool", ("T", "H", "W"), "1", "the arm and gripper", storage="maps"),
     DatasetSpec(
         "depth/relative",
         "uint16",
@@ -215,7 +215,7 @@ _SPECS = (
         valid="centroids_valid",
         needs=("centroids_sigma", "masks/object"),
     ),
-    DatasetSpec("centroids_valid", "bool", ("T",), "", "whether the object has a centroid", needs=("centroids",)),
+    DatasetSpec("centroids_valid", "bool", ("T",), "1", "whether the object has a centroid", needs=("centroids",)),
     DatasetSpec(
         "centroids_sigma",
         "float32",
@@ -239,7 +239,7 @@ _SPECS = (
         "shape_descriptors_valid",
         "bool",
         ("T",),
-        "",
+        "1",
         "whether the frame has shape descriptors",
         needs=("shape_descriptors",),
     ),

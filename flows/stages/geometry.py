@@ -131,7 +131,8 @@ def _add_object(
     datasets["centroids"] = encode("centroids", centroids.xyz, **unit)
     datasets["centroids_valid"] = encode("centroids_valid", centroids.valid)
     datasets["centroids_sigma"] = encode("centroids_sigma", centroids.sigma, units=centroids.unit)
-    datasets["shape_descriptors"] = encode("shape_descriptors", shape.values, **unit)
+    by_column = {"units": f"{centroids.unit} (columns 0 to 5 and 8), 1 (columns 6, 7 and 9)"}
+    datasets["shape_descriptors"] = encode("shape_descriptors", shape.values, **unit | by_column)
     datasets["shape_descriptors_valid"] = encode("shape_descriptors_valid", shape.valid)
     return centroids
 
@@ -201,7 +202,7 @@ def _end_effector(inputs: StageInputs) -> NDArray[np.float32] | None:
 
 GEOMETRY = Stage(
     name="geometry",
-    version=1,
+    version=2,
     inputs=("source", "masks/*", "depth/*", "tracks/*"),
     settings=_settings,
     run=_run,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -55,9 +55,9 @@ class ValueRange:
     units: str
     even_in_inverse: bool = False
 
-    def shares(self, values: NDArray[Any]) -> NDArray[np.float64]:
+    def shares(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Where `values` lie from dark (0) to bright (1); z over a whole scene evenly in 1/z, as inverse depth is."""
-        clipped = np.clip(values, self.low, self.high).astype(np.float64)
+        clipped = np.clip(values, np.float32(self.low), np.float32(self.high))
         if self.even_in_inverse:
             return np.asarray((1 / clipped - 1 / self.high) / (1 / self.low - 1 / self.high))
         shares = (clipped - self.low) / (self.high - self.low)
@@ -271,6 +271,7 @@ def placeholder(text: str, size: tuple[int, int], copies: tuple[int, int] = (1, 
     return np.tile(cell, (*copies, 1))
 
 
+@lru_cache(maxsize=1)
 def depth_colours() -> Image:
     """(256, 3) RGB of the depth colour map, dark to bright: inferno, perceptually uniform."""
     import cv2
@@ -328,6 +329,7 @@ def _coloured(
 ) -> Image:
     assert scale is not None
     shares = scale.shares(np.where(known, values, scale.low))
-    picture = depth_colours()[np.rint(255 * shares).astype(np.uint8)]
+    # Rounded down after adding a half: these are not negative.
+    picture = np.take(depth_colours(), (np.float32(255) * shares + np.float32(0.5)).astype(np.uint8), axis=0)
     picture[~known] = NO_READING_GREY if background is None else background[~known]
     return picture

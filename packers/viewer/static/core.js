@@ -205,9 +205,8 @@ var cuepack = (function () {
     }
   }
 
-  async function annotate(table, row, verdict, note) {
-    const id = table.get(row, "episode_id");
-    if (table.overview.server) {
+  async function save(overview, id, verdict, note) {
+    if (overview.server) {
       const answer = await fetch("annotations", {
         method: "POST",
         headers: { "Content-Type": "application/json" },
@@ -215,11 +214,23 @@ var cuepack = (function () {
       });
       if (!answer.ok) throw new Error(`not saved: ${(await answer.text()).slice(0, 200)}`);
     } else {
-      const kept = JSON.parse(localStorage.getItem(storageName(table.overview)) || "{}");
+      const kept = JSON.parse(localStorage.getItem(storageName(overview)) || "{}");
       kept[id] = { verdict, note };
-      localStorage.setItem(storageName(table.overview), JSON.stringify(kept));
+      localStorage.setItem(storageName(overview), JSON.stringify(kept));
     }
+  }
+
+  // The table changes at once, so that a note written meanwhile goes with the new verdict; saves go one by one.
+  let saving = Promise.resolve();
+  function annotate(table, row, verdict, note) {
+    const before = [table.get(row, "verdict"), table.get(row, "note")];
     table.annotate(row, verdict, note);
+    const saved = saving.then(() => save(table.overview, table.get(row, "episode_id"), verdict, note)).catch((error) => {
+      table.annotate(row, ...before);
+      throw error;
+    });
+    saving = saved.catch(() => {});
+    return saved;
   }
 
   function annotationsCsv(table) {

@@ -113,6 +113,8 @@ def serve(library: Library, other: Library | None = None, *, port: int = 0, brow
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))
+            # Now, so that the address works as soon as it is printed.
+            listening.listen(128)
         except OSError as error:
             raise ConfigError(
                 f"port {port} cannot be used ({error.strerror}); choose another with --port, or --port 0 for a free one"

@@ -10,6 +10,7 @@ from extractors.errors import MissingDataError
 from extractors.types import Depth
 from flows import models
 from flows.config import Config
+from flows.devices import device_slot
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode
@@ -33,7 +34,8 @@ def _run(inputs: StageInputs) -> StageOutput:
     device, precision = "cpu", "fp32"
     if config.backend == "video-depth-anything":
         estimator = models.depth_estimator(config)
-        estimated = estimator.estimate(episode.pixels, size=inputs.size)
+        with device_slot(estimator):
+            estimated = estimator.estimate(episode.pixels, size=inputs.size)
         name = f"depth/{estimated.kind}"
         if estimated.kind == "metric" and episode.recorded_depth is not None:
             name = "extra/depth_metric_estimated"

@@ -12,6 +12,7 @@ from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Masks
 from flows import models
 from flows.config import Config
+from flows.devices import device_slot
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.writer import encode
 from scoring.davis import region_similarity
@@ -29,7 +30,8 @@ def _run(inputs: StageInputs) -> StageOutput:
     if config.backend == "off":
         return StageOutput({}, {"reason": "masks.backend is off"}, backend="off")
     segmenter = models.segmenter(config)
-    masks = segmenter.segment(inputs.episode, size=inputs.size)
+    with device_slot(segmenter):
+        masks = segmenter.segment(inputs.episode, size=inputs.size)
     report = dict(masks.report)
     datasets = {}
     objects = masks.object

@@ -9,6 +9,7 @@ from extractors.tracks import extract_tracks
 from extractors.types import Tracks
 from flows import models
 from flows.config import Config, TracksConfig
+from flows.devices import device_slot
 from flows.stages.base import Stage, StageInputs, StageOutput
 from flows.store import json_digest
 from packers.schema import Dataset
@@ -36,18 +37,19 @@ def _run(inputs: StageInputs) -> StageOutput:
     if config.backend == "off":
         return StageOutput({}, {"reason": "tracks.backend is off"}, backend="off")
     tracker = models.tracker(config)
-    sets = extract_tracks(
-        inputs.episode.pixels,
-        inputs.read("masks/object"),
-        tracker,
-        size=inputs.size,
-        grid_side=config.grid_side,
-        count=config.count,
-        share=config.share,
-        seed=config.seed,
-        min_object_tracks=config.min_object_tracks,
-        known_grid=_known_grid(inputs),
-    )
+    with device_slot(tracker):
+        sets = extract_tracks(
+            inputs.episode.pixels,
+            inputs.read("masks/object"),
+            tracker,
+            size=inputs.size,
+            grid_side=config.grid_side,
+            count=config.count,
+            share=config.share,
+            seed=config.seed,
+            min_object_tracks=config.min_object_tracks,
+            known_grid=_known_grid(inputs),
+        )
     datasets: dict[str, Dataset] = {}
     for name, found in sets.items():
         for field in _TRACK_FIELDS:

@@ -1,0 +1,48 @@
+"""One slot per device: models of one GPU run one at a time, whichever thread, process or run wants them.
+
+The lock is a file, so it ends with its process, however that ends; a Prefect concurrency limit keeps a killed holder's
+slot for minutes, and needs a server. What surrounds a model (compressing, writing, the next episode's other stages)
+goes on in other threads meanwhile.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def slot_folder() -> Path:
+    """Where the locks lie: $CUEPACK_LOCKS, for containers that share a GPU a folder they all mount, else temporary."""
+    return Path(os.environ.get("CUEPACK_LOCKS") or Path(tempfile.gettempdir()) / f"cuepack-{os.getuid()}")
+
+
+@contextmanager
+def device_slot(model: Any) -> Iterator[None]:
+    """Holds the device that `model` runs on; waits for it. On the CPU nothing is waited for.
+
+    Args:
+        model: a backend; its `device` (a torch device) says where it runs, none means the CPU.
+    """
+    device = getattr(model, "device", None)
+    if getattr(device, "type", "cpu") != "cuda":
+        yield
+        return
+    path = slot_folder() / f"{_device_name(device)}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Opened anew each time: a lock belongs to the open file, so threads exclude each other like processes do.
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _device_name(device: Any) -> str:
+    """The device's own id, which CUDA_VISIBLE_DEVICES does not renumber."""
+    import torch
+
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    return f"gpu-{torch.cuda.get_device_properties(index).uuid}"

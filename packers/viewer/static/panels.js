@@ -7,7 +7,7 @@
   const MOST_TRAILS = 80;
   const KEPT_SHEETS = 6;
   const TITLES = {
-    rgb: "RGB", masks: "Masks", tracks: "Tracks", depth: "Depth", stabilized: "Stabilized depth",
+    rgb: "RGB", masks: "Masks", tracks: "Tracks", depth: "Depth", stabilized: "Stabilized",
     metric: "Metric depth", object_depth: "Object depth",
   };
   const ORDER = ["rgb", "masks", "tracks", "depth", "stabilized", "metric", "object_depth"];
@@ -176,7 +176,7 @@
         if (swatch) swatch.style.background = colour;
         legend.append(el("label", {}, box, swatch, label));
       };
-      if (this.episode.tracks.foreground) toggle("foreground", "object set", POINT.on);
+      if (this.episode.tracks.foreground) toggle("foreground", "object", POINT.on);
       if (this.episode.tracks.grid) toggle("grid", "grid", POINT.grid);
       toggle("trails", "trails");
     }

@@ -27,6 +27,7 @@ from extractors.backends.pretrained import (
     choose_precision,
     load_pretrained,
     load_tokenizer,
+    quiet,
 )
 from extractors.backends.prompted import Found, PromptedSegmenter
 from extractors.errors import ConfigError, MissingDataError
@@ -116,7 +117,8 @@ class Sam3(PromptedSegmenter):
         cut = [text[:60] for text, (_, _, was_cut) in zip(prompts, tokens, strict=True) if was_cut]
         if cut:
             notes["prompts_cut"] = {"tokens": N_TOKENS, "prompts": cut}
-        with arithmetic("fp32", self.device):  # the weights' own dtype decides, not autocast
+        # The weights' own dtype decides, not autocast; the library warns wherever objects are left out.
+        with quiet(), arithmetic("fp32", self.device):
             follow = self._follow if self.plan == "video" else self._look
             candidates = follow(pixels, prompts, tokens, size)
         return Found(tuple(candidates), notes)

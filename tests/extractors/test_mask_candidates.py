@@ -6,6 +6,8 @@ import pytest
 
 from extractors.errors import ConfigError, LengthMismatchError, ShapeError
 from extractors.mask_candidates import Candidate, ChoiceRule, PackedMasks, choose_candidate
+from tests.benchmarks import mask_choice
+from tests.support import shared_data
 
 N_FRAMES, HEIGHT, WIDTH = 24, 96, 128
 GRASP = 12
@@ -164,3 +166,13 @@ def test_packed_masks_come_back_as_they_went_in():
     assert packed.present.tolist() == [True, True, False, True, True]
     with pytest.raises(ShapeError, match="bool"):
         packed[0] = np.zeros((13, 16), bool)
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_the_true_mask_is_chosen_in_nine_of_ten_episodes():
+    chosen = {}
+    for result in mask_choice.measure(shared_data("groundtruth_dev")):
+        chosen.setdefault(result.condition, []).append(result.chosen == mask_choice.TRUE)
+    assert len(chosen) == 1 + 2 * len(mask_choice.DAMAGES)
+    assert all(np.mean(right) >= 0.9 for right in chosen.values()), {key: sum(each) for key, each in chosen.items()}

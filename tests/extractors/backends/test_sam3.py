@@ -63,6 +63,7 @@ def test_what_is_forgotten_changes_nothing(folder, monkeypatch):
         assert np.allclose(one.confidence, other.confidence)
 
 
+@pytest.mark.slow
 def test_memory_of_a_session_does_not_grow_with_the_clip(folder, monkeypatch):
     from extractors.backends import sam3
 
@@ -99,6 +100,7 @@ def test_no_detection_at_all_is_no_error(folder):
     assert masks.report["candidates"] == []
 
 
+@pytest.mark.slow
 def test_robot_masks_are_those_of_the_robots_prompt(folder):
     segmenter = build(folder, robot_prompt="robot arm", max_objects=6)
     masks = segmenter.segment(episode(), size=SIZE)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from extractors.errors import ConfigError
+from extractors.errors import ConfigError, OutputError
 from flows.config import Config
 from flows.engine import Job, Work
 from flows.manifest import Manifest, Row
@@ -29,27 +29,28 @@ def published(plan: Plan) -> Iterator[str]:
     """The path of a file in `.work/plans` from which any process finds `plan`; gone afterwards.
 
     Raises:
-        OSError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     out = plan.request.out.resolve()
     path = out / ".work" / "plans" / secrets.token_hex(8) / "plan.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     source = plan.request.source if ":" in plan.request.source else str(plan.work.source.root.resolve())
-    path.write_text(
-        json.dumps(
-            {
-                "source": source,
-                "out": str(out),
-                "config": plan.work.config.model_dump(mode="json"),
-                "camera": plan.request.camera,
-                "force_from": plan.work.force_from,
-                "rehash": plan.work.rehash,
-                "workers": plan.work.workers,
-                "shards": [[job.info.episode_id for job in jobs] for jobs in plan.shards],
-            }
-        ),
-        encoding="utf-8",
+    text = json.dumps(
+        {
+            "source": source,
+            "out": str(out),
+            "config": plan.work.config.model_dump(mode="json"),
+            "camera": plan.request.camera,
+            "force_from": plan.work.force_from,
+            "rehash": plan.work.rehash,
+            "workers": plan.work.workers,
+            "shards": [[job.info.episode_id for job in jobs] for jobs in plan.shards],
+        }
     )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}; free space or fix permissions") from error
     with _lock:
         _known[str(path)] = plan
     try:

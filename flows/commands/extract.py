@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from extractors.errors import ConfigError
 from flows.commands.options import FINISHED, assignments, output_options, print_json, settings_options, start_logging
 
 PROCESS_STARTED = time.monotonic()
@@ -92,6 +93,8 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
     start_logging(quiet=options["quiet"])
     total = Outcome()
     for plan in plans:
+        if options["no_prefect"] and plan.work.config.run.engine != "local":
+            raise ConfigError(f"run.engine={plan.work.config.run.engine} goes through Prefect; drop --no-prefect")
         if record:
             record_run(plan, " ".join(["cuepack", *sys.argv[1:]]))
         with RunProgress(len(plan.jobs), len(ALL_STAGES), quiet=options["quiet"] or options["as_json"]) as progress:

@@ -86,6 +86,7 @@ def test_the_command_killed_half_way_goes_on_where_it_was(tmp_path):
     assert leftovers(root) == []
 
 
+@pytest.mark.slow
 def test_two_batches_at_once_do_no_episode_twice(tmp_path):
     started = [start_batch(tmp_path) for _ in range(2)]
     rows = [connection.recv() for _, connection in started]

@@ -338,3 +338,11 @@ def test_an_unreachable_server_is_said_before_any_work(tmp_path):
     assert "no Prefect server answers at http://127.0.0.1:9/api" in done.stderr
     assert "--no-prefect" in done.stderr
     assert not list((tmp_path / "out").glob("packets/*"))
+
+
+def test_an_engine_without_prefect_is_refused(tmp_path):
+    write_sample(tmp_path / "sample")
+    command = ["extract", str(tmp_path / "sample" / "bridge_raw"), "--out", str(tmp_path / "out"), "--no-prefect"]
+    result = CliRunner().invoke(main, [*command, *QUICK, "--set", "run.engine=dask"])
+    assert result.exit_code == 2
+    assert "drop --no-prefect" in result.output

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 @click.option("--min-score", type=click.FloatRange(0, 1), metavar="X", help="All that score X and more, 0 to 1.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes the draw and the split.")
 @click.option("--stratify", type=click.Choice(["task"]), help="Take from every task in turn.")
+@click.option(
+    "--annotated",
+    type=click.Choice(["accept", "not-reject"]),
+    help="Only what the viewer's annotations accept, or do not reject.",
+)
 @click.option("--name", help="The file is selection-NAME.csv [default: from the options].")
 @click.option(
     "--val-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Share of episodes for validation."
@@ -37,7 +42,7 @@ def select(path: Path, compare: Path | None, as_json: bool, **options: Any) -> N
     from flows.select import choose, read_candidates
 
     pick = _pick(options, comparing=compare is not None)
-    candidates = read_candidates(path)
+    candidates = _wanted(path, read_candidates(path), options["annotated"])
     selection = choose(candidates, pick) if pick is not None else []
     result: dict[str, Any] = {"counts": _counts(candidates, selection)}
     if compare is not None:
@@ -52,6 +57,18 @@ def select(path: Path, compare: Path | None, as_json: bool, **options: Any) -> N
         print_json("select", FINISHED, episodes=episodes, **result)
         return
     _print(result)
+
+
+def _wanted(path: Path, candidates: list[Candidate], annotated: str | None) -> list[Candidate]:
+    """The candidates that a person's verdict in annotations.csv admits."""
+    if annotated is None:
+        return candidates
+    from flows.annotations import read_annotations
+
+    said = read_annotations(path if path.is_dir() else path.parent)
+    admitted = {"accept"} if annotated == "accept" else {"accept", ""}
+    verdicts = {name: note.verdict for name, note in said.items()}
+    return [candidate for candidate in candidates if verdicts.get(candidate.episode_id, "") in admitted]
 
 
 def _pick(options: dict[str, Any], *, comparing: bool) -> Pick | None:

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from extractors.errors import ConfigError
+from flows.annotations import Annotation, write_annotation
 from flows.cli import main
 from flows.config import load_config
 from flows.engine import Job, Work
@@ -328,3 +329,15 @@ def test_compare_alone_writes_nothing(tmp_path):
     assert "Kendall tau over 20 episodes: score 1.000" in output
     assert not list(tmp_path.glob("selection-*"))
     assert "chosen by both: 3 of 3" in run(path, "--compare", path, "--top", 3)[1]
+
+
+def test_annotations_of_the_viewer_decide_what_may_be_picked(tmp_path):
+    path = tmp_path / "scores.csv"
+    scores_csv(path, [{"episode_id": f"e{k}", "score": 0.5} for k in range(4)])
+    write_annotation(tmp_path, "e0", Annotation("reject", "blurred"))
+    write_annotation(tmp_path, "e1", Annotation("accept", ""))
+    for rule, wanted in (("accept", {"e1"}), ("not-reject", {"e1", "e2", "e3"})):
+        code, output = run(path, "--min-score", 0, "--annotated", rule, "--name", rule)
+        assert code == 0, output
+        picked = read_selection(tmp_path / f"selection-{rule}.csv")
+        assert set(picked) == wanted

@@ -146,6 +146,8 @@ class LeRobotSource:
         task, task_tags = self._task(info, rows)
         recorded = self._recorded(rows, view.camera)
         tags = {*info.tags, *clock.tags, *view.tags, *task_tags} - ({"no-language"} if task else set())
+        if any(self._is_video(name) and not self._video_there(info, name) for name in info.cameras):
+            tags.add("missing-view")
         if action is not None and valid is not None and not valid.all():
             tags.add("nan-action")
             # A row with one number missing is no command: the packet wants it NaN as a whole.
@@ -220,6 +222,10 @@ class LeRobotSource:
 
     def _has_video(self, record: EpisodeRecord, camera: str) -> bool:
         return self._info.version != "v3.0" or not self._is_video(camera) or camera in record.videos
+
+    def _video_there(self, info: EpisodeInfo, camera: str) -> bool:
+        """Whether a camera's file is there; another camera's absence costs this view nothing, and is tagged."""
+        return (self._root / self._video_file(info.key, camera)).is_file()
 
     def _has_any_file(self, camera: str) -> bool:
         any_episode = re.sub(r"\{(?!video_key)[^}]*\}", "*", self._info.video_path or "")

@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from numpy.typing import NDArray
 from torch import Tensor
 
+from extractors.backends.checkpoints import checkpoint_faults
 from extractors.backends.cotracker_network import CPU_CHUNK, STRIDE, CoTrackerNetwork, FeatureMaps
 from extractors.backends.devices import Precision, arithmetic, check_precision, choose_device, is_out_of_memory
 from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, ShapeError, WeightsError
@@ -334,16 +335,6 @@ def _check_state(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path
     """Raises WeightsError unless names and shapes agree and every number is finite."""
     if "time_emb" in state and tuple(state["time_emb"].shape) == (1, 16, 1110):
         raise WeightsError(f"{path} holds the online variant of cotracker3, wanted the offline one; {_ADVICE}")
-    problems = [
-        *(f"{name} is missing" for name in wanted if name not in state),
-        *(f"{name} is not expected" for name in state if name not in wanted),
-        *(
-            f"{name} is {tuple(state[name].shape)}, not {tuple(value.shape)}"
-            for name, value in wanted.items()
-            if name in state and state[name].shape != value.shape
-        ),
-    ]
-    problems += [] if problems else [f"{name} is not finite" for name in state if not state[name].isfinite().all()]
-    if problems:
-        listed = "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
-        raise WeightsError(f"{path} is not scaled_offline.pth: {listed}; {_ADVICE}")
+    faults = checkpoint_faults(state, wanted)
+    if faults:
+        raise WeightsError(f"{path} is not scaled_offline.pth: {faults}; {_ADVICE}")

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor
 
+from extractors.backends.checkpoints import checkpoint_faults
+from extractors.backends.devices import choose_device
 from extractors.backends.vda_network import PATCH, SHAPES, FrameFeatures, ModelSize, VideoDepthNetwork
 from extractors.backends.vda_windows import LENGTH, Stitcher, Window, plan_windows, published_windows
 from extractors.depth import Cuts, axis_matrix, check_pixels, scene_cuts
@@ -138,7 +140,7 @@ class VideoDepthAnything:
             ConfigError: a setting is unknown or needs another device.
             WeightsError: see `load_network`.
         """
-        self.device = _device(device)
+        self.device = choose_device(device)
         on_cpu = self.device.type == "cpu"
         _check_settings(size, precision, input_size, on_cpu=on_cpu, compiled=compile_network)
         self.size, self.metric, self.input_size = size, metric, input_size
@@ -418,18 +420,6 @@ def _exact(precision: str) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"no device {name!r}; choose auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r} was asked for, this machine has no CUDA device; choose auto or cpu")
-    return device
-
-
 def _check_settings(size: str, precision: str, input_size: int, *, on_cpu: bool, compiled: bool) -> None:
     if size not in get_args(ModelSize):
         raise ConfigError(f"no video-depth-anything model {size!r}; choose one of {sorted(get_args(ModelSize))}")
@@ -464,19 +454,9 @@ def _check_state(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path
         raise WeightsError(
             f"{path} holds {found}, wanted {published.file}; set depth.model to {found}, or {_advice(published)}"
         )
-    problems = [
-        *(f"{name} is missing" for name in wanted if name not in state),
-        *(f"{name} is not expected" for name in state if name not in wanted),
-        *(
-            f"{name} is {tuple(state[name].shape)}, not {tuple(value.shape)}"
-            for name, value in wanted.items()
-            if name in state and state[name].shape != value.shape
-        ),
-    ]
-    problems += [] if problems else [f"{name} is not finite" for name in state if not state[name].isfinite().all()]
-    if problems:
-        listed = "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
-        raise WeightsError(f"{path} is not {published.file}: {listed}; {_advice(published)}")
+    faults = checkpoint_faults(state, wanted)
+    if faults:
+        raise WeightsError(f"{path} is not {published.file}: {faults}; {_advice(published)}")
 
 
 def _advice(published: Checkpoint) -> str:

@@ -36,7 +36,7 @@ test-all: install
 # Measurements, printed with the hardware. TRUTH: a folder of ground-truth episodes (default: the bundled sample's).
 TRUTH ?= sample
 bench: install
-	$(BIN)/python -m tests.benchmarks.pipeline
+	$(BIN)/python -m tests.benchmarks.pipeline --quick
 	$(BIN)/python -m tests.benchmarks.accuracy $(TRUTH)
 
 clean:

@@ -85,6 +85,7 @@ class EpisodeRun:
     peak_mb: dict[str, float] = field(default_factory=dict)
     row: Row | None = None
     episode: Episode | None = None
+    stamp: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +277,7 @@ class Shard:
             log.warning("%s: its packet is made anew: %s", job.episode_id, error)
         if self.work.rehash:
             return
-        stamp = source_stamp(job.info)
+        stamp = _stamp(run)
         packed = run.packed.get("source")
         same_files = self._earlier.get(job.episode_id, {}).get("source_stamp") == stamp
         known = (
@@ -322,9 +323,7 @@ class Shard:
             run.results[stage.name] = previous
             run.actions[stage.name] = "unchanged"
             return
-        run.results[stage.name] = store.save(
-            job.episode_id, stage.name, record, output.datasets, stamp=source_stamp(job.info)
-        )
+        run.results[stage.name] = store.save(job.episode_id, stage.name, record, output.datasets, stamp=_stamp(run))
         run.actions[stage.name] = "computed"
 
     def _pack(self, run: EpisodeRun) -> None:
@@ -390,7 +389,7 @@ class Shard:
             "camera_asked": run.job.camera,
             "tags": ";".join(info.tags),
             "source_id": info.episode_id,
-            "source_stamp": source_stamp(info),
+            "source_stamp": _stamp(run),
             "run_key": self._run_key,
             "stages_computed": ";".join(name for name, action in run.actions.items() if action == "computed"),
         }
@@ -416,6 +415,13 @@ def assessment_columns(report: Mapping[str, Any]) -> Row:
     for modality, card in report["quality"].items():
         columns[f"quality_{modality}"] = card["status"]
     return columns
+
+
+def _stamp(run: EpisodeRun) -> str:
+    """The stamp of the episode's files as they were first looked at: what changes while it is read is noticed later."""
+    if run.stamp is None:
+        run.stamp = source_stamp(run.job.info)
+    return run.stamp
 
 
 def packet_columns(store: Store, episode_id: str) -> Row:

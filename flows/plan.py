@@ -74,6 +74,7 @@ class Plan:
         finished: rows of episodes that need nothing.
         filtered: rows of episodes that cannot reach the score asked for; they cost no decoding.
         given_up: rows of episodes that failed before and would fail again, left out by `new_only`.
+        fingerprint: of what the source listed when the plan was made, "" for a plan that was not made from a listing.
     """
 
     request: Request
@@ -83,6 +84,7 @@ class Plan:
     finished: list[Row] = field(default_factory=list)
     filtered: list[Row] = field(default_factory=list)
     given_up: list[Row] = field(default_factory=list)
+    fingerprint: str = ""
 
     @property
     def shards(self) -> list[list[Job]]:
@@ -98,7 +100,9 @@ def make_plan(request: Request) -> Plan:
         SourceError, ConfigError, UnknownCameraError, WeightsError, OutputError: the run cannot start.
     """
     source = open_source(request.source)
-    _check_output(request.out, source)
+    infos = list(source.episodes())
+    listed = fingerprint(source, infos)
+    _check_output(request.out, source, listed)
     config = request.config.resolved()
     work = Work(
         source=source,
@@ -111,8 +115,8 @@ def make_plan(request: Request) -> Plan:
     )
     run_key = work.run_key()
     earlier = work.manifest.rows() if request.out.exists() else {}
-    plan = Plan(request, work, [], earlier)
-    for job in _chosen_jobs(source, request):
+    plan = Plan(request, work, [], earlier, fingerprint=listed)
+    for job in _chosen_jobs(source, infos, request):
         row = earlier.get(job.episode_id)
         if not request.rehash and request.force_from is None and is_finished(row, job, work, run_key):
             assert row is not None
@@ -185,7 +189,7 @@ def record_run(plan: Plan, command: str) -> None:
             "asked": plan.request.source,
             "kind": plan.work.source.kind,
             "dataset": plan.work.source.dataset,
-            "fingerprint": fingerprint(plan.work.source),
+            "fingerprint": plan.fingerprint,
         },
         "camera": plan.request.camera,
         "versions": {"cuepack": _version("cuepack"), "python": platform.python_version()}
@@ -248,7 +252,7 @@ def parse_indices(text: str) -> frozenset[int]:
     return frozenset(chosen)
 
 
-def _check_output(out: Path, source: Source) -> None:
+def _check_output(out: Path, source: Source, listed: str) -> None:
     """Refuses an output that is inside the source, or holds packets of another source."""
     root, target = source.root.resolve(), out.resolve()
     if root.is_dir() and (target == root or root in target.parents):
@@ -259,14 +263,13 @@ def _check_output(out: Path, source: Source) -> None:
         return
     earlier = read_run(out)["source"]
     # A data set that was moved has another path and the same episodes.
-    if earlier["path"] != str(root) and earlier["fingerprint"] != fingerprint(source):
+    if earlier["path"] != str(root) and earlier["fingerprint"] != listed:
         raise ConfigError(
             f"{out} holds packets of another source ({earlier['kind']} {earlier['path']}); choose another --out"
         )
 
 
-def _chosen_jobs(source: Source, request: Request) -> list[Job]:
-    infos = list(source.episodes())
+def _chosen_jobs(source: Source, infos: Sequence[EpisodeInfo], request: Request) -> list[Job]:
     if not infos:
         raise SourceError(f"{request.source} holds no episode that cuepack can see; check the path")
     if request.camera is not None:
@@ -343,10 +346,10 @@ def _stage_weights(names: Sequence[str], config: Config) -> Iterable[tuple[str, 
     return weights_digests(names, config).items()
 
 
-def fingerprint(source: Source) -> str:
+def fingerprint(source: Source, infos: Iterable[EpisodeInfo]) -> str:
     """Sha256 of what a source lists: kind, and id, length and instruction of every episode."""
     digest = hashlib.sha256(source.kind.encode())
-    for info in source.episodes():
+    for info in infos:
         digest.update(json_digest([info.episode_id, info.n_frames, info.language_instruction]).encode())
     return digest.hexdigest()
 

@@ -50,14 +50,15 @@ def _run(inputs: StageInputs) -> StageOutput:
     _add_stabilized(inputs, datasets, report)
     depth = _object_depth(inputs, datasets)
     centroids = None if masks is None else _add_object(inputs, masks, depth, camera, datasets, report)
-    contact = _add_contact(inputs, masks, datasets, report)
+    tracks = _all_tracks(inputs)
+    contact = _add_contact(inputs, masks, tracks, datasets, report)
     report["consistency"] = check_consistency(
         centroids=centroids,
         contact=contact,
         ee_xyz=_end_effector(inputs),
         masks=masks,
         depth=depth,
-        **_all_tracks(inputs),
+        **tracks,
     )
     return StageOutput(datasets, report)
 
@@ -148,9 +149,13 @@ def _object_depth(inputs: StageInputs, datasets: Mapping[str, Dataset]) -> Depth
 
 
 def _add_contact(
-    inputs: StageInputs, masks: NDArray[np.bool_] | None, datasets: dict[str, Dataset], report: dict[str, Any]
+    inputs: StageInputs,
+    masks: NDArray[np.bool_] | None,
+    tracks: _AllTracks,
+    datasets: dict[str, Dataset],
+    report: dict[str, Any],
 ) -> Contact | None:
-    gripper, tracks = inputs.read("gripper"), _all_tracks(inputs)
+    gripper = inputs.read("gripper")
     if gripper is None and (masks is None or not tracks):
         report["contact"] = {"reason": "neither a gripper signal nor object tracks"}
         return None

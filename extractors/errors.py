@@ -8,6 +8,7 @@
     ├── EpisodeError         one episode cannot be used; the batch goes on
     │   ├── CorruptDataError     a file that is there cannot be decoded
     │   ├── MissingDataError     a file, column or frame that should be there is not
+    │   │   └── UnreachableDataError a remote file could not be fetched; it may be there next time
     │   ├── LengthMismatchError  parts of one episode disagree about its length
     │   ├── UnsafePickleError    a pickle asks for more than arrays and containers
     │   ├── BlankCameraError     the chosen camera shows nothing
@@ -15,6 +16,8 @@
     ├── ShapeError           an array has another shape or type than asked for
     ├── GeometryError        a camera or point set for which the answer is not defined
     ├── PacketError          a file is no packet, or a damaged one
+    ├── RemoteError          a URI cannot be used; callers turn it into one of the others
+    │   └── RemoteMissingError   there is nothing behind it
     └── OutputError          the output directory cannot be written (disk full, permissions)
 
 A message says what was wanted, what came, and what to do. Each class also inherits the builtin that a caller expects.
@@ -61,6 +64,10 @@ class MissingDataError(EpisodeError):
     """A file, column or frame that the episode needs is absent."""
 
 
+class UnreachableDataError(MissingDataError):
+    """A file of the episode lies on a remote that did not give it; the next run asks again."""
+
+
 class LengthMismatchError(EpisodeError):
     """Images, states and actions of one episode disagree about its length."""
 
@@ -87,6 +94,14 @@ class GeometryError(CuepackError, ValueError):
 
 class PacketError(CuepackError, ValueError):
     """A file is not a packet, has another schema version, or is damaged."""
+
+
+class RemoteError(CuepackError, RuntimeError):
+    """What lies behind a URI cannot be listed or fetched."""
+
+
+class RemoteMissingError(RemoteError):
+    """Nothing lies behind a URI."""
 
 
 class OutputError(CuepackError, OSError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from extractors.errors import ConfigError, OutputError
+from flows.twin import put_back
 
 ANNOTATIONS = "annotations.csv"
 VERDICTS = ("accept", "reject", "")
@@ -84,6 +85,9 @@ def write_annotation(root: Path, episode_id: str, annotation: Annotation) -> Non
                 writer.writerow(["episode_id", "verdict", "note"])
                 writer.writerows([name, kept[name].verdict, kept[name].note] for name in sorted(kept))
             os.replace(temporary, path)
+            put_back(path)
+    except OutputError:
+        raise
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error}; fix permissions, or free space") from error

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prefect.artifacts import (
@@ -26,6 +26,8 @@ from prefect.artifacts import (
 from flows.contact_sheet import contact_sheet, data_uri
 from flows.manifest import Row
 from flows.progress import RunProgress
+from flows.twin import fetch_packets
+from flows.twin import shown as named
 
 log = logging.getLogger("cuepack")
 
@@ -46,7 +48,7 @@ def artifact_key(kind: str, out: Path) -> str:
 
     Runs into one directory share their keys, so that the dashboard lists them as versions of one thing.
     """
-    name = re.sub(r"[^a-z0-9]+", "-", out.name.lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", PurePosixPath(named(out)).name.lower()).strip("-")
     return f"{kind}-{name}" if name else kind
 
 
@@ -99,7 +101,7 @@ def failure_rows(failed: Sequence[Row], out: Path) -> list[dict[str, str]]:
             "episode": str(row["episode_id"]),
             "stage": str(row.get("stage") or ""),
             "reason": _shortened(f"{row.get('error_type')}: {row.get('error')}"),
-            "rerun": f"cuepack rerun {shlex.quote(str(out))} {row['episode_id']}",
+            "rerun": f"cuepack rerun {shlex.quote(named(out))} {row['episode_id']}",
         }
         for row in failed[:MOST_FAILURES]
     ]
@@ -112,7 +114,7 @@ def summary_text(rows: Sequence[Row], out: Path) -> str:
     said = [
         f"# {counts['done']} packed, {counts['failed']} failed, {counts['filtered']} filtered"
         + (f", {counts['busy']} left to another run" if counts["busy"] else ""),
-        f"Packets and manifest: `{out}`",
+        f"Packets and manifest: `{named(out)}`",
     ]
     said += _table(("score", "episodes", "mean", "least", "greatest"), _score_lines(packed))
     said += _table(("quality", "pass", "warn", "fail", "absent"), _quality_lines(packed))
@@ -138,7 +140,9 @@ def _sheet(packed: Sequence[Row], out: Path) -> Any:
     # Evenly spread over the run, so that a camera that moved half way through is seen.
     step = max(1, len(packed) // SHEET_PACKETS)
     shown = packed[::step][:SHEET_PACKETS]
-    sheet = contact_sheet([out / str(row["packet"]) for row in shown])
+    packets = [out / str(row["packet"]) for row in shown]
+    fetch_packets(packets)
+    sheet = contact_sheet(packets)
     lines = "\n".join(f"{number}. `{row['episode_id']}`" for number, row in enumerate(shown, 1))
     return create_image_artifact(
         data_uri(sheet),

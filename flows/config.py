@@ -172,6 +172,7 @@ class RunConfig(Section):
     )
     engine_address: str | None = Field(None, description="Ray or Dask cluster; none: one is started on this machine")
     in_flight: int = Field(2, ge=1, le=1000, description="shards under way at once on ray, dask and workers")
+    keep_local: bool = Field(False, description="--out URI: keep the packets put there in the cache too, to look at")
 
 
 class Config(Section):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prefect.automations import Automation
@@ -59,7 +59,7 @@ class Schedule:
     """
 
     source: str
-    out: Path
+    out: str | Path
     cron: str | None = None
     timezone: str = "UTC"
     camera: str | None = None
@@ -68,7 +68,7 @@ class Schedule:
     @property
     def name(self) -> str:
         """The deployments' name: the output directory's."""
-        return self.out.name or "cuepack"
+        return PurePosixPath(self.out).name or "cuepack"
 
 
 def make_deployments(schedule: Schedule, pool: str | None = None) -> list[RunnerDeployment]:

@@ -7,7 +7,6 @@ threads. What fails is recorded and leaves the later stages; only a full disk or
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import threading
@@ -180,6 +179,8 @@ class Shard:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for run in self.runs:
+            self.work.store.release(run.job.episode_id)
         self._locks.close()
 
     @property
@@ -334,15 +335,19 @@ class Shard:
             error = f"score {score} is below select.min_score={threshold}: {reasons}"
             self._close(run, {"status": "filtered", "error": error})
             return
-        path = self.work.store.packet_path(run.job.episode_id)
+        store, episode_id = self.work.store, run.job.episode_id
         key = pack_key(run.results, self.work.config)
         packed = run.packed.get("pack")
-        if packed is None or packed.record.key != key or "pack" in self._forced:
-            pack_episode(path, run.job.episode_id, run.results, self.work.config)
-            run.actions["pack"] = "computed"
-        else:
+        if packed is not None and packed.record.key == key and "pack" not in self._forced:
             run.actions["pack"] = "reused"
-        self.work.store.forget(run.job.episode_id)
+        else:
+            if store.is_packed(episode_id, key) and "pack" not in self._forced:
+                run.actions["pack"] = "reused"
+            else:
+                pack_episode(store.packing_path(episode_id), episode_id, run.results, self.work.config)
+                run.actions["pack"] = "computed"
+            store.publish(episode_id)
+        store.forget(episode_id)
         run.row = self._row(run) | {"status": "done"}
         run.episode = None
 
@@ -393,7 +398,7 @@ class Shard:
             "run_key": self._run_key,
             "stages_computed": ";".join(name for name, action in run.actions.items() if action == "computed"),
         }
-        row |= packet_columns(self.work.store, run.job.episode_id)
+        row |= self.work.store.packet_columns(run.job.episode_id, self._earlier.get(run.job.episode_id))
         if "source" in run.results:
             report = run.results["source"].record.report
             row["camera"] = report["source"].get("camera")
@@ -422,19 +427,6 @@ def _stamp(run: EpisodeRun) -> str:
     if run.stamp is None:
         run.stamp = source_stamp(run.job.info)
     return run.stamp
-
-
-def packet_columns(store: Store, episode_id: str) -> Row:
-    """Path, sha256 and size of an episode's packet, None where it has none.
-
-    An episode that fails or is filtered now may have one of an earlier run: it is kept, and listed.
-    """
-    path = store.packet_path(episode_id)
-    if not path.exists():
-        return {"packet": None, "sha256": None, "bytes": None}
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"packet": path.relative_to(store.root).as_posix(), "sha256": digest, "bytes": path.stat().st_size}
 
 
 def _costs(run: EpisodeRun) -> Row:

@@ -24,6 +24,7 @@ from flows.engine import Interrupted, Job
 from flows.manifest import Row
 from flows.plan import Plan
 from flows.plan_file import published, shard_rows
+from flows.remote import is_uri
 from flows.tasks import in_windows, run_shard
 
 log = logging.getLogger("cuepack")
@@ -180,6 +181,11 @@ def _rows(plan: Plan, file: str, index: int, error: Exception | None) -> list[Ro
         reason = error or RuntimeError("its process ended without a result; see the shard's flow run")
         log.error("shard %d failed as a whole: %s: %s", index, type(reason).__name__, reason)
         rows = [_failed_row(job, reason) for job in plan.shards[index]]
+    elif is_uri(file):
+        # The process journalled them on its own machine.
+        for row in rows:
+            if row["status"] != "busy":
+                plan.work.manifest.add(row)
     if plan.work.progress is not None:
         for row in rows:
             for stage in (name for name in row if name.startswith("seconds_")):

@@ -35,6 +35,7 @@ from flows.progress import RunProgress
 from flows.run import Outcome, carry_out
 from flows.select import read_selection
 from flows.tasks import list_episodes, run_stage
+from flows.twin import fetched_file, output_directory, shown
 
 BARS_PER_EPISODE = 100
 """A rerun of no more episodes gets a flow run, with bars per stage, for each: a quarter of a second apiece."""
@@ -68,7 +69,7 @@ def run_with_prefect(plan: Plan, progress: RunProgress, *, rerun: bool = False) 
     """
     check_server()
     check_engine(plan.work.config)
-    out = str(plan.request.out)
+    out = shown(plan.request.out)
     with _hand_over(plan, progress) as given:
         if rerun and plan.request.ids and len(plan.request.ids) <= MOST_RERUN:
             stage: Any = plan.request.force_from
@@ -116,7 +117,7 @@ def extract_dataset(
 
     Args:
         source: Path or URI of the episodes, as the worker sees it.
-        out: Output directory, as the worker sees it.
+        out: Output directory or URI, as the worker sees it.
         camera: The view to take. None: the first fixed, non-black one.
         episodes: Only these episode indices, such as 3,7,10-20.
         selection: Only the episodes of this selection file.
@@ -133,11 +134,11 @@ def extract_dataset(
         return make_plan(
             Request(
                 source=source,
-                out=Path(out),
-                config=load_config(Path(config_file) if config_file else None, settings or ()),
+                out=output_directory(out),
+                config=load_config(fetched_file(config_file) if config_file else None, settings or ()),
                 camera=camera,
                 indices=parse_indices(episodes) if episodes else None,
-                ids=read_selection(Path(selection)) if selection else None,
+                ids=read_selection(fetched_file(selection)) if selection else None,
                 limit=limit,
                 new_only=new_only,
             )
@@ -160,7 +161,7 @@ def rerun_episode(
     """Redoes single episodes of an output directory with its own configuration; their packets are replaced in one step.
 
     Args:
-        out: Output directory of the batch, as the worker sees it.
+        out: Output directory or URI of the batch, as the worker sees it.
         episode_ids: Ids of the episodes, as the failures table and manifest.csv list them.
         from_stage: Redo this stage and those after it. None: what failed or changed.
         settings: Settings on top of the directory's own, section.key=value each, such as masks.backend=motion.
@@ -169,7 +170,9 @@ def rerun_episode(
     if given is not None:
         _one_shard_each(given.plan)
         return _verdict(_carry_out(given.plan, given.progress, given))
-    plans = list_episodes(lambda: rerun_plans(Path(out), episode_ids, force_from=from_stage, settings=settings or ()))
+    plans = list_episodes(
+        lambda: rerun_plans(output_directory(out), episode_ids, force_from=from_stage, settings=settings or ())
+    )
     for plan in plans:
         _one_shard_each(plan)
     return _verdict(*_carry_out_all(plans))
@@ -185,16 +188,17 @@ def rerun_failed(
     """Tries the failed episodes of an output directory again.
 
     Args:
-        out: Output directory of the batch, as the worker sees it.
+        out: Output directory or URI of the batch, as the worker sees it.
         settings: Settings on top of the directory's own, section.key=value each.
         limit: At most this many episodes.
         hopeless_too: Also those that failed for what is in their own files, though these and the settings are the same.
     """
-    rows = Manifest(Path(out)).rows().values()
+    directory = list_episodes(lambda: output_directory(out))
+    rows = Manifest(directory).rows().values()
     failed = [str(row["episode_id"]) for row in rows if row["status"] == "failed"][:limit]
     if not failed:
         return Completed(message=f"no episode of {out} is listed as failed")
-    plans = list_episodes(lambda: rerun_plans(Path(out), failed, settings=settings or (), new_only=not hopeless_too))
+    plans = list_episodes(lambda: rerun_plans(directory, failed, settings=settings or (), new_only=not hopeless_too))
     return _verdict(*_carry_out_all(plans))
 
 
@@ -203,7 +207,7 @@ def extract_shard(plan: str, shard: int, dataset: str, camera: str, episodes: st
     """Works on one shard of a published plan; started by extract-dataset, on this machine or another.
 
     Args:
-        plan: Path of the plan in DIR/.work/plans.
+        plan: Path or URI of the plan in DIR/.work/plans.
         shard: Which shard of it, from 0.
         dataset: The dataset's name, for the run's name.
         camera: The camera's name, for the run's name.
@@ -300,7 +304,7 @@ def _one_shard_each(plan: Plan) -> None:
 
 @contextmanager
 def _hand_over(plan: Plan, progress: RunProgress) -> Iterator[_Given]:
-    name, given = str(plan.request.out), _Given(plan, progress)
+    name, given = shown(plan.request.out), _Given(plan, progress)
     with _given_lock:
         _given[name] = given
     try:

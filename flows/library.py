@@ -10,12 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast, get_args
 
 from extractors.errors import ConfigError, CuepackError, PacketError
 from flows.annotations import ANNOTATIONS, read_annotations
 from flows.manifest import Manifest, Row
+from flows.twin import fetch_packets, shown
 from packers.reader import Packet, check_head
 from packers.viewer.compare import compare_packets
 from packers.viewer.episode import describe_episode, describe_points
@@ -68,7 +69,7 @@ class Library:
     @property
     def title(self) -> str:
         """A short name: the last parts of the path."""
-        return self.path.name or str(self.path)
+        return PurePosixPath(shown(self.path)).name or str(self.path)
 
     def stamp(self) -> str:
         """Changes when the manifest, its journal or the annotations do."""
@@ -88,7 +89,7 @@ class Library:
         """What the overview should say above the cards."""
         if self.is_packet or any((self.path / name).exists() for name in _WATCHED[:2]):
             return []
-        return [f"There is no manifest here; `cuepack manifest rebuild {self.path.name}` makes one from the packets."]
+        return [f"There is no manifest here; `cuepack manifest rebuild {self.title}` makes one from the packets."]
 
     def overview(self, *, server: bool, other: Library | None = None) -> bytes:
         """The overview's data."""
@@ -106,7 +107,7 @@ class Library:
                 title=self.title,
                 server=server and not self.is_packet,
                 # A page that goes elsewhere does not tell where it was made.
-                directory=None if self.is_packet else shlex.quote(str(self.path) if server else self.title),
+                directory=None if self.is_packet else shlex.quote(shown(self.path) if server else self.title),
                 thresholds=self.thresholds(),
                 annotations=annotations,
                 notices=notices,
@@ -152,6 +153,10 @@ class Library:
         path = (self.path / str(named)).resolve()
         if not path.is_relative_to(self.path):
             raise KeyError(f"the packet of {key} lies outside {self.path}")
+        try:
+            fetch_packets([path])
+        except ConfigError as error:
+            raise KeyError(f"the packet of {key} cannot be fetched: {error}") from error
         return path
 
     def common(self, other: Library) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from extractors.errors import OutputError
+from flows.twin import put_back
 
 FIRST_COLUMNS = (
     "episode_id",
@@ -110,7 +111,10 @@ class Manifest:
             self._merge_seconds = self._merged_at - started
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replaces both files by `rows`; half-written ones of a killed process go. The caller holds `locked`."""
+        """Replaces both files by `rows`, in a twin also there; half-written ones of a killed process go.
+
+        The caller holds `locked`.
+        """
         table = _table(rows)
         self.root.mkdir(parents=True, exist_ok=True)
         for leftover in self.root.glob(".manifest.*.tmp"):
@@ -126,6 +130,7 @@ class Manifest:
             except OSError as error:
                 temporary.unlink(missing_ok=True)
                 raise OutputError(f"{path} cannot be written: {error}; free space or fix permissions") from error
+            put_back(path)
 
     def forget_journal(self) -> None:
         """Empties the journal, whose rows were just written. The caller holds `locked`."""

@@ -17,13 +17,15 @@ import yaml
 
 from extractors.errors import ConfigError, EpisodeError, OutputError, SourceError, UnknownCameraError
 from flows.config import Config, load_config
-from flows.engine import Job, Work, failed_as_it_is, is_finished, packet_columns
+from flows.engine import Job, Work, failed_as_it_is, is_finished
 from flows.manifest import Manifest, Row
 from flows.models import weights_digests
+from flows.remote_store import open_store
 from flows.sources.base import EpisodeInfo, Source
-from flows.sources.detect import HUB_PREFIX, open_source
+from flows.sources.detect import HUB_PREFIX, open_source, source_location
 from flows.stages import STAGES
-from flows.store import Store, json_digest
+from flows.store import json_digest
+from flows.twin import overlap, put_back, shown
 from scoring.criteria import best_possible_score, explain_score, score_metadata
 
 _LIBRARIES = ("numpy", "opencv-python-headless", "h5py", "torch", "av", "pandas", "tensorflow-datasets", "prefect")
@@ -39,7 +41,7 @@ class Request:
 
     Attributes:
         source: path or URI of the episodes.
-        out: the output directory.
+        out: the output directory; for one behind a URI, its twin.
         config: as given, profile not yet resolved.
         camera: the view asked for, None for the source's default.
         indices: episode indices to take, None for all.
@@ -107,7 +109,7 @@ def make_plan(request: Request) -> Plan:
     work = Work(
         source=source,
         config=config,
-        store=Store(request.out),
+        store=open_store(request.out, keep_local=config.run.keep_local),
         manifest=Manifest(request.out),
         workers=config.run.workers or os.cpu_count() or 1,
         force_from=request.force_from,
@@ -128,7 +130,7 @@ def make_plan(request: Request) -> Plan:
             continue
         hopeless = _hopeless(job.info, config)
         if hopeless is not None:
-            plan.filtered.append(_filtered_row(job, hopeless, config) | packet_columns(work.store, job.episode_id))
+            plan.filtered.append(_filtered_row(job, hopeless, config) | work.store.packet_columns(job.episode_id, row))
         else:
             plan.jobs.append(job)
     return plan
@@ -153,7 +155,7 @@ def rerun_plans(
     rows = Manifest(out).rows()
     unknown = [name for name in episode_ids if name not in rows]
     if unknown:
-        raise ConfigError(f"{out} has no episode {_some(unknown)}; manifest.csv lists the ids")
+        raise ConfigError(f"{shown(out)} has no episode {_some(unknown)}; manifest.csv lists the ids")
     config = load_config(config_file, settings, base=load_config(out / "config.yaml"))
     by_camera: dict[str | None, list[str]] = {}
     for name in episode_ids:
@@ -185,7 +187,7 @@ def record_run(plan: Plan, command: str) -> None:
     run = {
         "command": command,
         "source": {
-            "path": str(plan.work.source.root.resolve()),
+            "path": source_location(plan.work.source),
             "asked": plan.request.source,
             "kind": plan.work.source.kind,
             "dataset": plan.work.source.dataset,
@@ -201,6 +203,8 @@ def record_run(plan: Plan, command: str) -> None:
         with plan.work.manifest.locked():
             _replace(out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
             _replace(out / "run.json", json.dumps(run, indent=2, sort_keys=True) + "\n")
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error}; choose another --out or fix permissions") from error
 
@@ -225,7 +229,8 @@ def read_run(out: Path) -> dict[str, Any]:
             raise TypeError("its source is not described")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{out} is no cuepack output directory: run.json cannot be read ({error!r}); name the --out of an extract"
+            f"{shown(out)} is no cuepack output directory: run.json cannot be read ({error!r}); name the --out of an "
+            "extract"
         ) from error
     return found
 
@@ -254,18 +259,18 @@ def parse_indices(text: str) -> frozenset[int]:
 
 def _check_output(out: Path, source: Source, listed: str) -> None:
     """Refuses an output that is inside the source, or holds packets of another source."""
-    root, target = source.root.resolve(), out.resolve()
-    if root.is_dir() and (target == root or root in target.parents):
-        raise ConfigError(f"the output {out} lies inside the source {source.root}; choose an --out outside it")
+    location = source_location(source)
+    if source.root.is_dir() and overlap(location, shown(out)):
+        raise ConfigError(f"the output {shown(out)} lies inside the source {location}; choose an --out outside it")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; name a directory")
     if not (out / "run.json").exists():
         return
     earlier = read_run(out)["source"]
     # A data set that was moved has another path and the same episodes.
-    if earlier["path"] != str(root) and earlier["fingerprint"] != listed:
+    if earlier["path"] != location and earlier["fingerprint"] != listed:
         raise ConfigError(
-            f"{out} holds packets of another source ({earlier['kind']} {earlier['path']}); choose another --out"
+            f"{shown(out)} holds packets of another source ({earlier['kind']} {earlier['path']}); choose another --out"
         )
 
 
@@ -371,12 +376,13 @@ def _version(name: str) -> str | None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Replaces a file at the top of an output directory; the caller holds the manifest's lock."""
+    """Replaces a file at the top of an output directory, in a twin also there; the caller holds the manifest's lock."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+    put_back(path)
 
 
 def _index_range(infos: Sequence[EpisodeInfo]) -> str:

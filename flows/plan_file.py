@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from extractors.errors import ConfigError, OutputError
+from extractors.errors import ConfigError, OutputError, RemoteError, RemoteMissingError
 from flows.config import Config
 from flows.engine import Job, Work
 from flows.manifest import Manifest, Row
 from flows.plan import Plan, Request
+from flows.remote import Remote, is_uri
+from flows.remote_store import open_store
 from flows.sources.detect import open_source
-from flows.store import Store
+from flows.twin import output_directory, shown, twin_of
 
 _known: dict[str, Plan] = {}
 _read: set[str] = set()
@@ -28,16 +30,19 @@ _lock = threading.Lock()
 def published(plan: Plan) -> Iterator[str]:
     """The path of a file in `.work/plans` from which any process finds `plan`; gone afterwards.
 
+    Where the output is a URI and other machines work on it, so is the path.
+
     Raises:
         OutputError: the file cannot be written.
     """
-    out = plan.request.out.resolve()
-    path = out / ".work" / "plans" / secrets.token_hex(8) / "plan.json"
+    twin = twin_of(plan.request.out)
+    out = shown(plan.request.out.resolve())
+    folder = f".work/plans/{secrets.token_hex(8)}"
     source = plan.request.source if ":" in plan.request.source else str(plan.work.source.root.resolve())
     text = json.dumps(
         {
             "source": source,
-            "out": str(out),
+            "out": out,
             "config": plan.work.config.model_dump(mode="json"),
             "camera": plan.request.camera,
             "force_from": plan.work.force_from,
@@ -46,19 +51,28 @@ def published(plan: Plan) -> Iterator[str]:
             "shards": [[job.info.episode_id for job in jobs] for jobs in plan.shards],
         }
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}; free space or fix permissions") from error
+    if twin is not None and plan.work.config.run.engine != "local":
+        twin.remote.write_text(f"{folder}/plan.json", text)
+        path = f"{out}/{folder}/plan.json"
+    else:
+        local = plan.request.out.resolve() / folder / "plan.json"
+        try:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            local.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{local} cannot be written: {error}; free space or fix permissions") from error
+        path = str(local)
     with _lock:
-        _known[str(path)] = plan
+        _known[path] = plan
     try:
-        yield str(path)
+        yield path
     finally:
         with _lock:
-            _known.pop(str(path), None)
-        shutil.rmtree(path.parent, ignore_errors=True)
+            _known.pop(path, None)
+        if twin is not None and is_uri(path):
+            twin.remote.remove(folder)
+        else:
+            shutil.rmtree(Path(path).parent, ignore_errors=True)
 
 
 def find_plan(path: str) -> Plan:
@@ -74,7 +88,7 @@ def find_plan(path: str) -> Plan:
             for earlier in _read:
                 _known.pop(earlier, None)
             _read.clear()
-            _known[path] = _read_plan(Path(path))
+            _known[path] = _read_plan(path)
             _read.add(path)
         return _known[path]
 
@@ -84,39 +98,45 @@ def keep_rows(path: str, shard: int, rows: Sequence[Row]) -> None:
     with _lock:
         if path in _known and path not in _read:
             return  # that is this process
-    file = _rows_file(path, shard)
+    text, name = json.dumps(list(rows)), f"rows-{shard}.json"
+    if is_uri(path):
+        Remote(path.rpartition("/")[0]).write_text(name, text)
+        return
+    file = Path(path).with_name(name)
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(list(rows)), encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, file)
 
 
 def shard_rows(path: str, shard: int) -> list[Row] | None:
     """The rows that a shard left, None where it left none."""
     try:
-        rows: list[Row] = json.loads(_rows_file(path, shard).read_text(encoding="utf-8"))
-    except OSError:
+        rows: list[Row] = json.loads(_read_beside(path, f"rows-{shard}.json"))
+    except (OSError, RemoteMissingError):
         return None
     return rows
 
 
-def _rows_file(path: str, shard: int) -> Path:
-    return Path(path).with_name(f"rows-{shard}.json")
+def _read_beside(path: str, name: str) -> str:
+    if is_uri(path):
+        return Remote(path.rpartition("/")[0]).read_text(name)
+    return Path(path).with_name(name).read_text(encoding="utf-8")
 
 
-def _read_plan(path: Path) -> Plan:
+def _read_plan(path: str) -> Plan:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        kept = json.loads(_read_beside(path, "plan.json"))
+    except (OSError, RemoteError) as error:
         raise ConfigError(
-            f"the plan {path} cannot be read ({error.strerror}): its run is over, or the output directory is not "
+            f"the plan {path} cannot be read ({error}): its run is over, or the output directory is not "
             "mounted on this machine under the same path; start the run again, or mount it"
         ) from error
-    source, out = open_source(kept["source"]), Path(kept["out"])
+    source, out = open_source(kept["source"]), output_directory(kept["out"])
     config = Config.model_validate(kept["config"])
     work = Work(
         source=source,
         config=config,
-        store=Store(out),
+        store=open_store(out, keep_local=config.run.keep_local),
         manifest=Manifest(out),
         workers=kept["workers"],
         force_from=kept["force_from"],

@@ -16,6 +16,7 @@ from flows.engine import assessment_columns
 from flows.manifest import Manifest, Row
 from flows.sources.base import safe_id
 from flows.store import Store, json_digest
+from flows.twin import put_back, shown
 from packers.reader import Packet, check_digest
 
 
@@ -74,7 +75,9 @@ def rebuild_manifest(out: Path) -> Rebuilt:
     packets = sorted((out / "packets").glob("*/*.h5"))
     manifest = Manifest(out)
     if not packets and not manifest.parquet.exists():
-        raise ConfigError(f"{out} holds neither packets nor a manifest; name an output directory of `cuepack extract`")
+        raise ConfigError(
+            f"{shown(out)} holds neither packets nor a manifest; name an output directory of `cuepack extract`"
+        )
     # A run that goes on meanwhile adds its rows to the journal; the lock keeps both from being half seen.
     with manifest.locked():
         earlier, rebuilt = _earlier_rows(manifest)
@@ -135,6 +138,7 @@ def _earlier_rows(manifest: Manifest) -> tuple[dict[str, Row], Rebuilt]:
     except OutputError as error:
         aside = manifest.parquet.with_name(f"{manifest.parquet.name}.unreadable")
         os.replace(manifest.parquet, aside)
+        put_back(aside)
         # The journal may still hold rows of a run that was cut short.
         return manifest.rows(), Rebuilt(manifest_error=str(error), aside=aside)
 

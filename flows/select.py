@@ -23,6 +23,7 @@ import pandas as pd
 from extractors.errors import ConfigError, OutputError, PacketError
 from extractors.instruction import task_key
 from flows.manifest import Manifest
+from flows.twin import fetch_packets, put_back
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -166,6 +167,7 @@ def write_selection(path: Path, selection: Sequence[Selected]) -> str:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(f"selection {path} cannot be written: {error}; free space or fix permissions") from error
+    put_back(path)
     return digest
 
 
@@ -308,6 +310,8 @@ def check_packets(root: Path, selection: Iterable[Selected]) -> None:
     """Raises ConfigError where a chosen packet gives itself another score than the manifest does."""
     from packers.reader import Packet
 
+    selection = list(selection)
+    fetch_packets(root / str(item.candidate.values["packet"]) for item in selection)
     for item in selection:
         candidate = item.candidate
         try:

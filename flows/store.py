@@ -32,6 +32,7 @@ LEFTOVERS = (
     "packets/*/.tmp-*",
     ".work/stages/*/*/.tmp-*",
     ".work/plans/*",
+    ".work/pending/*/.tmp-*",
 )
 """What only a run that was killed leaves behind, relative to the output directory."""
 
@@ -108,6 +109,36 @@ class Store:
             stages["source"]["report"][name] = attributes[name]
         stages["quality"]["report"] = {name: attributes[name] for name in ("scores", "quality", "tags")}
         return {name: StageResult(name, StageRecord(**record), path) for name, record in stages.items()}
+
+    def packing_path(self, episode_id: str) -> Path:
+        """Where a packet is written to; `publish` then puts it in its place where that is another."""
+        return self.packet_path(episode_id)
+
+    def is_packed(self, episode_id: str, key: str) -> bool:
+        """Whether a packet whose `pack` stage has this key was written and not published."""
+        return False
+
+    def publish(self, episode_id: str) -> None:
+        """Puts the packet that was just written in its place.
+
+        Raises:
+            PacketError: it breaks the schema.
+            OutputError: it cannot be put there.
+        """
+
+    def packet_columns(self, episode_id: str, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Path, sha256 and size of an episode's packet for the manifest, None where it has none.
+
+        An episode that fails or is filtered now may have one of an earlier run: it is kept, and listed. `earlier` is
+        the episode's row of before this run.
+        """
+        path = self.packet_path(episode_id)
+        if not path.exists():
+            return {"packet": None, "sha256": None, "bytes": None}
+        return packet_facts(path, path.relative_to(self.root).as_posix())
+
+    def release(self, episode_id: str) -> None:
+        """Says that no more is read from the episode's earlier packet."""
 
     def save(
         self, episode_id: str, stage: str, record: StageRecord, datasets: Mapping[str, Dataset], *, stamp: str
@@ -207,6 +238,13 @@ class Store:
 
     def _stage_path(self, episode_id: str, stage: str) -> Path:
         return self._episode_work(episode_id) / f"{stage}.h5"
+
+
+def packet_facts(path: Path, name: str) -> dict[str, Any]:
+    """The manifest's columns of a packet that lies at `path` and is called `name`."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"packet": name, "sha256": digest, "bytes": path.stat().st_size}
 
 
 def make_folder(folder: Path) -> None:

@@ -31,12 +31,15 @@ def is_transient(error: BaseException | None) -> bool:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is not None:
             return status in _TRANSIENT_STATUS
-        # httpx and requests have time-outs and lost connections of their own that inherit no builtin.
+        # httpx, requests and botocore have time-outs and lost connections of their own that inherit no builtin.
         if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in (
             "ConnectError",
             "ConnectTimeout",
+            "ConnectTimeoutError",
+            "EndpointConnectionError",
             "ReadError",
             "ReadTimeout",
+            "ReadTimeoutError",
             "RemoteProtocolError",
         ):
             return True

@@ -18,6 +18,7 @@ from flows.plan import read_run
 from flows.sources.base import EpisodeInfo, Source, safe_id
 from flows.sources.detect import open_source
 from flows.stages.source import frame_digest
+from flows.twin import shown
 from packers.reader import Packet
 
 _ROWS = ("action", "state", "gripper", "timestamp")
@@ -173,7 +174,7 @@ def verified_source(directory: Path, override: str | None) -> Source:
         recorded = read_run(directory)["source"]
         return open_source(recorded["asked"] if ":" in recorded["asked"] else recorded["path"])
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{directory / 'run.json'} does not name the source; name it with --source") from error
+        raise ConfigError(f"{shown(directory / 'run.json')} does not name the source; name it with --source") from error
 
 
 def _read(episode: Episode, packet: Packet) -> _Reading:

@@ -10,18 +10,17 @@ from typing import Any
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import FINISHED, print_json
+from flows.commands.options import FINISHED, FilePath, LocalPath, OutputPath, print_json
+from flows.commands.packets import fetched
 
 FORMATS = ("lewm-hdf5", "rerun")
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="DIR|PACKET")
+@click.argument("path", type=OutputPath(packet=True), metavar="DIR|PACKET")
 @click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="lewm-hdf5: one file; rerun: .rrd.")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="The file; for rerun a folder, or one .rrd."
-)
-@click.option("--selection", type=click.Path(path_type=Path), help="Only the episodes of this file, in its order.")
+@click.option("--out", required=True, type=LocalPath(), help="The file; for rerun a folder, or one .rrd.")
+@click.option("--selection", type=FilePath(), help="Only the episodes of this file, in its order.")
 @click.option(
     "--with", "extra", multiple=True, metavar="DATASET", help="lewm-hdf5: one more column, such as centroids; repeat."
 )
@@ -32,7 +31,7 @@ def export(path: Path, form: str, out: Path, selection: Path | None, extra: tupl
     lewm-hdf5: one flat file for stable-worldmodel and LeWM (pixels, action, proprio, ep_len, ep_offset), and
     OUT.episodes.csv that says which episode is where. rerun: recordings for the Rerun viewer.
     """
-    packets = _chosen(path, selection)
+    packets = fetched(_chosen(path, selection))
     if extra and form != "lewm-hdf5":
         raise ConfigError("--with adds columns to lewm-hdf5 files; a rerun recording has everything already")
     result = _to_lewm(packets, out, extra) if form == "lewm-hdf5" else _to_rerun(packets, out)

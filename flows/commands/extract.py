@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import FINISHED, assignments, output_options, print_json, settings_options, start_logging
+from flows.commands.options import (
+    FINISHED,
+    FilePath,
+    OutputPath,
+    assignments,
+    output_options,
+    print_json,
+    settings_options,
+    start_logging,
+)
 
 PROCESS_STARTED = time.monotonic()
 MOST_FAILURES_SHOWN = 20
@@ -23,10 +32,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory; made where missing.")
+@click.option("--out", required=True, type=OutputPath(), help="Output directory or URI; made where missing.")
 @click.option("--camera", help="The view to take [default: the first fixed, non-black one].")
 @click.option("--episodes", "indices", metavar="3,7,10-20", help="Only these episode indices.")
-@click.option("--selection", type=click.Path(path_type=Path), help="Only the episodes of this selection file.")
+@click.option("--selection", type=FilePath(), help="Only the episodes of this selection file.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many episodes.")
 @click.option("--rehash", is_flag=True, help="Read the source again even where size and time are unchanged.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
@@ -36,7 +45,8 @@ def extract(source: str, out: Path, **options: Any) -> None:
     """Read, score, extract and pack the episodes of SOURCE.
 
     Safe to repeat: finished episodes are not redone. SOURCE is a folder of BridgeData V2 (raw), RLDS/TFDS,
-    LeRobot v2.0, v2.1 or v3.0, a folder of videos, or lerobot:HUB_ID.
+    LeRobot v2.0, v2.1 or v3.0, a folder of videos, or lerobot:HUB_ID. SOURCE and --out may be URIs that fsspec opens,
+    such as s3://bucket/folder.
     """
     from flows.config import load_config
     from flows.plan import Request, make_plan, parse_indices
@@ -60,7 +70,7 @@ def extract(source: str, out: Path, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=OutputPath())
 @click.argument("episode_ids", nargs=-1, required=True, metavar="EPISODE_ID...")
 @click.option(
     "--from",
@@ -119,6 +129,8 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
 
 
 def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str, Any]) -> None:
+    from flows.twin import shown
+
     counts = {status: sum(row["status"] == status for row in outcome.rows) for status in ("done", "failed", "filtered")}
     busy = [row for row in outcome.rows if row["status"] == "busy"]
     counts["reused"] = len(plan.finished)
@@ -140,7 +152,7 @@ def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str
         return
     print(
         f"{counts['done']} packed ({counts['reused']} of them before), {counts['failed']} failed, "
-        f"{counts['filtered']} filtered -> {plan.request.out}"
+        f"{counts['filtered']} filtered -> {shown(plan.request.out)}"
     )
     compared = [row["mask_recorded_j"] for row in outcome.rows if row.get("mask_recorded_j") is not None]
     if compared:
@@ -159,8 +171,10 @@ def _print_dry_run(plan: Plan, *, as_json: bool) -> None:
         ]
         print_json("extract", FINISHED, counts=counts, episodes=episodes)
         return
+    from flows.sources.detect import source_location
+
     work = plan.work
-    print(f"source   {work.source.kind} {work.source.root}")
+    print(f"source   {work.source.kind} {source_location(work.source)}")
     print(
         f"profile  {work.config.run.profile}: masks {work.config.masks.backend}, depth {work.config.depth.backend}, "
         f"tracks {work.config.tracks.backend}"

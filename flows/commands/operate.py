@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from flows.commands.options import FAILED, FINISHED, print_json
+from flows.commands.options import FAILED, FINISHED, LocalPath, OutputPath, print_json
 
 if TYPE_CHECKING:
     from flows.deployments import Schedule
@@ -23,15 +23,18 @@ def manifest() -> None:
 
 
 @manifest.command()
-@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("directory", type=OutputPath(), metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def rebuild(directory: Path, as_json: bool) -> None:
     """Make manifest.parquet and manifest.csv of DIR anew from its packets, and say what they cannot tell.
 
     Exit code 0: every packet is listed; 1: some are damaged or gone.
     """
+    from flows.commands.packets import fetched
     from flows.rebuild import rebuild_manifest
+    from flows.twin import shown
 
+    fetched(sorted((directory / "packets").glob("*/*.h5")))
     rebuilt = rebuild_manifest(directory)
     code = FAILED if rebuilt.damaged or rebuilt.lost else FINISHED
     for path, reason in rebuilt.damaged.items():
@@ -49,7 +52,9 @@ def rebuild(directory: Path, as_json: bool) -> None:
         ]
         print_json("manifest rebuild", code, counts=counts, findings=findings, unknown=rebuilt.unknown())
     else:
-        print(f"{counts['kept']} rows kept, {counts['made']} made from packets -> {directory / 'manifest.parquet'}")
+        print(
+            f"{counts['kept']} rows kept, {counts['made']} made from packets -> {shown(directory / 'manifest.parquet')}"
+        )
     sys.exit(code)
 
 
@@ -59,7 +64,7 @@ def _schedule_options(command: Function) -> Function:
         click.option("--camera", help="The view to take [default: the first fixed, non-black one]."),
         click.option("--timezone", default="UTC", show_default=True, help="Time zone of --cron."),
         click.option("--cron", help="When to look for new episodes, such as '0 2 * * *' [default: by hand only]."),
-        click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory."),
+        click.option("--out", required=True, help="Output directory or URI."),
         click.argument("source"),
     ):
         command = option(command)
@@ -69,7 +74,7 @@ def _schedule_options(command: Function) -> Function:
 @click.command()
 @_schedule_options
 @click.option("--pool", required=True, help="The Prefect work pool whose workers carry it out.")
-def deploy(source: str, out: Path, pool: str, **options: Any) -> None:
+def deploy(source: str, out: str, pool: str, **options: Any) -> None:
     """Register batch and rerun deployments of SOURCE and --out with a Prefect server's work pool.
 
     Paths are the workers'. Needs PREFECT_API_URL; on one machine `cuepack serve` needs nothing.
@@ -90,14 +95,15 @@ def deploy(source: str, out: Path, pool: str, **options: Any) -> None:
 @_schedule_options
 @click.option("--port", type=click.IntRange(1, 65535), default=4200, show_default=True, help="Of the dashboard.")
 @click.option("--limit", type=click.IntRange(min=1), default=1, show_default=True, help="Flow runs at once.")
-def serve(source: str, out: Path, port: int, limit: int, **options: Any) -> None:
+def serve(source: str, out: str, port: int, limit: int, **options: Any) -> None:
     """Serve batch and rerun deployments of SOURCE and --out from this machine, with a dashboard, until Ctrl-C.
 
     Starts a Prefect server on 127.0.0.1 unless PREFECT_API_URL names one or one runs on the port already.
     """
     from flows.prefect_settings import prepare
+    from flows.remote import is_uri
 
-    prepare(out)
+    prepare(None if is_uri(out) else Path(out))
     schedule = _schedule(source, out, options)
     from flows.deployments import make_deployments, note_lost_runs, server_at
 
@@ -112,16 +118,20 @@ def serve(source: str, out: Path, port: int, limit: int, **options: Any) -> None
         serve_deployments(*deployments, limit=limit, print_starting_message=False)
 
 
-def _schedule(source: str, out: Path, options: dict[str, Any]) -> Schedule:
+def _schedule(source: str, out: str, options: dict[str, Any]) -> Schedule:
     """What the options say, paths made absolute and the settings checked before a server is asked."""
     from flows.config import load_config
     from flows.deployments import Schedule
+    from flows.remote import is_uri
     from flows.sources.detect import HUB_PREFIX
+
+    def place(named: str) -> str:
+        return named if is_uri(named) else str(Path(named).expanduser().resolve())
 
     load_config(assignments=options["assignments"])
     return Schedule(
-        source=source if source.startswith(HUB_PREFIX) else str(Path(source).expanduser().resolve()),
-        out=out.expanduser().resolve(),
+        source=source if source.startswith(HUB_PREFIX) else place(source),
+        out=place(out),
         cron=options["cron"],
         timezone=options["timezone"],
         camera=options["camera"],
@@ -130,7 +140,7 @@ def _schedule(source: str, out: Path, options: dict[str, Any]) -> Schedule:
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path), metavar="[DIR]", default=Path())
+@click.argument("directory", type=LocalPath(), metavar="[DIR]", default=Path())
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def doctor(directory: Path, as_json: bool) -> None:
     """Say what this machine can do: devices, weights, codecs, Prefect server, free disk at DIR.

@@ -6,11 +6,67 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from extractors.errors import ConfigError
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+    _PathType = click.ParamType[Path]
+else:
+    _PathType = click.ParamType  # older versions of click are not generic
+
+
+class OutputPath(_PathType):
+    """An output directory, by path or URI. Commands get a local path: of a URI its twin, brought up to date.
+
+    Args:
+        packet: a single packet may be named too; of a URI it is fetched.
+    """
+
+    name = "path"
+
+    def __init__(self, *, packet: bool = False) -> None:
+        self._packet = packet
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The local path."""
+        if isinstance(value, Path):
+            return value
+        from flows.twin import output_directory, output_or_packet
+
+        return output_or_packet(value) if self._packet else output_directory(value)
+
+
+class FilePath(_PathType):
+    """A file to be read, by path or URI; of a URI commands get a copy."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The local path."""
+        from flows.twin import fetched_file
+
+        return value if isinstance(value, Path) else fetched_file(value)
+
+
+class LocalPath(_PathType):
+    """A file or folder of this machine; a URI is refused instead of being taken for the name of a folder."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path."""
+        if isinstance(value, str) and "://" in value:
+            raise ConfigError(
+                f"{param.opts[0] if param else 'this'} wants a path of this machine, got {value}; write it here, then "
+                "copy it there"
+            )
+        return Path(value)
+
 
 log = logging.getLogger("cuepack")
 
@@ -23,7 +79,7 @@ def settings_options(command: Function) -> Function:
         click.option("--workers", type=click.IntRange(min=1), help="Episodes worked on at once [default: CPU cores]."),
         click.option("--profile", type=click.Choice(["auto", "cpu", "gpu"]), help="gpu needs weights; cpu needs none."),
         click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeat."),
-        click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings in a YAML file."),
+        click.option("--config", "config_file", type=FilePath(), help="Settings in a YAML file."),
     ):
         command = option(command)
     return command

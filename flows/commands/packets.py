@@ -12,18 +12,19 @@ from typing import Any
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import FAILED, FINISHED, print_json
+from flows.commands.options import FAILED, FINISHED, OutputPath, print_json
 
 
 @click.command()
-@click.argument("packet", type=click.Path(path_type=Path))
+@click.argument("packet", type=OutputPath(packet=True))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def inspect(packet: Path, as_json: bool) -> None:
     """Print a PACKET's tree, provenance, scores and quality card."""
+    from flows.twin import shown
     from packers.inspect import describe_packet, format_packet
 
     if not packet.is_file():
-        raise ConfigError(f"no packet at {packet}; manifest.csv lists the packets of an output directory")
+        raise ConfigError(f"no packet at {shown(packet)}; manifest.csv lists the packets of an output directory")
     description = describe_packet(packet)
     if as_json:
         print_json("inspect", FINISHED, counts={"packets": 1}, packet=description)
@@ -33,7 +34,7 @@ def inspect(packet: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=OutputPath(packet=True))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def validate(path: Path, as_json: bool) -> None:
     """Check a packet, or every packet of an output directory, against the schema.
@@ -42,11 +43,11 @@ def validate(path: Path, as_json: bool) -> None:
     """
     findings: list[dict[str, Any]] = []
     count = 0
-    for packet, found in _validated(path):
+    for _, found in _validated(path):
         count += 1
         findings += found
         for finding in found if not as_json else []:
-            print(f"{packet}: {_where(finding)}{finding['reason']}")
+            print(f"{finding['packet']}: {_where(finding)}{finding['reason']}")
     code = FAILED if findings else FINISHED
     if as_json:
         print_json("validate", code, counts={"packets": count, "findings": len(findings)}, findings=findings)
@@ -56,13 +57,14 @@ def validate(path: Path, as_json: bool) -> None:
 
 
 def _validated(path: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    from flows.twin import shown
     from packers.validate import validate_packet
 
-    for packet in packet_files(path):
+    for packet in fetched(packet_files(path)):
         found = validate_packet(packet)
         yield (
             packet,
-            [{"packet": str(packet), "dataset": f.dataset, "frame": f.frame, "reason": f.reason} for f in found],
+            [{"packet": shown(packet), "dataset": f.dataset, "frame": f.frame, "reason": f.reason} for f in found],
         )
     if path.is_dir():
         listed = _manifest_findings(path)
@@ -71,7 +73,7 @@ def _validated(path: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
 
 
 def packet_files(path: Path) -> list[Path]:
-    """The packet at `path`, or all packets of an output directory.
+    """The packet at `path`, or all packets of an output directory; those of a twin may be placeholders.
 
     Raises:
         ConfigError: there is none.
@@ -80,8 +82,22 @@ def packet_files(path: Path) -> list[Path]:
         return [path]
     files = sorted((path / "packets").glob("*/*.h5")) if path.is_dir() else []
     if not files and not (path / "manifest.parquet").exists():
-        raise ConfigError(f"no packets at {path}; name a packet or an output directory of `cuepack extract`")
+        from flows.twin import shown
+
+        raise ConfigError(f"no packets at {shown(path)}; name a packet or an output directory of `cuepack extract`")
     return files
+
+
+def fetched(packets: list[Path]) -> list[Path]:
+    """The same packets, all of them here: those behind a URI are fetched, which standard error says.
+
+    Raises:
+        ConfigError: one cannot be fetched.
+    """
+    from flows.twin import fetch_packets
+
+    fetch_packets(packets)
+    return packets
 
 
 def _manifest_findings(root: Path) -> list[dict[str, Any]]:

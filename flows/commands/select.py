@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import FINISHED, print_json
+from flows.commands.options import FINISHED, OutputPath, print_json
 
 if TYPE_CHECKING:
     from flows.select import Candidate, Pick, Selected
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="DIR|SCORES.csv")
+@click.argument("path", type=OutputPath(), metavar="DIR|SCORES.csv")
 @click.option("--top", type=click.IntRange(min=1), metavar="K", help="The K best.")
 @click.option("--random", "drawn", type=click.IntRange(min=1), metavar="K", help="K drawn by --seed.")
 @click.option("--min-score", type=click.FloatRange(0, 1), metavar="X", help="All that score X and more, 0 to 1.")
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--val-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Share of episodes for validation."
 )
-@click.option("--compare", type=click.Path(path_type=Path), metavar="OTHER", help="Rank stability against another run.")
+@click.option("--compare", type=OutputPath(), metavar="OTHER", help="Rank stability against another run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def select(path: Path, compare: Path | None, as_json: bool, **options: Any) -> None:
     """Pick clips of an output DIR, or of a csv written by `cuepack score`, into a selection file.
@@ -107,11 +107,12 @@ def _compared(ours: list[Candidate], others: list[Candidate], pick: Pick | None)
 
 def _written(path: Path, selection: list[Selected], name: str) -> dict[str, Any]:
     from flows.select import check_packets, selection_path, write_selection
+    from flows.twin import shown
 
     target = selection_path(path, name)
     if path.is_dir():
         check_packets(path, selection)
-    return {"selection": str(target), "sha256": write_selection(target, selection)}
+    return {"selection": shown(target), "sha256": write_selection(target, selection)}
 
 
 def _print(result: dict[str, Any]) -> None:

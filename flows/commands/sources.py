@@ -12,13 +12,13 @@ from typing import Any, TextIO
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import FINISHED, assignments, print_json
+from flows.commands.options import FINISHED, FilePath, LocalPath, assignments, print_json
 
 
 @click.command()
 @click.argument("source")
-@click.option("--out", type=click.Path(path_type=Path), help="Write a csv file [default: standard output].")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings in a YAML file.")
+@click.option("--out", type=LocalPath(), help="Write a csv file [default: standard output].")
+@click.option("--config", "config_file", type=FilePath(), help="Settings in a YAML file.")
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeat.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many episodes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -88,7 +88,7 @@ def _write_rows(rows: Iterator[dict[str, Any]], file: TextIO) -> int:
 
 
 @click.command()
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to write the sample into.")
+@click.option("--out", required=True, type=LocalPath(), help="Directory to write the sample into.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def sample(out: Path, as_json: bool) -> None:
     """Write the bundled sample episodes: simulated pick-and-place with exact ground truth."""

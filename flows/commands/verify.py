@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from flows.commands.options import FAILED, FINISHED, print_json
-from flows.commands.packets import packet_files
+from flows.commands.options import FAILED, FINISHED, OutputPath, print_json
+from flows.commands.packets import fetched, packet_files
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="DIR|PACKET")
+@click.argument("path", type=OutputPath(packet=True), metavar="DIR|PACKET")
 @click.option("--source", help="Where the source is now [default: where run.json says it was].")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def verify(path: Path, source: str | None, as_json: bool) -> None:
@@ -23,20 +23,21 @@ def verify(path: Path, source: str | None, as_json: bool) -> None:
     A shift by a frame, another order and a swapped camera are named as such. Exit code 0: all good; 1: findings;
     2: nothing to check, or no source.
     """
+    from flows.twin import shown
     from flows.verify import Verifier, verified_source
 
-    packets = packet_files(path)
+    packets = fetched(packet_files(path))
     # DIR/packets/<bucket>/<episode>.h5
     directory = path if path.is_dir() else path.resolve().parents[min(2, len(path.resolve().parents) - 1)]
     verifier = Verifier(verified_source(directory, source))
     findings: list[dict[str, Any]] = []
     for packet in packets:
         for finding in map(asdict, verifier.verify(packet)):
-            findings.append(finding)
+            findings.append(finding | {"packet": shown(packet)})
             if not as_json:
                 frame = None if finding["frame"] is None else f"frame {finding['frame']}"
                 where = ", ".join(part for part in (finding["dataset"], frame) if part)
-                print(f"{packet}: {where + ': ' if where else ''}{finding['reason']}")
+                print(f"{shown(packet)}: {where + ': ' if where else ''}{finding['reason']}")
     code = FAILED if findings else FINISHED
     if as_json:
         print_json("verify", code, counts={"packets": len(packets), "findings": len(findings)}, findings=findings)

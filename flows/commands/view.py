@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from extractors.errors import ConfigError
+from flows.commands.options import LocalPath, OutputPath
 
 if TYPE_CHECKING:
     from flows.library import Library
@@ -18,7 +19,7 @@ DEFAULT_PORT = 8765
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="DIR|PACKET")
+@click.argument("path", type=OutputPath(packet=True), metavar="DIR|PACKET")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -27,11 +28,9 @@ DEFAULT_PORT = 8765
     help="Port on 127.0.0.1; 0 takes a free one.",
 )
 @click.option("--no-browser", is_flag=True, help="Print the address only.")
-@click.option(
-    "--export", "export_to", type=click.Path(path_type=Path), help="Write the pages as files into this folder."
-)
-@click.option("--render", type=click.Path(path_type=Path), metavar="FILE", help="One packet as .mp4, .gif or .png.")
-@click.option("--compare", type=click.Path(path_type=Path), metavar="OTHER", help="A second directory or packet.")
+@click.option("--export", "export_to", type=LocalPath(), help="Write the pages as files into this folder.")
+@click.option("--render", type=LocalPath(), metavar="FILE", help="One packet as .mp4, .gif or .png.")
+@click.option("--compare", type=OutputPath(packet=True), metavar="OTHER", help="A second directory or packet.")
 def view(
     path: Path, port: int, *, no_browser: bool, export_to: Path | None, render: Path | None, compare: Path | None
 ) -> None:

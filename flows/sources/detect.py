@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from extractors.errors import SourceError
+from flows.remote import is_uri
 from flows.sources.base import Source
 
 _MARKS = ("meta/info.json", "features.json")
@@ -18,14 +19,31 @@ def open_source(source: str) -> Source:
     Raises:
         SourceError: it is not there, cannot be read, or is of no known kind.
     """
+    if source.startswith(HUB_PREFIX):
+        from flows.sources.lerobot import LeRobotSource, fetch_lerobot
+
+        return LeRobotSource(fetch_lerobot(source.removeprefix(HUB_PREFIX)))
+    if is_uri(source):
+        from flows.sources.remote import Copies, RemoteSource
+
+        copies = Copies(source)
+        return RemoteSource(source, _open_path(copies.path, source), copies.mirror, copies.held)
+    return _open_path(Path(source).expanduser(), source)
+
+
+def source_location(source: Source) -> str:
+    """Where a later command finds the source again: its URI, or the absolute path of its root."""
+    uri = getattr(source, "uri", None)
+    return str(source.root.resolve()) if uri is None else str(uri)
+
+
+def _open_path(path: Path, source: str) -> Source:
+    """The source at `path`, which messages call `source`."""
     from flows.sources.bridge import BridgeRawSource, is_bridge_raw
-    from flows.sources.lerobot import LeRobotSource, fetch_lerobot, is_lerobot
+    from flows.sources.lerobot import LeRobotSource, is_lerobot
     from flows.sources.rlds import RldsSource, is_rlds
     from flows.sources.videos import VideoFolderSource, is_video_folder
 
-    if source.startswith(HUB_PREFIX):
-        return LeRobotSource(fetch_lerobot(source.removeprefix(HUB_PREFIX)))
-    path = Path(source).expanduser()
     try:
         if not path.exists():
             raise SourceError(f"source {source} does not exist; name a folder, a video, or {HUB_PREFIX}HUB_ID")
@@ -35,7 +53,7 @@ def open_source(source: str) -> Source:
             return RldsSource(path)
         if is_bridge_raw(path):
             return BridgeRawSource(path)
-        inside = _datasets_inside(path)
+        inside = [f"{source.rstrip('/')}/{name}" for name in _datasets_inside(path)]
         if inside:
             raise SourceError(f"source {source} is a folder of data sets; name one of them: {', '.join(inside)}")
         if is_video_folder(path):
@@ -49,14 +67,14 @@ def open_source(source: str) -> Source:
 
 
 def _datasets_inside(path: Path, most: int = 5) -> list[str]:
-    """Sub-folders, down to three levels, that are LeRobot or RLDS data sets themselves."""
+    """Sub-folders, down to three levels, that are LeRobot or RLDS data sets themselves, by name."""
     if not path.is_dir():
         return []
     found: list[str] = []
     for depth in ("*", "*/*", "*/*/*"):
         for mark in _MARKS:
             folders = sorted(
-                str(path / hit.relative_to(path).as_posix().removesuffix(mark)) for hit in path.glob(f"{depth}/{mark}")
+                hit.relative_to(path).as_posix().removesuffix(f"/{mark}") for hit in path.glob(f"{depth}/{mark}")
             )
             found += folders[: most - len(found)]
         if found:

@@ -16,6 +16,7 @@ from torch import Tensor
 from extractors.backends.checkpoints import checkpoint_faults
 from extractors.backends.cotracker_network import CPU_CHUNK, STRIDE, CoTrackerNetwork, FeatureMaps
 from extractors.backends.devices import Precision, arithmetic, check_precision, choose_device, is_out_of_memory
+from extractors.backends.linear import pack_linears
 from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, ShapeError, WeightsError
 from extractors.tracks import check_pixels, check_queries
 from extractors.types import Frames, Size, Tracks
@@ -106,6 +107,7 @@ class CoTracker3:
         self.chunk_tokens = chunk_tokens or (CPU_CHUNK if on_cpu else 65_536)
         self.network = load_network(Path(weights)).to(self.device)
         self.network.fnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pack_linears(self.network)
 
     def track(self, pixels: Frames, queries: NDArray[np.float32]) -> Tracks:
         """Tracks of `queries` (N, 3) as (frame, x, y) through `pixels`; see `PointTracker` and `EncodedClip.track`."""

@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor, nn
 
+from extractors.backends.linear import Gelu, Linear
+
 STRIDE = 4
 """Image pixels per pixel of the finest feature map."""
 
@@ -52,6 +54,9 @@ _PATCH_COST = 5
 CPU_CHUNK = 2560
 """Tokens at once on a CPU: buffers stay below the size from which the allocator returns them to the system."""
 
+_CACHED = 48
+"""Tokens of which a CPU's cache holds the patches (32 KiB each) while they are read, multiplied and interpolated."""
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureMaps:
@@ -80,13 +85,16 @@ class FeatureMaps:
         for whole, some in zip(self.levels, part.levels, strict=True):
             whole[first : first + len(some)] = some
 
-    def around(self, level: int, frames: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
+    def around(
+        self, level: int, frames: Tensor, coords: Tensor, *, scratch: Scratch | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The 8 x 8 pixels that a 7 x 7 patch at a fractional position is interpolated from.
 
         Args:
             level: of the pyramid.
             frames: int64, broadcasts to the leading dimensions of `coords`.
             coords: (..., 2) on the finest level.
+            scratch: where the pixels are put, to be overwritten by the next call.
 
         Returns:
             (..., 8, 8, C) pixels, x first, the map's border repeated outside, and (..., 2) the fraction of a pixel by
@@ -103,8 +111,27 @@ class FeatureMaps:
         x = (low[..., 0, None] + reach).clamp(0, maps.shape[1] - 1)
         y = (low[..., 1, None] + reach).clamp(0, maps.shape[2] - 1)
         row = (frames[..., None] * maps.shape[1] + x)[..., None] * maps.shape[2] + y[..., None, :]
-        pixels = maps.view(-1, CHANNELS).index_select(0, row.flatten())
+        out = None if scratch is None else scratch.take("pixels", row.numel(), CHANNELS)
+        pixels = torch.index_select(maps.view(-1, CHANNELS), 0, row.flatten(), out=out)
         return pixels.view(*row.shape, CHANNELS), fraction
+
+
+class Scratch:
+    """Memory for what is large and short-lived, used over and over.
+
+    On a CPU, fresh memory of some megabytes costs more than the work done in it: the system hands it out page by page,
+    and the allocator returns it after each use.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Float32 room of `shape`; what was put into the last one of that name is gone."""
+        length = math.prod(shape)
+        if name not in self._kept or len(self._kept[name]) < length:
+            self._kept[name] = torch.empty(length)
+        return self._kept[name][:length].view(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +168,7 @@ class CoTrackerNetwork(nn.Module):
         super().__init__()
         self.fnet = Encoder()
         self.updateformer = UpdateTransformer()
-        self.corr_mlp = FeedForward(_PATCH * _PATCH, _WIDTH, 256, approximate="none")
+        self.corr_mlp = FeedForward(_PATCH * _PATCH, _WIDTH, 256, gelu="none")
         self.register_buffer("time_emb", time_table(_TABLE_FRAMES)[None])
 
     def forward(self, images: Tensor, queries: Tensor, *, iterations: int = 6) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,14 +233,23 @@ class CoTrackerNetwork(nn.Module):
         start = queries[:, None, 1:].float() / STRIDE
         state = State(start.repeat(1, maps.n_frames, 1), start.new_zeros(len(queries), maps.n_frames, 2))
         table = self._time_table(maps.n_frames)
+        # A CUDA device has an allocator of its own that keeps what it got, and half precision.
+        scratch = Scratch() if queries.device.type == "cpu" and not torch.is_autocast_enabled("cpu") else None
         for _ in range(iterations):
-            tokens = self._embed(maps, frames, support, state, table, chunk)
+            tokens = self._embed(maps, frames, support, state, table, chunk, scratch)
             delta = self.updateformer(tokens, chunk)
             state = State(state.coords + delta[..., :2], state.logits + delta[..., 2:])
             yield State(state.coords.flip(1), state.logits.flip(1)) if backward else state
 
     def _embed(
-        self, maps: FeatureMaps, frames: Tensor, support: Support, state: State, table: Tensor, chunk: int
+        self,
+        maps: FeatureMaps,
+        frames: Tensor,
+        support: Support,
+        state: State,
+        table: Tensor,
+        chunk: int,
+        scratch: Scratch | None,
     ) -> Tensor:
         """The transformer's input, (N, T, 384), made point by point: correlations of all points would not fit."""
         motion = encode_motion(state.coords)
@@ -221,12 +257,27 @@ class CoTrackerNetwork(nn.Module):
         for part in _slices(len(state.coords), chunk // (_PATCH_COST * len(frames))):
             coords = state.coords[part]
             seen = [
-                self.corr_mlp(correlate(maps, level, frames, coords, support.levels[level][part]))
+                self.corr_mlp(self._correlations(maps, level, frames, coords, support.levels[level][part], scratch))
                 for level in range(LEVELS)
             ]
             tokens = torch.cat([state.logits[part], *seen, motion[part]], dim=-1) + table
             parts.append(self.updateformer.input_transform(tokens))
         return torch.cat(parts)
+
+    def _correlations(
+        self, maps: FeatureMaps, level: int, frames: Tensor, coords: Tensor, support: Tensor, scratch: Scratch | None
+    ) -> Tensor:
+        """`correlate`; on a CPU for so few points and frames at once that their pixels stay in the cache."""
+        if scratch is None:
+            return correlate(maps, level, frames, coords, support)
+        n_points, n_frames = coords.shape[:2]
+        out = scratch.take("correlations", n_points, n_frames, _PATCH * _PATCH)
+        for some in _slices(n_points, _CACHED // n_frames):
+            for when in _slices(n_frames, _CACHED):
+                out[some, when] = correlate(
+                    maps, level, frames[when], coords[some, when], support[some], scratch=scratch
+                )
+        return out
 
     def _time_table(self, n_frames: int) -> Tensor:
         """(T, 1110): the checkpoint's table, resampled unless the clip has its length."""
@@ -236,7 +287,9 @@ class CoTrackerNetwork(nn.Module):
         return table[0].T
 
 
-def correlate(maps: FeatureMaps, level: int, frames: Tensor, coords: Tensor, support: Tensor) -> Tensor:
+def correlate(
+    maps: FeatureMaps, level: int, frames: Tensor, coords: Tensor, support: Tensor, *, scratch: Scratch | None = None
+) -> Tensor:
     """Dot products of the patches at `coords` with the support.
 
     Interpolation is linear, so it may as well follow the product: 49 numbers per pixel to blend in place of 128.
@@ -247,22 +300,28 @@ def correlate(maps: FeatureMaps, level: int, frames: Tensor, coords: Tensor, sup
         frames: (T,) int64.
         coords: (n, T, 2), one position per point and frame.
         support: (n, 64, C).
+        scratch: holds what lies in between, and the result until the next call.
 
     Returns:
         (n, T, 2401), axes patch x, patch y, support x, support y.
     """
-    pixels, fraction = maps.around(level, frames, coords)
+    pixels, fraction = maps.around(level, frames, coords, scratch=scratch)
     n_points, n_frames = coords.shape[:2]
-    products = torch.bmm(pixels.view(n_points, -1, CHANNELS), support.transpose(1, 2))
+    pixels = pixels.view(n_points, -1, CHANNELS)
+    out = None if scratch is None else scratch.take("products", n_points, pixels.shape[1], support.shape[1])
+    products = torch.bmm(pixels, support.transpose(1, 2), out=out)
     products = products.view(n_points, n_frames, _SIDE + 1, _SIDE + 1, -1)[..., :_PATCH]
-    return interpolate_patch(products, fraction).flatten(2)
+    return interpolate_patch(products, fraction, scratch=scratch).flatten(2)
 
 
-def interpolate_patch(pixels: Tensor, fraction: Tensor) -> Tensor:
+def interpolate_patch(pixels: Tensor, fraction: Tensor, *, scratch: Scratch | None = None) -> Tensor:
     """(..., 8, 8, C), x first, and (..., 2) fractions -> (..., 7, 7, C), bilinear."""
     x, y = fraction.to(pixels.dtype)[..., None, None, None, :].unbind(-1)
-    columns = torch.lerp(pixels[..., :-1, :, :], pixels[..., 1:, :, :], x)
-    return torch.lerp(columns[..., :-1, :], columns[..., 1:, :], y)
+    *leading, _, _, width = pixels.shape
+    out = None if scratch is None else scratch.take("columns", *leading, _SIDE, _SIDE + 1, width)
+    columns = torch.lerp(pixels[..., :-1, :, :], pixels[..., 1:, :, :], x, out=out)
+    out = None if scratch is None else scratch.take("patch", *leading, _SIDE, _SIDE, width)
+    return torch.lerp(columns[..., :-1, :], columns[..., 1:, :], y, out=out)
 
 
 def encode_motion(coords: Tensor) -> Tensor:
@@ -338,7 +397,7 @@ class UpdateTransformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.input_transform = nn.Linear(_TOKEN, _WIDTH)
+        self.input_transform = Linear(_TOKEN, _WIDTH)
         self.virual_tracks = nn.Parameter(torch.zeros(1, _VIRTUAL, 1, _WIDTH))  # spelled as in the checkpoint
         self.time_blocks = nn.ModuleList(SelfBlock() for _ in range(3))
         self.space_virtual2point_blocks = nn.ModuleList(CrossBlock() for _ in range(3))
@@ -381,13 +440,13 @@ class SelfBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.attn = Attention()
-        self.mlp = FeedForward(_WIDTH, 4 * _WIDTH, _WIDTH, approximate="tanh")
+        self.mlp = FeedForward(_WIDTH, 4 * _WIDTH, _WIDTH, gelu="tanh")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(S, L, 384): S sequences of L tokens -> the same shape."""
         normed = _norm(tokens)
-        tokens = tokens + self.attn(normed, normed)
-        out: Tensor = tokens + self.mlp(_norm(tokens))
+        tokens = self.attn(normed, normed, add=tokens)
+        out: Tensor = self.mlp(_norm(tokens), add=tokens)
         return out
 
 
@@ -398,12 +457,12 @@ class CrossBlock(nn.Module):
         super().__init__()
         self.norm_context = nn.LayerNorm(_WIDTH)
         self.cross_attn = Attention()
-        self.mlp = FeedForward(_WIDTH, 4 * _WIDTH, _WIDTH, approximate="tanh")
+        self.mlp = FeedForward(_WIDTH, 4 * _WIDTH, _WIDTH, gelu="tanh")
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
         """(S, L, 384) tokens, (S, M, 384) context -> the shape of the tokens."""
-        tokens = tokens + self.cross_attn(_norm(tokens), self.norm_context(context))
-        out: Tensor = tokens + self.mlp(_norm(tokens))
+        tokens = self.cross_attn(_norm(tokens), self.norm_context(context), add=tokens)
+        out: Tensor = self.mlp(_norm(tokens), add=tokens)
         return out
 
 
@@ -412,33 +471,33 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.to_q = nn.Linear(_WIDTH, _WIDTH)
-        self.to_kv = nn.Linear(_WIDTH, 2 * _WIDTH)
-        self.to_out = nn.Linear(_WIDTH, _WIDTH)
+        self.to_q = Linear(_WIDTH, _WIDTH)
+        self.to_kv = Linear(_WIDTH, 2 * _WIDTH)
+        self.to_out = Linear(_WIDTH, _WIDTH)
 
-    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        """(S, L, 384) tokens, (S, M, 384) context -> the shape of the tokens."""
+    def forward(self, tokens: Tensor, context: Tensor, *, add: Tensor) -> Tensor:
+        """(S, L, 384) tokens, (S, M, 384) context -> the shape of the tokens; `add` is added."""
         q, k, v = (
             part.unflatten(-1, (_HEADS, -1)).transpose(1, 2)  # S heads L d
             for part in (self.to_q(tokens), *self.to_kv(context).chunk(2, dim=-1))
         )
         mixed = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2), add=add)
         return out
 
 
 class FeedForward(nn.Module):
     """Two layers with a GELU between them: exact (`none`) or in its `tanh` approximation."""
 
-    def __init__(self, width_in: int, hidden: int, width: int, *, approximate: str) -> None:
+    def __init__(self, width_in: int, hidden: int, width: int, *, gelu: Gelu) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width_in, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-        self.approximate = approximate
+        self.fc1 = Linear(width_in, hidden)
+        self.fc2 = Linear(hidden, width)
+        self._gelu = gelu
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(..., width_in) -> (..., width)."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(tokens), approximate=self.approximate))
+    def forward(self, tokens: Tensor, *, add: Tensor | None = None) -> Tensor:
+        """(..., width_in) -> (..., width); `add` is added."""
+        out: Tensor = self.fc2(self.fc1(tokens, gelu=self._gelu), add=add)
         return out
 
 

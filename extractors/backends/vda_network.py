@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor, nn
 
+from extractors.backends.linear import Linear
+
 ModelSize = Literal["vits", "vitb", "vitl"]
 
 PATCH = 14
@@ -198,8 +200,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, L, C) -> the same shape."""
@@ -227,12 +229,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc1 = Linear(width, 4 * width)
+        self.fc2 = Linear(4 * width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., C) -> the same shape."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
+        out: Tensor = self.fc2(self.fc1(tokens, gelu="none"))
         return out
 
 
@@ -370,9 +372,9 @@ class TemporalTransformer(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
-        self.proj_in = nn.Linear(channels, channels)
+        self.proj_in = Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList([TemporalBlock(channels)])
-        self.proj_out = nn.Linear(channels, channels)
+        self.proj_out = Linear(channels, channels)
 
     def forward(self, maps: Tensor, n_windows: int) -> Tensor:
         """(B * T, C, ., .) -> the same shape, without the input added."""
@@ -416,10 +418,10 @@ class TemporalAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.pos_encoder = TimeTable(channels)
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(channels, channels, bias=False)
-        self.to_v = nn.Linear(channels, channels, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.to_q = Linear(channels, channels, bias=False)
+        self.to_k = Linear(channels, channels, bias=False)
+        self.to_v = Linear(channels, channels, bias=False)
+        self.to_out = nn.ModuleList([Linear(channels, channels)])
 
     def forward(self, sequences: Tensor) -> Tensor:
         """(P, T, C) -> the same shape."""
@@ -455,7 +457,7 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList([Gate(channels), nn.Identity(), nn.Linear(4 * channels, channels)])
+        self.net = nn.ModuleList([Gate(channels), nn.Identity(), Linear(4 * channels, channels)])
 
     def forward(self, sequences: Tensor) -> Tensor:
         """(..., C) -> the same shape."""
@@ -468,7 +470,7 @@ class Gate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(channels, 8 * channels)
+        self.proj = Linear(channels, 8 * channels)
 
     def forward(self, sequences: Tensor) -> Tensor:
         """First half times GELU of the second."""

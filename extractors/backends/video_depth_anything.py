@@ -16,6 +16,7 @@ from torch import Tensor
 
 from extractors.backends.checkpoints import checkpoint_faults
 from extractors.backends.devices import choose_device
+from extractors.backends.linear import pack_linears
 from extractors.backends.vda_network import PATCH, SHAPES, FrameFeatures, ModelSize, VideoDepthNetwork
 from extractors.backends.vda_windows import LENGTH, Stitcher, Window, plan_windows, published_windows
 from extractors.depth import Cuts, axis_matrix, check_pixels, scene_cuts
@@ -30,6 +31,11 @@ _LICENCES: dict[ModelSize, str] = {"vits": "Apache-2.0", "vitb": "CC-BY-NC-4.0",
 # ImageNet statistics, those the encoder was trained with.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
+
+
+_MOST_FRAMES = 32
+_CPU_PATCHES = 1024
+"""Patches that a CPU takes at once: with more, its maps leave the cache (whole frames at the default size: one)."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,8 @@ class VideoDepthAnything:
             device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
             precision: "fp16" is mixed precision and needs CUDA.
             input_size: shorter side that the network sees, pixels; a multiple of 14.
-            batch_frames: frames encoded at once; none: 4 on a CPU, 32 else. Halved when memory runs out.
+            batch_frames: frames encoded or decoded at once; none: 32, on a CPU so few that they fit its cache. Halved
+                when memory runs out.
             batch_windows: windows mixed at once by `estimate_many`; none: 1 on a CPU, 4 else.
             compile_network: compile the encoder (CUDA only); the first clip then takes minutes.
 
@@ -146,9 +153,12 @@ class VideoDepthAnything:
         self.size, self.metric, self.input_size = size, metric, input_size
         self.precision: str = precision
         self.device_name = self.device.type
-        self._batch_frames = batch_frames or (4 if on_cpu else 32)
+        self._batch_frames = batch_frames
         self._batch_windows = batch_windows or (1 if on_cpu else 4)
         self._network = load_network(Path(weights), size, metric=metric).to(self.device)
+        pack_linears(self._network)
+        if on_cpu:
+            self._network.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile_network:
             self._network.pretrained.compile(dynamic=True)
 
@@ -175,8 +185,8 @@ class VideoDepthAnything:
         The batch moves values by rounding only (1e-5 of their range). One clip that does not fit fails all: fall back
         on `estimate` to find it.
         """
-        self._frames_at_once = self._decoded_at_once = self._batch_frames
         runs = [_Clip(pixels, self._settings(), size) for pixels in clips]
+        self._frames_at_once = self._decoded_at_once = self._batch_frames or self._most_frames(runs)
         work = ((scene, window) for clip in runs for scene in clip.scenes for window in scene.windows)
         with torch.inference_mode(), _exact(self.precision), self._memory_errors("joining windows at source size"):
             for batch in _grouped(work, self._batch_windows):
@@ -186,6 +196,12 @@ class VideoDepthAnything:
                 for scene, window in dict(batch).items():  # the last window of each scene
                     scene.forget(window)
         return [clip.depth() for clip in runs]
+
+    def _most_frames(self, runs: Sequence[_Clip]) -> int:
+        if self.device.type != "cpu":
+            return _MOST_FRAMES
+        patches = max((math.prod(clip.network_size) // PATCH**2 for clip in runs), default=1)
+        return min(max(_CPU_PATCHES // patches, 1), _MOST_FRAMES)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -399,14 +415,6 @@ def _grouped(work: Iterable[tuple[_Scene, Window]], count: int) -> Iterator[list
         group.append((scene, window))
     if group:
         yield group
-
-
-def _take(items: Iterator[tuple[_Scene, int]], count: int) -> Iterator[tuple[_Scene, int]]:
-    for _ in range(count):
-        item = next(items, None)
-        if item is None:
-            return
-        yield item
 
 
 def _incomplete(promised: int, decoded: int) -> MissingDataError:

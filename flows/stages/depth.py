@@ -61,4 +61,4 @@ def _weights(config: Config) -> Sequence[str]:
     return models.depth_weights(config.depth)
 
 
-DEPTH = Stage(name="depth", version=1, inputs=("source",), settings=_settings, run=_run, weights=_weights)
+DEPTH = Stage(name="depth", version=2, inputs=("source",), settings=_settings, run=_run, weights=_weights)

@@ -15,7 +15,7 @@ from flows.store import json_digest
 from packers.schema import Dataset
 from packers.writer import encode
 
-VERSION = 1
+VERSION = 2
 
 _TRACK_FIELDS = ("xy", "visibility", "confidence", "visibility_score", "queries")
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from extractors.errors import ConfigError
 from flows.prefect_settings import find_server
+from flows.remote import cache_folder
 from flows.weights import CHECKPOINTS, checkpoint_file, model_folder
 
 Grade = Literal["good", "note", "bad"]
@@ -52,6 +53,7 @@ def examine(out: Path) -> list[Check]:
         _weights,
         _codecs,
         _packages,
+        _remote,
         _prefect,
         lambda: _disk(out),
     ]
@@ -147,6 +149,14 @@ def _packages() -> list[Check]:
     engines = [name for name in ("ray", "dask") if importlib.util.find_spec(f"prefect_{name}")]
     todo = "" if len(engines) == 2 else "run.engine=ray or dask needs `pip install 'cuepack[ray]'` or `[dask]`"
     return [Check("packages", "good", f"{versions}; engines local, workers{''.join(f', {e}' for e in engines)}", todo)]
+
+
+def _remote() -> list[Check]:
+    clients = {"s3fs": ("s3://", "s3"), "gcsfs": ("gs://", "gcs")}
+    here = [name for name in clients if importlib.util.find_spec(name)]
+    lacking = [f"{use} needs cuepack[{extra}]" for name, (use, extra) in clients.items() if name not in here]
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("fsspec", *here))
+    return [Check("remote", "good", "; ".join([versions, *lacking, f"copies in {cache_folder()}"]))]
 
 
 def _prefect() -> list[Check]:

@@ -165,7 +165,10 @@ class Remote:
             OutputError: this machine's disk is full.
         """
         self._patiently(name, lambda: self._fs.get_file(self._path(name), str(target)))
-        there = target.stat().st_size
+        try:
+            there = target.stat().st_size
+        except FileNotFoundError as error:
+            raise RemoteError(f"the copy of {self._shown(name)} was removed meanwhile; run again") from error
         if there != size:
             raise RemoteError(
                 f"{self._shown(name)} has {there:,} bytes and was listed with {size:,}: it changed meanwhile; run again"

@@ -33,6 +33,7 @@ LEFTOVERS = (
     ".work/stages/*/*/.tmp-*",
     ".work/plans/*",
     ".work/pending/*/.tmp-*",
+    ".work/tmp/.tmp-*",
 )
 """What only a run that was killed leaves behind, relative to the output directory."""
 

@@ -26,6 +26,7 @@ from flows.remote import Remote, RemoteFile, cache_folder
 from flows.sources.base import EpisodeInfo, Source
 
 _READ_WHEN_LISTING = (".json", ".jsonl", ".txt")
+_PICTURES = (".jpg", ".jpeg", ".png")
 _RLDS_MARK, _LEROBOT_MARK = "features.json", "meta/info.json"
 
 
@@ -123,7 +124,8 @@ def _is_eager(name: str, listing: Mapping[str, RemoteFile]) -> bool:
     if _RLDS_MARK in listing and "/" not in name:
         return True
     if _LEROBOT_MARK in listing:
-        return name.startswith("meta/")
+        # Loose pictures are named in rows alone: no listing tells which episode they belong to.
+        return name.startswith("meta/") or PurePosixPath(name).suffix.lower() in _PICTURES
     return PurePosixPath(name).suffix.lower() in _READ_WHEN_LISTING
 
 

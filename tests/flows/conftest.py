@@ -2,6 +2,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from flows import remote
+from tests.flows.remote_places import extract, two_episodes
+
+
+def _empty():
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture
@@ -9,8 +15,19 @@ def memory(tmp_path, monkeypatch):
     """An empty memory:// file system, a cache of its own, and no waiting between tries."""
     monkeypatch.setenv("CUEPACK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "WAITS_S", (0.0, 0.0))
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
+    _empty()
     yield MemoryFileSystem()
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
+    _empty()
+
+
+@pytest.fixture(scope="module")
+def packed_files(tmp_path_factory):
+    """What memory:// holds after a run from memory://data/bridge_raw to memory://store/out: path -> bytes, time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CUEPACK_CACHE", str(tmp_path_factory.mktemp("cache")))
+        _empty()
+        outcome, _ = extract(two_episodes(), "memory://store/out")
+        assert outcome.exit_code == 0, [row.get("error") for row in outcome.rows]
+        files = {path: (file.getvalue(), file.created) for path, file in MemoryFileSystem.store.items()}
+        _empty()
+    return files

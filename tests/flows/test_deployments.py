@@ -265,17 +265,26 @@ def test_workers_of_a_pool_make_the_same_bytes(served):
     plain = [*CUEPACK, "extract", source, *QUICK, "-q", "--episodes", "0,1", "--set", "run.shard_size=1"]
     run(*plain, "--out", str(root / "plain"), "--no-prefect")
     worker = [*prefect, "worker", "start", "--pool", "cuepack", "--limit", "2"]
-    with subprocess.Popen(worker, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    elsewhere = environment | {"CUEPACK_CACHE": str(root / "cache-of-worker")}
+    environment["CUEPACK_CACHE"] = str(root / "cache-of-dispatcher")
+    with subprocess.Popen(worker, env=elsewhere, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             run(*plain, "--out", str(root / "spread"), "--set", "run.engine=workers")
+            # With URIs worker and dispatcher share no folder but what is behind these.
+            by_uri = [f"file://{part}" if part == source else part for part in plain]
+            run(*by_uri, "--out", f"file://{root / 'far'}", "--set", "run.engine=workers")
+            again = run(*by_uri, "--out", f"file://{root / 'far'}", "--no-prefect")
         finally:
             process.terminate()
             process.wait(60)
     bytes_of = [
-        {path.name: path.read_bytes() for path in (root / name).glob("packets/*/*.h5")} for name in ("plain", "spread")
+        {path.name: path.read_bytes() for path in (root / name).glob("packets/*/*.h5")}
+        for name in ("plain", "spread", "far")
     ]
     assert len(bytes_of[0]) == 2
-    assert bytes_of[0] == bytes_of[1]
+    assert bytes_of[0] == bytes_of[1] == bytes_of[2]
+    assert "2 packed (2 of them before)" in again.stdout
+    assert not list((root / "far").rglob("plan.json"))
     # Prefect 3.8.8 registers it, then fails to count the workers (see prefect.yaml); a later one may do without.
     subprocess.run([*prefect, "deploy", "--name", "nightly"], env=environment, check=False, cwd=REPOSITORY, timeout=240)
     assert api("/deployments/name/extract-dataset/nightly")["parameters"]["source"] == "/data/in"

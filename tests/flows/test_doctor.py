@@ -46,7 +46,7 @@ def test_one_screen_names_devices_weights_codecs_server_and_disk(tmp_path):
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert len(lines) <= 24
-    for name in ("processor", "devices", "weights", "video", "packets", "prefect", "output disk"):
+    for name in ("processor", "devices", "weights", "video", "packets", "remote", "prefect", "output disk"):
         assert any(line[5:].startswith(name) for line in lines)
 
 

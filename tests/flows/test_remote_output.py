@@ -39,12 +39,12 @@ def cuepack(*arguments):
 
 
 @pytest.fixture
-def packed(memory):
-    """Source and output in memory, two episodes packed."""
-    source = two_episodes()
-    outcome, _ = extract(source, "memory://store/out")
-    assert outcome.exit_code == 0, [row.get("error") for row in outcome.rows]
-    return source
+def packed(memory, packed_files):
+    """The URI of a source whose two episodes are packed in memory://store/out; nothing of it is in the cache."""
+    for path, (content, created) in packed_files.items():
+        memory.pipe_file(path, content)
+        memory.store[path].created = created
+    return "memory://data/bridge_raw"
 
 
 def waiting(root):
@@ -61,8 +61,9 @@ def test_packets_have_the_bytes_of_a_local_run(packed, memory, tmp_path):
     assert names == {"packets", "manifest.parquet", "manifest.csv", "run.json", "config.yaml"}
 
 
-def test_here_stay_placeholders_and_no_work(packed, memory):
-    root = output_directory("memory://store/out")
+def test_here_stay_placeholders_and_no_work(memory):
+    _, plan = extract(two_episodes(), "memory://store/out")
+    root = plan.request.out
     copies = list(root.glob("packets/*/*.h5"))
     assert len(copies) == 2
     assert all(is_placeholder(path) for path in copies)
@@ -82,7 +83,11 @@ def test_a_second_run_does_nothing_and_fetches_no_packet(packed, memory, monkeyp
     assert outcome.exit_code == 0
 
 
-def test_another_machine_finds_what_is_finished(packed, monkeypatch, tmp_path):
+def test_what_was_packed_a_minute_ago_and_what_another_machine_packed_is_found(memory, monkeypatch, tmp_path):
+    packed = two_episodes()
+    extract(packed, "memory://store/out")
+    _, plan = extract(packed, "memory://store/out")
+    assert (len(plan.finished), len(plan.jobs)) == (2, 0)
     monkeypatch.setenv("CUEPACK_CACHE", str(tmp_path / "other"))
     _, plan = extract(packed, "memory://store/out")
     assert (len(plan.finished), len(plan.jobs)) == (2, 0)

@@ -52,16 +52,21 @@ def test_a_lerobot_data_set_comes_with_its_meta_folder_alone(memory):
     put_tree(SAMPLE / "lerobot_v30", "data/lerobot_v30")
     source = open_source("memory://data/lerobot_v30")
     info = next(source.episodes())
-    here = {file.relative_to(source.root).parts[0] for file in source.root.rglob("*") if not is_placeholder(file)}
     whole = {
         file.relative_to(source.root).parts[0]
         for file in source.root.rglob("*")
         if file.is_file() and not is_placeholder(file)
     }
     assert whole == {"meta"}
-    assert "data" in here  # as a folder
     assert len(source.open(info).timestamp) == info.n_frames
     assert source.dataset == "lerobot_v30"
+
+
+def test_loose_pictures_of_a_lerobot_data_set_are_fetched_at_once(memory):
+    put_tree(SAMPLE / "lerobot_v30", "data/lerobot_v30")
+    memory.pipe_file("/data/lerobot_v30/images/front/episode_000000/frame_000000.png", b"a picture")
+    source = open_source("memory://data/lerobot_v30")
+    assert (source.root / "images/front/episode_000000/frame_000000.png").read_bytes() == b"a picture"
 
 
 def test_one_video_behind_a_uri_is_a_source(memory):

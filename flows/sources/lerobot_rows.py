@@ -188,7 +188,7 @@ class ColumnPictures:
         try:
             with Image.open(io.BytesIO(data)) as image:
                 return self._decode(image)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise CorruptDataError(f"{where}: no whole picture ({error}); replace it") from error
 
     def _file(self, path: str | None, where: str) -> bytes:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -299,6 +300,20 @@ def test_pictures_depth_masks_and_intrinsics_of_image_features(tmp_path):
     assert next(iter(episode.recorded_masks)).sum() == 8 * 64
     assert next(iter(episode.recorded_robot)).sum() == 12 * 64
     assert (episode.camera.fx, episode.camera.cx, episode.camera.source) == (60, 31.5, "calibrated")
+
+
+def test_a_picture_that_claims_to_be_huge_is_reported(tmp_path):
+    root = image_set(tmp_path)
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    key = "observation.images.top"
+    cells = table[key].to_pylist()
+    claimed = bytearray(cells[1]["bytes"])
+    claimed[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height in the header
+    claimed[29:33] = zlib.crc32(claimed[12:29]).to_bytes(4, "big")
+    pq.write_table(replaced(table, key, [{**cells[0], "bytes": bytes(claimed)}, *cells[1:]]), path)
+    with pytest.raises(CorruptDataError, match=r"row 0 of observation\.images\.top: no whole picture"):
+        list(open_one(root, 0).pixels)
 
 
 def test_a_picture_that_is_torn_or_only_named_is_reported(tmp_path):

@@ -65,7 +65,7 @@ class Mirror:
         try:
             for name in self._local_names():
                 if name not in listing and ours(name):
-                    self._drop(name)
+                    self.drop(name)
             for name, file in listing.items():
                 if not self.is_there(name, file):
                     with self._locked():
@@ -117,7 +117,7 @@ class Mirror:
         self._put_in_place(path, name, file)
 
     def forget(self, name: str, file: RemoteFile | None = None) -> None:
-        """Makes the copy a placeholder again, of the version `file` where it is given."""
+        """Makes the copy a placeholder, of the version `file` where it is given."""
         with self._locked():
             if file is None:
                 try:
@@ -126,6 +126,17 @@ class Mirror:
                     return
                 file = RemoteFile(found.st_size, found.st_mtime_ns // 10**9)
             self._lay(name, file)
+
+    def drop(self, name: str) -> None:
+        """Removes the copy, and folders that are empty then."""
+        path = self.root / name
+        with self._locked():
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty
+                for folder in path.parents:
+                    if folder == self.root:
+                        return
+                    folder.rmdir()
 
     def _fetch(self, name: str) -> None:
         found = (self.root / name).stat()
@@ -156,16 +167,6 @@ class Mirror:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def _drop(self, name: str) -> None:
-        path = self.root / name
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        with contextlib.suppress(OSError):  # not empty
-            for folder in path.parents:
-                if folder == self.root:
-                    return
-                folder.rmdir()
 
     def _local_names(self) -> Iterator[str]:
         for folder, _, files in os.walk(self.root):

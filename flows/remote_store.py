@@ -32,23 +32,27 @@ class RemoteStore(Store):
         self._lock = threading.Lock()
 
     def packet_results(self, episode_id: str) -> dict[str, StageResult]:
-        """As of a local store; fetches the packet.
+        """As of a local store; fetches the packet as it is there now, which another run may have put a moment ago.
 
         Raises:
-            PacketError: the packet is damaged, of another schema, or gone.
+            PacketError: the packet is damaged or of another schema.
             OutputError: it cannot be fetched now.
         """
-        name = self._name(episode_id)
-        if is_placeholder(self.packet_path(episode_id)):
-            try:
-                self._twin.fetch([name])
-            except RemoteMissingError as error:
-                raise PacketError(str(error)) from error
-            except RemoteError as error:
-                # Making it anew would cost more than waiting, and could not be put there either.
-                raise OutputError(f"{error}; run again to go on") from error
-            with self._lock:
-                self._fetched.add(episode_id)
+        name, mirror = self._name(episode_id), self._twin.mirror
+        try:
+            file = self._twin.remote.describe(name)
+            if not mirror.is_there(name, file):
+                mirror.forget(name, file)
+            if is_placeholder(mirror.root / name):
+                mirror.fetch([name])
+                with self._lock:
+                    self._fetched.add(episode_id)
+        except RemoteMissingError:
+            mirror.drop(name)
+            return {}
+        except RemoteError as error:
+            # Making it anew would cost more than waiting, and could not be put there either.
+            raise OutputError(f"{error}; run again to go on") from error
         return super().packet_results(episode_id)
 
     def packing_path(self, episode_id: str) -> Path:

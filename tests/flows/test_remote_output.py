@@ -93,6 +93,18 @@ def test_what_was_packed_a_minute_ago_and_what_another_machine_packed_is_found(m
     assert (len(plan.finished), len(plan.jobs)) == (2, 0)
 
 
+def test_what_another_run_put_since_the_plan_was_made_is_taken_up(memory, tmp_path, monkeypatch):
+    source = two_episodes()
+    late = make_plan(Request(source, output_directory("memory://store/out"), load_config(assignments=SETTINGS)))
+    monkeypatch.setenv("CUEPACK_CACHE", str(tmp_path / "elsewhere"))
+    extract(source, "memory://store/out")
+    monkeypatch.undo()
+    monkeypatch.setenv("CUEPACK_CACHE", str(tmp_path / "cache"))
+    assert len(late.jobs) == 2
+    rows = carry_out(late, Silent(), run_shard_plainly).rows
+    assert [row["stages_computed"] for row in rows] == ["", ""]
+
+
 def test_a_changed_setting_takes_the_rest_from_the_packets_there(packed, memory, tmp_path):
     outcome, plan = extract(packed, "memory://store/out", "masks.dilate=[4]")
     assert {row["stages_computed"] for row in outcome.rows} == {"geometry;quality;pack"}

@@ -67,7 +67,9 @@ class MasksConfig(Section):
         DEFAULT_PROMPTS, description="texts asked for; {object} is the instruction's noun phrase"
     )
     choose: Literal["best", "first"] = Field(
-        "best", description="best: what behaves as the manipulated object; first: the first prompt that finds anything"
+        "best",
+        description="best: what behaves as the manipulated object; first: the first prompt that finds anything "
+        "(motion: what it ranks first)",
     )
     robot_prompt: Prompt | None = Field(None, description="text for the arm, packed as masks/robot; none: not packed")
     plan: Literal["video", "frames"] = Field(
@@ -84,6 +86,9 @@ class MasksConfig(Section):
         None, description="folder of sam3 or sam (.pth of segment-anything); none: model folder"
     )
     detector_weights: str | None = Field(None, description="folder of Grounding DINO; none: the model folder")
+    motion_working_px: int = Field(256, ge=64, le=1024, description="motion: longer side of its working images, pixels")
+    motion_max_candidates: int = Field(6, ge=1, le=100, description="motion: how many things that leave are followed")
+    motion_min_score: float = Field(0.02, gt=0, le=1, description="motion: least score of its own for an object")
 
 
 class DepthConfig(Section):

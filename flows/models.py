@@ -33,6 +33,13 @@ def _masks_settings(config: MasksConfig) -> dict[str, Any]:
     Raises:
         WeightsError: a checkpoint that it needs is missing.
     """
+    if config.backend == "motion":
+        return {
+            "choose": config.choose,
+            "working_px": config.motion_working_px,
+            "max_candidates": config.motion_max_candidates,
+            "min_score": config.motion_min_score,
+        }
     if config.backend not in ("sam3", "grounded-sam"):
         return {}
     common = {"prompts", "choose", "robot_prompt", "every", "max_objects", "threshold", "precision"}

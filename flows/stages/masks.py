@@ -19,10 +19,13 @@ from scoring.davis import region_similarity
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
-    if config.masks.backend in ("sam3", "grounded-sam"):
-        return config.masks.model_dump(mode="json", exclude={"dilate", "weights", "detector_weights"})
-    # Prompts and what else only a text detector reads must not make the others work again.
-    return config.masks.model_dump(mode="json", include={"backend", "repair"})
+    settings = config.masks.model_dump(mode="json", exclude={"dilate", "weights", "detector_weights"})
+    of_motion = {name for name in settings if name.startswith("motion_")}
+    of_all = {"backend", "repair"}
+    of_texts = settings.keys() - of_motion
+    read = {"motion": {*of_all, "choose", *of_motion}, "sam3": of_texts, "grounded-sam": of_texts}
+    # What only another backend reads must not make this one work again.
+    return {name: settings[name] for name in sorted(read.get(config.masks.backend, of_all))}
 
 
 def _run(inputs: StageInputs) -> StageOutput:
@@ -62,4 +65,4 @@ def _weights(config: Config) -> Sequence[str]:
     return models.masks_weights(config.masks)
 
 
-MASKS = Stage(name="masks", version=1, inputs=("source",), settings=_settings, run=_run, weights=_weights)
+MASKS = Stage(name="masks", version=2, inputs=("source",), settings=_settings, run=_run, weights=_weights)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,10 +57,10 @@ def load_episode(path: Path, index: int, *, gripper: bool = True) -> tuple[Episo
 
 
 def measure(
-    folder: Path, backend: str = "motion", size: Size = (224, 224), *, gripper: bool = True
+    folder: Path, backend: str = "motion", size: Size = (224, 224), *, gripper: bool = True, **settings: Any
 ) -> Iterator[MaskResult]:
-    """One result per episode of `folder`, in name order."""
-    segmenter = SEGMENTERS[backend]()
+    """One result per episode of `folder`, in name order; `settings` are the backend's."""
+    segmenter = SEGMENTERS[backend](**settings)
     for index, path in enumerate(sorted(folder.glob("*.npz"))):
         episode, moving_camera = load_episode(path, index, gripper=gripper)
         start = time.process_time()
@@ -84,12 +85,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of ground-truth episodes (*.npz)")
     parser.add_argument("--backend", default="motion", choices=sorted(SEGMENTERS), help="default: motion")
     parser.add_argument("--no-gripper", action="store_true", help="withhold the gripper signal")
+    parser.add_argument("--choose", choices=("best", "first"), help="how the backend chooses; default: its own")
     arguments = parser.parse_args()
+    settings = {"choose": arguments.choose} if arguments.choose else {}
     if not any(arguments.folder.glob("*.npz")):
         parser.error(f"no *.npz in {arguments.folder}")
     fixed = []
     print(f"{'episode':32} {'J':>6} {'F':>6} {'score':>6} {'frames':>6} {'cpu s':>6}")
-    for result in measure(arguments.folder, arguments.backend, gripper=not arguments.no_gripper):
+    for result in measure(arguments.folder, arguments.backend, gripper=not arguments.no_gripper, **settings):
         if not result.moving_camera:
             fixed.append(result)
         print(

@@ -8,6 +8,7 @@ from extractors.errors import LengthMismatchError, MissingDataError, ShapeError
 from extractors.masks import SEGMENTERS, recorded_masks, repair_flicker, resize_mask
 from extractors.types import Episode
 from tests.extractors.backends import tiny_models
+from tests.extractors.backends.test_motion import pick_clip
 
 
 def clip(pixels, *, gripper=None, masks=None, robot=None):
@@ -100,6 +101,34 @@ def test_every_segmenter_keeps_the_contract_on_odd_clips(segmenters, backend, na
     json.dumps(masks.report, allow_nan=False)
     if not masks.object.any():
         assert masks.report["reason"]
+    if backend != "recorded":
+        assert_tells_the_choice(masks)
+
+
+@pytest.mark.parametrize("choose", ["best", "first"])
+def test_motion_tells_what_it_chose_from_as_the_text_detectors_do(choose):
+    pixels, _, gripper = pick_clip()
+    masks = SEGMENTERS["motion"](choose=choose).segment(clip(pixels, gripper=gripper), size=(48, 48))
+    assert masks.object.any()
+    assert masks.report["choose"] == choose
+    assert_tells_the_choice(masks)
+
+
+def assert_tells_the_choice(masks):
+    """The report names the rule, the chosen candidate first, the others by falling score, and the margin."""
+    report = masks.report
+    assert report["choose"] in ("best", "first")
+    rows = report["candidates"]
+    scores = [row["score"] for row in rows]
+    assert all(0 <= score <= 1 for score in scores)
+    assert scores[1:] == sorted(scores[1:], reverse=True)
+    assert len({(row["prompt"], row["name"]) for row in rows}) == len(rows)
+    assert -1 <= report["margin"] <= 1
+    if masks.object.any():
+        assert report["prompt"] == rows[0]["prompt"]
+        if report["choose"] == "best":
+            assert scores[0] == max(scores)
+            assert {"still_before", "near", "confidence"} <= rows[0]["cues"].keys()
 
 
 def test_recorded_masks_keep_the_object_the_robot_and_the_presence():

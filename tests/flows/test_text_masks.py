@@ -50,11 +50,31 @@ def test_the_place_of_weights_does_not_enter_the_key_and_prompts_do(folders):
     assert keyed("masks.prompts=[carrot]") != keyed()
 
 
-def test_prompts_of_other_backends_make_nothing_work_again():
+@pytest.mark.parametrize(
+    ("backend", "read", "unread"),
+    [
+        ("motion", "masks.choose=first", "masks.prompts=[a]"),
+        ("motion", "masks.motion_working_px=128", "masks.every=3"),
+        ("sam3", "masks.choose=first", "masks.motion_working_px=128"),
+        ("recorded", "masks.repair=true", "masks.choose=first"),
+    ],
+)
+def test_settings_of_other_backends_make_nothing_work_again(backend, read, unread):
     from flows.stages.masks import MASKS
 
-    one, other = (load_config(assignments=["masks.backend=motion", *each]) for each in ((), ("masks.prompts=[a]",)))
-    assert MASKS.settings(one) == MASKS.settings(other)
+    def settings(*more):
+        return MASKS.settings(load_config(assignments=[f"masks.backend={backend}", *more]))
+
+    assert settings(unread) == settings() != settings(read)
+
+
+def test_settings_of_motion_reach_it():
+    assignments = ["backend=motion", "choose=first", "motion_working_px=128", "motion_min_score=0.3"]
+    config = load_config(assignments=[f"masks.{each}" for each in [*assignments, "motion_max_candidates=2"]])
+    segmenter = models.segmenter(config.masks)
+    assert segmenter.choose == "first"
+    used = segmenter.settings
+    assert (used.working_px, used.min_score, used.max_candidates) == (128, 0.3, 2)
 
 
 def test_missing_weights_are_refused_before_any_work(tmp_path, monkeypatch):
@@ -68,7 +88,15 @@ def test_missing_weights_are_refused_before_any_work(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "bad", ["masks.prompts=[]", "masks.prompts=['  ']", "masks.choose=worst", "masks.every=0", "masks.threshold=1"]
+    "bad",
+    [
+        "masks.prompts=[]",
+        "masks.prompts=['  ']",
+        "masks.choose=worst",
+        "masks.every=0",
+        "masks.threshold=1",
+        "masks.motion_min_score=0",
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(bad):
     with pytest.raises(ConfigError, match="masks"):

@@ -5,7 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from extractors.backends.motion import MotionSegmenter, camera_moves, closing_frame
+from extractors.backends.motion import MotionSegmenter, camera_moves
+from extractors.backends.motion_scene import closing_frame
 from extractors.errors import ConfigError, LengthMismatchError
 from extractors.types import Episode
 from scoring.davis import region_similarity
@@ -50,6 +51,19 @@ def pick_clip(n_frames=26, *, with_object=True, contact=CONTACT):
         truth.append(mask & ~arm)
     gripper = np.where(np.arange(n_frames) < contact, 1.0, 0.0).astype(np.float32)
     return np.stack(pixels), np.stack(truth), gripper
+
+
+def with_a_rolling_can(pixels, truth):
+    """The same with a red can that rolls by itself for two frames before the gripper closes, and the can's pixels."""
+    pixels, cans = pixels.copy(), np.zeros(truth.shape, bool)
+    for t, frame in enumerate(pixels):
+        y = 46 + 12 * min(max(t - CONTACT + 3, 0), 2)
+        can = np.zeros((SIDE, SIDE), np.uint8)
+        cv2.circle(can, (136, y), 13, 1, -1)
+        frame[can > 0] = (200, 40, 40)
+        cv2.circle(frame, (136, y), 6, (240, 220, 210), -1)
+        cans[t] = can > 0
+    return pixels, cans
 
 
 def episode(pixels, gripper=None):
@@ -152,6 +166,31 @@ def test_wrong_settings_and_lengths_are_refused():
         MotionSegmenter(worked=3)
     with pytest.raises(LengthMismatchError, match="26 frames and 3 gripper"):
         segment(pick_clip()[0], np.ones(3, np.float32))
+
+
+@functools.cache
+def segmented_beside_a_can(choose):
+    pixels, truth, gripper = pick_clip()
+    pixels, cans = with_a_rolling_can(pixels, truth)
+    return segment(pixels, gripper, choose=choose), truth, cans
+
+
+def test_what_rolls_away_by_itself_is_ranked_first_and_not_chosen():
+    first, _, cans = segmented_beside_a_can("first")
+    assert region_similarity(first.object, cans).mean() > 0.8
+    best, truth, _ = segmented_beside_a_can("best")
+    assert region_similarity(best.object, truth).mean() > 0.75
+    chosen, other = best.report["candidates"]
+    assert chosen["motion_score"] < other["motion_score"]
+    assert chosen["cues"]["with_gripper"] > other["cues"]["with_gripper"]
+    assert best.report["margin"] > 0
+
+
+def test_choosing_the_first_labels_nothing_else():
+    report = segmented_beside_a_can("first")[0].report
+    assert report["choose"] == "first"
+    assert [row["name"] for row in report["candidates"]] == ["tracked 0"]
+    assert report["candidates"][0]["departure"] in range(CONTACT - 3, CONTACT)
 
 
 @pytest.mark.shared

@@ -103,6 +103,8 @@ class MotionSegmenter:
                 field.append(Candidate(PackedMasks.of(masks), confidence, name=name))
                 facts[name] = proposal.report()
                 if self.choose == "first" and masks.any():
+                    left = [{**each.report(), "reason": "the first is taken"} for each in kept[place + 1 :]]
+                    report["proposals_dropped"] = left + report["proposals_dropped"]
                     break
         choice = choose_candidate(field, pixels, gripper, by=self.choose, rule=RULE)
         report |= {"choose": self.choose, **choice.report(field)}

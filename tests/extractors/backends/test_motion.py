@@ -190,6 +190,7 @@ def test_choosing_the_first_labels_nothing_else():
     report = segmented_beside_a_can("first")[0].report
     assert report["choose"] == "first"
     assert [row["name"] for row in report["candidates"]] == ["tracked 0"]
+    assert report["proposals_dropped"][0]["reason"] == "the first is taken"
     assert report["candidates"][0]["departure"] in range(CONTACT - 3, CONTACT)
 
 

@@ -109,6 +109,14 @@ class Packet:
         height, width = self._dataset("pixels").shape[1:3]
         return int(height), int(width)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of dataset `name`, frames first for most; reads no values.
+
+        Raises:
+            KeyError: the packet has no such dataset.
+        """
+        return tuple(int(size) for size in self._dataset(name).shape)
+
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> NDArray[Any]:
         """Physical values of dataset `name`, all of it or the rows `start` to `stop` (frames, for most datasets).
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -13,28 +14,71 @@ from extractors.errors import ConfigError
 from flows.commands.options import FINISHED, FilePath, LocalPath, OutputPath, print_json
 from flows.commands.packets import fetched
 
-FORMATS = ("lewm-hdf5", "rerun")
+FORMATS = ("lewm-hdf5", "lerobot", "rerun")
 
 
 @click.command()
 @click.argument("path", type=OutputPath(packet=True), metavar="DIR|PACKET")
-@click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="lewm-hdf5: one file; rerun: .rrd.")
-@click.option("--out", required=True, type=LocalPath(), help="The file; for rerun a folder, or one .rrd.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    required=True,
+    help="lewm-hdf5: one file; lerobot: v3.0; rerun: .rrd.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=LocalPath(),
+    help="The file; for lerobot a new folder; for rerun a folder, or one .rrd.",
+)
 @click.option("--selection", type=FilePath(), help="Only the episodes of this file, in its order.")
 @click.option(
     "--with", "extra", multiple=True, metavar="DATASET", help="lewm-hdf5: one more column, such as centroids; repeat."
 )
+@click.option(
+    "--without", multiple=True, metavar="DATASET", help="lerobot: leave out, such as tracks/foreground; repeat."
+)
+@click.option(
+    "--pixels",
+    type=click.Choice(["video", "png"]),
+    help="lerobot: H.264 video, which loses a little, or exact PNG images [default: video].",
+)
+@click.option("--trim", is_flag=True, help="lerobot: leave out frames without an action at the ends of episodes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def export(path: Path, form: str, out: Path, selection: Path | None, extra: tuple[str, ...], *, as_json: bool) -> None:
+def export(
+    path: Path,
+    form: str,
+    out: Path,
+    selection: Path | None,
+    extra: tuple[str, ...],
+    without: tuple[str, ...],
+    pixels: Literal["video", "png"] | None,
+    *,
+    trim: bool,
+    as_json: bool,
+) -> None:
     """Hand the packets of DIR to other tools.
 
     lewm-hdf5: one flat file for stable-worldmodel and LeWM (pixels, action, proprio, ep_len, ep_offset), and
-    OUT.episodes.csv that says which episode is where. rerun: recordings for the Rerun viewer.
+    OUT.episodes.csv that says which episode is where. lerobot: a LeRobotDataset v3.0 folder with every cue that all
+    packets have. rerun: recordings for the Rerun viewer.
     """
-    packets = fetched(_chosen(path, selection))
     if extra and form != "lewm-hdf5":
-        raise ConfigError("--with adds columns to lewm-hdf5 files; a rerun recording has everything already")
-    result = _to_lewm(packets, out, extra) if form == "lewm-hdf5" else _to_rerun(packets, out)
+        raise ConfigError("--with adds columns to lewm-hdf5 files; the other formats have everything already")
+    if (without or pixels or trim) and form != "lerobot":
+        raise ConfigError("--without, --pixels and --trim belong to --format lerobot")
+    if form == "lerobot":
+        from packers.lerobot import check_target
+
+        check_target(out)
+    packets = fetched(_chosen(path, selection))
+    if form == "lewm-hdf5":
+        result = _to_lewm(packets, out, extra)
+    elif form == "lerobot":
+        result = _to_lerobot(packets, out, without, pixels or "video", trim=trim)
+    else:
+        result = _to_rerun(packets, out)
     if as_json:
         print_json("export", FINISHED, counts={"packets": len(packets)}, out=str(out), **result)
         return
@@ -75,6 +119,35 @@ def _to_lewm(packets: list[Path], out: Path, extra: tuple[str, ...]) -> dict[str
     return {"episodes": joined.episodes, "frames": joined.frames, "columns": list(joined.columns)}
 
 
+def _to_lerobot(
+    packets: list[Path], out: Path, without: tuple[str, ...], pixels: Literal["video", "png"], *, trim: bool
+) -> dict[str, Any]:
+    from packers.lerobot import plan_lerobot, write_lerobot
+
+    with _progress(len(packets), "packets looked at") as tick:
+        plan = plan_lerobot(packets, without=without, pixels=pixels, trim=trim, done=lambda path: tick())
+    with _progress(len(packets)) as tick:
+        written = write_lerobot(plan, out, done=lambda path: tick())
+    notes = list(plan.notes)
+    if written.psnr_db is not None:
+        notes.insert(
+            0,
+            f"pixels are LOSSY: H.264 video, {written.psnr_db:.1f} dB PSNR over the first frames of the first episode; "
+            "--pixels png keeps them exactly. Cues, actions and states are exact",
+        )
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return {
+        "episodes": written.episodes,
+        "frames": written.frames,
+        "tasks": written.tasks,
+        "features": list(written.features),
+        "psnr_db": None if written.psnr_db is None else round(written.psnr_db, 2),
+        "left_out": list(plan.left_out),
+        "notes": notes,
+    }
+
+
 def _to_rerun(packets: list[Path], out: Path) -> dict[str, Any]:
     from packers.viewer.rerun_log import require_rerun, write_rerun
 
@@ -95,10 +168,10 @@ def _to_rerun(packets: list[Path], out: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
+def _progress(total: int, what: str = "packets") -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("packets", total=total)
+        task = progress.add_task(what, total=total)
         yield lambda: progress.advance(task)

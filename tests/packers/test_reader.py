@@ -30,6 +30,7 @@ def test_a_window_is_that_part_of_the_whole(path):
     with Packet(path) as packet:
         for name in ("pixels", "depth/relative", "tracks/grid/xy", "timestamp", "action"):
             np.testing.assert_array_equal(packet.read(name, 2, 5), packet[name][2:5])
+            assert packet.shape(name) == packet[name].shape
         np.testing.assert_array_equal(packet.read("pixels", 4), packet["pixels"][4:])
         assert (packet.n_frames, packet.size) == (examples.FRAMES, (examples.HEIGHT, examples.WIDTH))
 

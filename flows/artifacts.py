@@ -62,9 +62,16 @@ def reported_progress(progress: RunProgress, out: Path) -> Iterator[None]:
         yield
         return
     over = threading.Event()
+    told = False
 
     def update() -> None:
-        _written("progress", lambda: update_progress_artifact(artifact, 100 * progress.fraction(), progress.summary()))
+        nonlocal told
+
+        def write() -> Any:
+            return update_progress_artifact(artifact, 100 * progress.fraction(), progress.summary())
+
+        # Every five seconds the same warning would bury all others.
+        told = _written("progress", write, level=logging.DEBUG if told else logging.WARNING) is None
 
     def keep_updating() -> None:
         while not over.wait(PROGRESS_EVERY_S):
@@ -198,10 +205,10 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _REASON_CHARACTERS else text[: _REASON_CHARACTERS - 1] + "…"
 
 
-def _written(what: str, write: Callable[[], Any]) -> Any:
-    """The result of `write`; None, and a warning, where the dashboard cannot be written to."""
+def _written(what: str, write: Callable[[], Any], *, level: int = logging.WARNING) -> Any:
+    """The result of `write`; None, and a line in the log, where the dashboard cannot be written to."""
     try:
         return write()
     except Exception as error:  # a server that is away raises many kinds; none is worth a batch
-        log.warning("the dashboard's %s cannot be written: %s: %s", what, type(error).__name__, error)
+        log.log(level, "the dashboard's %s cannot be written: %s: %s", what, type(error).__name__, error)
         return None

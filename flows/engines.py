@@ -11,20 +11,24 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
-from extractors.errors import ConfigError
+from extractors.errors import ConfigError, CuepackError
 from flows.config import Config
 from flows.engine import Interrupted, Job
 from flows.manifest import Row
 from flows.plan import Plan
 from flows.plan_file import published, shard_rows
+from flows.prefect_settings import server_answers
 from flows.remote import is_uri
+from flows.run import run_shard_plainly
 from flows.tasks import in_windows, run_shard
 
 log = logging.getLogger("cuepack")
@@ -60,8 +64,15 @@ def check_engine(config: Config) -> None:
         _integration(engine)
 
 
-def dispatch_shards(plan: Plan, run_here: ShardFlow) -> Iterator[list[Row]]:
-    """Has every shard of `plan` worked on; yields the rows of each as it is over.
+@dataclass(slots=True)
+class ServerWatch:
+    """Whether the Prefect server is away, as far as requests to it have told."""
+
+    away: bool = False
+
+
+def dispatch_shards(plan: Plan, run_here: ShardFlow, watch: ServerWatch) -> Iterator[list[Row]]:
+    """Has every shard of `plan` worked on; yields the rows of each as it is over, and notes a lost server in `watch`.
 
     A shard that is lost with its worker is tried once more; one that fails otherwise yields failed rows that are not
     recorded, so that the next run tries again.
@@ -73,10 +84,43 @@ def dispatch_shards(plan: Plan, run_here: ShardFlow) -> Iterator[list[Row]]:
     }
     with published(plan) as file:
         if plan.work.config.run.engine == "local":
-            for index in range(len(plan.shards)):
-                yield run_here(*shard_call(plan, file, index))
+            yield from _in_this_process(plan, file, run_here, watch)
         else:
             yield from ways[plan.work.config.run.engine](plan, file)
+
+
+def lost_server(error: Exception) -> bool:
+    """Whether `error` says that the Prefect server went away: a request to it that found nobody."""
+    if isinstance(error, CuepackError):
+        return False
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, httpx.TransportError):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _in_this_process(plan: Plan, file: str, run_here: ShardFlow, watch: ServerWatch) -> Iterator[list[Row]]:
+    """As flow runs; without them, and saying so, while the server is away: a night's batch is not lost with it."""
+    for index, jobs in enumerate(plan.shards):
+        if watch.away and server_answers():
+            log.warning("the Prefect server answers again; the run goes on in the dashboard")
+            watch.away = False
+        rows = None
+        if not watch.away:
+            try:
+                rows = run_here(*shard_call(plan, file, index))
+            except Exception as error:
+                if not lost_server(error):
+                    raise
+                log.warning(
+                    "the Prefect server went away (%s); the run goes on without it, packets and manifest lose nothing",
+                    error,
+                )
+                watch.away = True
+        # What the broken flow run finished is found by its key.
+        yield run_shard_plainly(plan, index, jobs) if rows is None else rows
 
 
 def shard_call(plan: Plan, file: str, index: int) -> tuple[str, int, str, str, str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 from uuid import UUID
 
 from prefect import flow, runtime
@@ -26,7 +26,7 @@ from pydantic import Field
 from flows.artifacts import report_run, reported_progress
 from flows.config import load_config
 from flows.engine import ALL_STAGES, Job, Shard
-from flows.engines import camera_label, check_engine, dispatch_shards, episode_range
+from flows.engines import ServerWatch, camera_label, check_engine, dispatch_shards, episode_range, lost_server
 from flows.manifest import Manifest, Row
 from flows.plan import Plan, Request, make_plan, parse_indices, record_run, rerun_plans
 from flows.plan_file import find_plan, keep_rows
@@ -53,6 +53,7 @@ class _Given:
 
     plan: Plan
     progress: RunProgress
+    if_server_lost: Callable[[Outcome], NoReturn] | None = None
     outcome: Outcome | None = None
     rows: list[Row] = field(default_factory=list)
 
@@ -61,8 +62,13 @@ _given: dict[str, _Given] = {}
 _given_lock = threading.Lock()
 
 
-def run_with_prefect(plan: Plan, progress: RunProgress, *, rerun: bool = False) -> Outcome:
+def run_with_prefect(
+    plan: Plan, progress: RunProgress, *, if_server_lost: Callable[[Outcome], NoReturn], rerun: bool = False
+) -> Outcome:
     """Carries out `plan` as a flow run, with a run per shard and a task run per stage.
+
+    `if_server_lost` ends the process where the work is over and the server is gone: Prefect would go on for minutes
+    trying to tell it so.
 
     Raises:
         ConfigError: the Prefect server cannot be used, or the engine needs one and there is none.
@@ -70,12 +76,17 @@ def run_with_prefect(plan: Plan, progress: RunProgress, *, rerun: bool = False) 
     check_server()
     check_engine(plan.work.config)
     out = shown(plan.request.out)
-    with _hand_over(plan, progress) as given:
-        if rerun and plan.request.ids and len(plan.request.ids) <= MOST_RERUN:
-            stage: Any = plan.request.force_from
-            state: Any = rerun_episode(out, list(plan.request.ids), stage, return_state=True)
-        else:
-            state = extract_dataset(plan.request.source, out, plan.request.camera, return_state=True)
+    with _hand_over(_Given(plan, progress, if_server_lost)) as given:
+        try:
+            if rerun and plan.request.ids and len(plan.request.ids) <= MOST_RERUN:
+                stage: Any = plan.request.force_from
+                state: Any = rerun_episode(out, list(plan.request.ids), stage, return_state=True)
+            else:
+                state = extract_dataset(plan.request.source, out, plan.request.camera, return_state=True)
+        except Exception as error:
+            if given.outcome is None or not lost_server(error):
+                raise
+            if_server_lost(given.outcome)
         if given.outcome is None:
             state.result(raise_on_failure=True)
             raise RuntimeError(f"the flow run ended before its work began: {state}")
@@ -237,8 +248,10 @@ def _carry_out(plan: Plan, progress: RunProgress, given: _Given) -> Outcome:
     # A flow run with a heartbeat ends with a wait of up to a second, per shard.
     no_heartbeat: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
 
+    watch = ServerWatch()
+
     def dispatch(plan: Plan, _: object) -> Iterator[list[Row]]:
-        return dispatch_shards(plan, extract_shard)
+        return dispatch_shards(plan, extract_shard, watch)
 
     get_run_logger().info(
         "%d episodes to work on in %d shards; %d finished before, %d filtered, %d given up as they are",
@@ -250,6 +263,8 @@ def _carry_out(plan: Plan, progress: RunProgress, given: _Given) -> Outcome:
     )
     with reported_progress(progress, plan.request.out), temporary_settings(no_heartbeat):
         given.outcome = carry_out(plan, progress, _unused, dispatch)
+    if watch.away and given.if_server_lost is not None:
+        given.if_server_lost(given.outcome)
     worked_on = {job.episode_id for job in plan.jobs}
     report_run([row for row in given.outcome.rows if row["episode_id"] in worked_on], plan.request.out)
     return given.outcome
@@ -303,8 +318,8 @@ def _one_shard_each(plan: Plan) -> None:
 
 
 @contextmanager
-def _hand_over(plan: Plan, progress: RunProgress) -> Iterator[_Given]:
-    name, given = shown(plan.request.out), _Given(plan, progress)
+def _hand_over(given: _Given) -> Iterator[_Given]:
+    name = shown(given.plan.request.out)
     with _given_lock:
         _given[name] = given
     try:

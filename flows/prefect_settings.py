@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 from extractors.errors import ConfigError
 
@@ -24,6 +26,8 @@ SETTINGS = {
     "PREFECT_LOGGING_LEVEL": "INFO",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "cuepack",
+    # A server that went away is said once, by us, not once for every event that waits for it.
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     # A run whose heartbeats stop was lost with its machine (flows/deployments.py).
@@ -100,6 +104,30 @@ def check_server() -> Server | None:
     if server.version is not None and _minor(server.version) != _minor(client):
         log.warning("the Prefect server at %s is version %s, the client %s", url, server.version, client)
     return server
+
+
+def server_answers() -> bool:
+    """Whether the Prefect server that is named answers now; False for the embedded one, which does not come back."""
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if url is None:
+        return False
+    try:
+        find_server(url)
+    except ConfigError:
+        return False
+    return True
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """Ends the process with everything said, but without Prefect's exit handlers.
+
+    To a server that is gone they would offer every waiting event and log line, for seconds each.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def find_server(url: str) -> Server:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from extractors.errors import ConfigError
 from flows.commands.options import (
+    FAILED,
     FINISHED,
     FilePath,
     OutputPath,
@@ -102,6 +104,26 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
 
     start_logging(quiet=options["quiet"])
     total = Outcome()
+
+    def add(plan: Plan, outcome: Outcome) -> None:
+        if record:
+            record_seconds(
+                plan.request.out, startup=outcome.began - PROCESS_STARTED, work=time.monotonic() - outcome.began
+            )
+        total.rows += outcome.rows
+        total.interrupted = total.interrupted or outcome.interrupted
+        total.error = total.error or outcome.error
+
+    def leave_without_server(plan: Plan, outcome: Outcome) -> NoReturn:
+        from flows.prefect_settings import leave_at_once
+
+        add(plan, outcome)
+        print("cuepack: the Prefect server is gone, so the dashboard does not show how this run ended", file=sys.stderr)
+        if plan is not plans[-1]:
+            print("cuepack: other cameras' episodes were not begun; run again", file=sys.stderr)
+        _print_outcome(command, plans[0], total, options)
+        leave_at_once(total.exit_code if plan is plans[-1] else FAILED)
+
     for plan in plans:
         if options["no_prefect"] and plan.work.config.run.engine != "local":
             raise ConfigError(f"run.engine={plan.work.config.run.engine} goes through Prefect; drop --no-prefect")
@@ -116,14 +138,10 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
                 prepare(plan.request.out)
                 from flows.extract import run_with_prefect
 
-                outcome = run_with_prefect(plan, progress, rerun=command == "rerun")
-        if record:
-            record_seconds(
-                plan.request.out, startup=outcome.began - PROCESS_STARTED, work=time.monotonic() - outcome.began
-            )
-        total.rows += outcome.rows
-        total.interrupted = total.interrupted or outcome.interrupted
-        total.error = total.error or outcome.error
+                outcome = run_with_prefect(
+                    plan, progress, if_server_lost=partial(leave_without_server, plan), rerun=command == "rerun"
+                )
+        add(plan, outcome)
     _print_outcome(command, plans[0], total, options)
     sys.exit(total.exit_code)
 

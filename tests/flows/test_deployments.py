@@ -21,6 +21,7 @@ from extractors.errors import ConfigError
 from flows import deployments
 from flows.cli import main
 from flows.deployments import Schedule, make_deployments, server_at
+from flows.prefect_settings import find_server
 from flows.sources.sample import write_sample
 from packers.reader import Packet
 from tests.support import REPOSITORY
@@ -243,6 +244,50 @@ def test_a_run_whose_process_is_killed_is_crashed_and_the_next_one_goes_on(serve
     assert api.ended(after)["type"] == "COMPLETED"
     assert CliRunner().invoke(main, ["validate", str(out)]).exit_code == 0
     assert not list(out.glob("packets/*/.tmp-*"))
+
+
+def _answers(url):
+    try:
+        find_server(url)
+    except ConfigError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_a_batch_outlives_its_server(tmp_path):
+    """The server is killed when the first packet is there: the batch ends well, says so, and leaves whole packets."""
+    write_sample(tmp_path / "sample")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    environment["PREFECT_API_URL"] = Api(port).url
+    start = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    batch = [*CUEPACK, "extract", str(tmp_path / "sample" / "bridge_raw"), "--set", "run.shard_size=1", *QUICK]
+    out = tmp_path / "out"
+    with subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        deadline = time.monotonic() + 120
+        while not _answers(Api(port).url):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        with subprocess.Popen(
+            [*batch, "--out", str(out)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as running:
+            while not list(out.glob("packets/*/*.h5")):
+                assert running.poll() is None, running.stderr.read()
+                time.sleep(0.05)
+            server.kill()
+            said, complained = running.communicate(timeout=900)
+    assert running.returncode == 0, complained
+    assert "4 packed" in said
+    assert "Prefect server" in complained
+    assert "Traceback" not in complained
+    subprocess.run([*batch, "--out", str(tmp_path / "plain"), "--no-prefect", "-q"], env=environment, check=True)
+    packets = [
+        {each.name: each.read_bytes() for each in (tmp_path / name).glob("packets/*/*.h5")} for name in ("out", "plain")
+    ]
+    assert packets[0] == packets[1]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import cloudpickle
+import httpx
 import pytest
 
 from extractors.errors import ConfigError, CorruptDataError, SourceError
@@ -49,6 +50,49 @@ def failure(number, **more):
 class ThrottledError(Exception):
     def __init__(self, status):
         self.response = type("Response", (), {"status_code": status})
+
+
+def test_shards_go_on_plainly_while_the_server_is_away(sample, tmp_path, monkeypatch, caplog):
+    plan = plan_for(sample, tmp_path / "out", "run.shard_size=1")
+    answers, asked = iter([False, True]), []
+
+    def flow(file, shard, *names):
+        asked.append(shard)
+        rows = run_shard_plainly(plan, shard, plan.shards[shard])
+        if shard == 1:
+            # As Prefect does: the state of a shard that is over cannot be told.
+            raise httpx.ConnectError("refused")
+        return rows
+
+    monkeypatch.setattr(engines, "server_answers", lambda: next(answers))
+    with plan.work.store.in_use(), caplog.at_level("WARNING", "cuepack"):
+        rows = [row for rows in engines.dispatch_shards(plan, flow, engines.ServerWatch()) for row in rows]
+    assert asked == [0, 1, 3]
+    assert [each["status"] for each in rows] == ["done"] * 4
+    assert rows[1]["stages_computed"] == ""
+    said = [line for line in caplog.messages if "Prefect server" in line]
+    assert "went away" in said[0]
+    assert "answers again" in said[1]
+
+
+def test_other_faults_of_a_shard_end_the_run(sample, tmp_path):
+    plan = plan_for(sample, tmp_path / "out")
+
+    def flow(*call):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(engines.dispatch_shards(plan, flow, engines.ServerWatch()))
+
+
+def test_a_lost_server_is_told_from_a_source_that_cannot_be_reached():
+    wrapped = RuntimeError("state")
+    wrapped.__cause__ = httpx.ReadError("gone")
+    assert engines.lost_server(wrapped)
+    assert not engines.lost_server(RuntimeError("other"))
+    remote = SourceError("s3://x cannot be reached")
+    remote.__cause__ = httpx.ConnectError("gone")
+    assert not engines.lost_server(remote)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +323,6 @@ def test_the_contact_sheet_shows_a_row_per_packet_and_black_for_a_damaged_one(sa
 
 def test_flows_can_be_pickled_for_another_process_while_a_run_is_on(sample, tmp_path):
     plan = plan_for(sample, tmp_path / "out")
-    with extract._hand_over(plan, RunProgress(4, 7, quiet=True)):
+    with extract._hand_over(extract._Given(plan, RunProgress(4, 7, quiet=True))):
         for each in (extract.extract_dataset, extract.rerun_episode, extract.extract_shard, tasks.run_shard):
             assert len(cloudpickle.dumps(each)) < 100_000

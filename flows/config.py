@@ -120,6 +120,12 @@ class TracksConfig(Section):
     )
     iterations: int = Field(6, ge=1, le=32, description="refinements of cotracker3")
     support_grid: int = Field(6, ge=0, le=20, description="cotracker3 tracks this grid along (side); 0: none")
+    window_frames: int | None = Field(
+        None,
+        ge=16,
+        description="cotracker3 sees longer clips in windows of so many frames, each holding 8 MB of features a frame; "
+        "none: whole, as published",
+    )
     weights: str | None = Field(None, description="checkpoint file of cotracker3; none: the model folder")
     precision: Literal["fp32", "fp16"] = Field("fp32", description="fp16 needs a CUDA device")
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from extractors.depth import DEPTH_ESTIMATORS, DepthEstimator
 from extractors.masks import SEGMENTERS, Segmenter
+from extractors.track_windows import WindowedTracker
 from extractors.tracks import TRACKERS, PointTracker
 from flows.config import Config, DepthConfig, MasksConfig, TracksConfig
 from flows.weights import checkpoint_digest, checkpoint_path
@@ -81,7 +82,14 @@ def tracker(config: TracksConfig) -> PointTracker:
             "iterations": config.iterations,
             "support_grid": config.support_grid,
         }
-    return _once("tracks", config.model_dump_json(), lambda: TRACKERS[config.backend](**settings))
+
+    def build() -> PointTracker:
+        backend = TRACKERS[config.backend](**settings)
+        if config.backend != "cotracker3" or config.window_frames is None:
+            return backend
+        return WindowedTracker(backend, length=config.window_frames)
+
+    return _once("tracks", config.model_dump_json(), build)
 
 
 def masks_weights(config: MasksConfig) -> Sequence[str]:

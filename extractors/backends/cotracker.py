@@ -146,7 +146,7 @@ class CoTracker3:
         if maps is None:
             raise DeviceMemoryError(
                 f"{self.device} has no room for the features of {n_frames} frames (about 8 MB a frame, half in fp16); "
-                "take a shorter clip, free the device, or set tracks.backend=lucas-kanade"
+                "set tracks.window_frames, free the device, or set tracks.backend=lucas-kanade"
             )
         return maps
 
@@ -165,8 +165,8 @@ class CoTracker3:
             torch.cuda.empty_cache()
         if chunk <= smallest:
             raise DeviceMemoryError(
-                f"{self.device} ran out of memory on {what} with cotracker3; take a shorter clip or fewer points, free "
-                "the device, or set tracks.backend=lucas-kanade"
+                f"{self.device} ran out of memory on {what} with cotracker3; set tracks.window_frames, take fewer "
+                "points, free the device, or set tracks.backend=lucas-kanade"
             )
         return chunk // 2
 

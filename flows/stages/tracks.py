@@ -28,7 +28,7 @@ def _settings(config: Config) -> Mapping[str, Any]:
 
 def _backend_settings(config: TracksConfig) -> dict[str, Any]:
     """The settings that matter to the backend: those of cotracker3 do not make Lucas-Kanade's tracks others."""
-    unused = set() if config.backend == "cotracker3" else {"iterations", "support_grid", "precision"}
+    unused = set() if config.backend == "cotracker3" else {"iterations", "support_grid", "precision", "window_frames"}
     return config.model_dump(mode="json", exclude={"weights", *unused})
 
 

@@ -26,11 +26,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractors.backends.cotracker import NETWORK_SIZE, CoTracker3, EncodedClip, resize
-from extractors.backends.cotracker_network import LEVELS, RADIUS, STRIDE, CoTrackerNetwork, FeatureMaps, encode_motion
-from extractors.tracks import grid_queries
+from extractors.backends.cotracker_network import (
+    CHANNELS,
+    LEVELS,
+    RADIUS,
+    STRIDE,
+    CoTrackerNetwork,
+    FeatureMaps,
+    encode_motion,
+)
+from extractors.track_windows import WindowedTracker
+from extractors.tracks import PointTracker, grid_queries
 from tests.parity import seed_model, synthetic_clip
 
 Result = TypeVar("Result")
+
+FEATURE_BYTES = sum(CHANNELS * 4 / (STRIDE * 2**level) ** 2 for level in range(LEVELS))
+"""Of the feature pyramid, per pixel of the network's image."""
 
 
 def main() -> None:
@@ -42,6 +54,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="plain,second,memory,half,gpu")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--window", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +62,7 @@ def main() -> None:
         if options.weights is None:
             torch.save(seed_model(CoTrackerNetwork()).state_dict(), weights)
         if options.peak_of:
-            print(measure_peak(weights, options.peak_of))
+            print(measure_peak(weights, options.peak_of, options.window))
             return
         print(f"{platform.machine()}, torch {torch.__version__}, {options.threads} thread(s), {time.strftime('%F')}")
         pixels = synthetic_clip(options.frames, 240, 320)
@@ -161,33 +174,35 @@ def measure_second(weights: Path, pixels: NDArray[np.uint8], queries: NDArray[np
 def measure_memory(weights: Path) -> None:
     """Peak memory of whole runs in fresh processes, and what grows with the clip."""
     print("  network size 96 x 128, 36 points, 1 iteration; at 384 x 512 features take 16 times as much")
-    for n_frames in (150, 300, 600):
+    for n_frames, window in ((150, None), (300, None), (600, None), (600, 150)):
         command = [sys.executable, "-m", "tests.benchmarks.tracks_speed", "--peak-of", str(n_frames)]
+        command += ["--window", str(window)] if window else []
         done = subprocess.run([*command, "--weights", str(weights)], check=True, capture_output=True, text=True)
         print("  " + done.stdout.strip())
 
 
-def measure_peak(weights: Path, n_frames: int) -> str:
-    """One run in this process."""
+def measure_peak(weights: Path, n_frames: int, window: int | None) -> str:
+    """One run in this process, the clip whole or in windows."""
     size = (96, 128)
     tracker = CoTracker3(weights=weights, device="cpu", network_size=size, iterations=1, support_grid=0)
     _follow_lazily(tracker, 2)
     before = _peak_mb()
-    clip = _follow_lazily(tracker, n_frames)
-    features = sum(level.nbytes for level in clip.maps.levels) / 1e6
-    tokens = n_frames * (36 + 64) * 384 * 4 / 1e6
+    _follow_lazily(tracker if window is None else WindowedTracker(tracker, length=window), n_frames)
+    held = window or n_frames
+    features = held * FEATURE_BYTES * size[0] * size[1] / 1e6
+    tokens = held * (36 + 64) * 384 * 4 / 1e6
     grown = _peak_mb() - before
     rest = grown - features - tokens
+    windows = f" in windows of {window}" if window else ""
     return (
-        f"{n_frames} frames: peak {before + grown:.0f} MB, {grown:.0f} above a 2-frame run; features "
-        f"{features:.0f} MB ({1000 * features / n_frames:.0f} kB a frame), tokens {tokens:.0f} MB, rest {rest:.0f} MB"
+        f"{n_frames} frames{windows}: peak {before + grown:.0f} MB, {grown:.0f} above a 2-frame run; "
+        f"features {features:.0f} MB ({1000 * features / held:.0f} kB a frame), tokens {tokens:.0f} MB, "
+        f"rest {rest:.0f} MB"
     )
 
 
-def _follow_lazily(tracker: CoTracker3, n_frames: int) -> EncodedClip:
-    clip = tracker.prepare(_Lazy(n_frames))
-    clip.track(grid_queries((720, 1280), side=6))
-    return clip
+def _follow_lazily(tracker: PointTracker, n_frames: int) -> None:
+    tracker.prepare(_Lazy(n_frames)).track(grid_queries((720, 1280), side=6))
 
 
 class _Lazy:

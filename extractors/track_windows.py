@@ -31,10 +31,14 @@ class Window(NamedTuple):
     past: int
 
 
-def plan_windows(n_frames: int, length: int, overlap: int) -> list[Window]:
-    """Windows of `length` frames that share `overlap` with the next; the last is as long as the others."""
-    starts = [*range(0, max(n_frames - length, 0), length - overlap), max(n_frames - length, 0)]
-    return [Window(start, min(start + length, n_frames)) for start in starts]
+def plan_windows(n_frames: int, most: int, overlap: int) -> list[Window]:
+    """As few windows of one length, up to `most` frames, as overlap by `overlap` frames or one more."""
+    if n_frames <= most:
+        return [Window(0, n_frames)]
+    count = -(-(n_frames - overlap) // (most - overlap))
+    length = -(-(n_frames + (count - 1) * overlap) // count)
+    starts = [index * (n_frames - length) // (count - 1) for index in range(count)]
+    return [Window(start, start + length) for start in starts]
 
 
 class WindowedTracker:

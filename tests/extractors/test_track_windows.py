@@ -13,14 +13,18 @@ from extractors.types import Tracks
 from tests.extractors.test_tracks import LazyFrames, sliding_square, textured
 
 
-@pytest.mark.parametrize(("n_frames", "length", "overlap"), [(17, 16, 1), (100, 16, 8), (101, 16, 5), (33, 16, 8)])
-def test_windows_cover_the_clip_and_overlap(n_frames, length, overlap):
-    windows = plan_windows(n_frames, length, overlap)
+@pytest.mark.parametrize("n_frames", [3, 16, 17, 30, 33, 100, 101, 997])
+@pytest.mark.parametrize(("most", "overlap"), [(16, 1), (16, 5), (16, 8)])
+def test_windows_cover_the_clip_evenly_and_overlap(n_frames, most, overlap):
+    windows = plan_windows(n_frames, most, overlap)
     assert (windows[0].start, windows[-1].past) == (0, n_frames)
-    assert all(window.past - window.start == length for window in windows)
+    assert len({window.past - window.start for window in windows}) == 1
+    assert windows[0].past <= most
     for before, after in pairwise(windows):
-        assert before.start < after.start <= before.past - overlap
-        assert before.past < after.past
+        assert overlap <= before.past - after.start <= overlap + 1
+        assert before.start < after.start
+    if len(windows) > 1:
+        assert (len(windows) - 1) * (most - overlap) + overlap < n_frames  # one fewer would not reach
 
 
 def test_a_clip_that_fits_goes_to_the_tracker_whole():
@@ -110,12 +114,12 @@ def numbered(n_frames):
 def test_a_point_hidden_in_a_whole_overlap_stays_lost_and_is_not_posed_again():
     tracker = Scripted(lambda frame, point: point == 1 or frame < 10)
     tracks = WindowedTracker(tracker, length=16, overlap=4).track(
-        numbered(30), np.array([[0, 1, 2], [0, 2, 3]], np.float32)
+        numbered(40), np.array([[0, 1, 2], [0, 2, 3]], np.float32)
     )
     assert tracks.visibility[:, 0].all()
-    assert tracks.visibility[:, 1].tolist() == [frame < 10 for frame in range(30)]
+    assert tracks.visibility[:, 1].tolist() == [frame < 10 for frame in range(40)]
     assert (tracks.confidence[16:, 1] == 0).all()
-    np.testing.assert_array_equal(tracks.xy[:, 1], np.tile([[2, 3]], (30, 1)))
+    np.testing.assert_array_equal(tracks.xy[:, 1], np.tile([[2, 3]], (40, 1)))
     assert [len(queries) for _, _, queries in tracker.calls] == [2, 1, 1]
 
 

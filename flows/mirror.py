@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from extractors.errors import OutputError, RemoteError
 from flows.remote import Remote, RemoteFile
@@ -180,23 +181,27 @@ class Mirror:
         free = shutil.disk_usage(self.root).free
         if size > free:
             raise OutputError(
-                f"{self.remote.uri}: {size / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are free at "
+                f"{self.remote.uri}: {size / 1e6:,.1f} MB are to be fetched and {free / 1e6:,.1f} MB are free at "
                 f"{self.root}; set CUEPACK_CACHE to a folder on another disk"
             )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """No other process puts a file in place meanwhile: a placeholder never replaces what was just fetched."""
-        with (self._work / "mirror.lock").open("a") as file:
+        with open_lock(self._work / "mirror.lock") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
 @contextmanager
 def clean_while_alone(work: Path) -> Iterator[None]:
-    """Marks a mirror's work folder as in use; where no other process is, first removes what a killed one left there."""
+    """Marks a mirror's work folder as in use; where no other process is, first removes what a killed one left there.
+
+    Raises:
+        OutputError: the folder cannot be made or written.
+    """
     _make(work)
-    with (work / "use.lock").open("a") as file:
+    with open_lock(work / "use.lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -206,6 +211,20 @@ def clean_while_alone(work: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
+
+
+def open_lock(path: Path) -> TextIO:
+    """Opens a file of the cache to be locked.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        return path.open("a")
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error}; free space, fix permissions, or set CUEPACK_CACHE to another folder"
+        ) from error
 
 
 def is_placeholder(path: Path) -> bool:

@@ -5,6 +5,7 @@ Every fault comes out as `RemoteError` with what to do about it; callers say whe
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import hashlib
@@ -94,11 +95,15 @@ class Remote:
 
     Raises:
         RemoteError: the protocol is unknown, or its package is missing.
-        ConfigError: the URI holds a password, which would end up in run.json and in logs.
+        ConfigError: the URI cannot be taken apart, or holds a password, which would end up in run.json and in logs.
     """
 
     def __init__(self, uri: str) -> None:
-        if urlsplit(uri).password:
+        try:
+            password = urlsplit(uri).password
+        except ValueError as error:
+            raise ConfigError(f"{uri} is no URI ({error}); check its spelling") from error
+        if password:
             raise ConfigError(
                 f"{uri.split('://')[0]}://: leave the password out of the URI, as run.json records it; give it to "
                 "fsspec through its configuration (~/.config/fsspec) or environment"
@@ -187,15 +192,20 @@ class Remote:
 
         def put() -> None:
             self._make_parent(target)
-            if local:
-                beside = f"{PurePosixPath(target).parent}/.tmp-{secrets.token_hex(8)}"
+            if not local:
+                self._fs.put_file(str(path), target)
+                return
+            beside = f"{PurePosixPath(target).parent}/.tmp-{secrets.token_hex(8)}"
+            try:
                 self._fs.put_file(str(path), beside)
                 os.replace(beside, target)
-            else:
-                self._fs.put_file(str(path), target)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(beside)
+                raise
 
         try:
-            self._patiently(name, put)
+            self._patiently(name, put, if_full="free space there")
             found = self.describe(name)
         except RemoteError as error:
             raise OutputError(f"{error}; what is finished is kept here and put there by the next run") from error
@@ -227,7 +237,7 @@ class Remote:
             self._fs.pipe_file(target, text.encode("utf-8"))
 
         try:
-            self._patiently(name, write)
+            self._patiently(name, write, if_full="free space there")
         except RemoteError as error:
             raise OutputError(str(error)) from error
 
@@ -286,17 +296,20 @@ class Remote:
         digest = hashlib.sha256(json.dumps([size, version]).encode()).digest()
         return RemoteFile(size, int.from_bytes(digest[:4], "big") & 0x3FFFFFFF)  # a time from 1970 to 2004
 
-    def _patiently(self, name: str, attempt: Callable[[], Got]) -> Got:
+    def _patiently(
+        self,
+        name: str,
+        attempt: Callable[[], Got],
+        *,
+        if_full: str = "free space, or set CUEPACK_CACHE to a folder on another disk",
+    ) -> Got:
         """Tries again what may be better in a few seconds."""
         for wait in (*WAITS_S, None):
             try:
                 return attempt()
             except Exception as error:  # see above
                 if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
-                    raise OutputError(
-                        f"{self._shown(name)} cannot be copied: {error}; free space, or set CUEPACK_CACHE to a folder "
-                        "on another disk"
-                    ) from error
+                    raise OutputError(f"{self._shown(name)} cannot be copied: {error}; {if_full}") from error
                 if wait is None or _is_lasting(error):
                     raise self._explained(name, error) from error
                 log.info("%s: %s: %s; tried again", self._shown(name), type(error).__name__, error)

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from extractors.errors import ConfigError, OutputError, RemoteError
-from flows.mirror import Mirror, is_placeholder, without_clashes
+from flows.mirror import Mirror, is_placeholder, open_lock, without_clashes
 from flows.remote import Remote, RemoteFile, cache_folder, is_uri
 
 _MARK = "remote.json"
@@ -51,7 +51,7 @@ class Twin:
             RemoteError: it cannot be listed or fetched.
             OutputError: the cache cannot be written.
         """
-        with (self.root / ".work" / "manifest.lock").open("a") as held:
+        with open_lock(self.root / ".work" / "manifest.lock") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             _write_mark(self.root / _MARK, self.remote.uri)
             listing = {name: file for name, file in self.remote.top_files().items() if _TOP.fullmatch(name)}
@@ -229,5 +229,11 @@ def _write_mark(path: Path, uri: str) -> None:
     if path.exists():
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"uri": uri}) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps({"uri": uri}) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} cannot be written: {error}; free space, or set CUEPACK_CACHE to another folder"
+        ) from error

@@ -104,14 +104,16 @@ class Copies:
             if not listing:
                 raise SourceError(f"source {uri} does not exist, or is an empty folder; check the name")
             folder = cache_folder() / "sources" / hashlib.sha256(remote.uri.encode()).hexdigest()[:16]
+            # A data set may be called "work".
+            work = folder / ".work"
             self.held = ExitStack()
-            self.held.enter_context(clean_while_alone(folder / "work"))
+            self.held.enter_context(clean_while_alone(work))
             # One file stands in a folder of its own.
             one_file = set(listing) == {""}
             if one_file:
                 parent, _, name = remote.uri.rpartition("/")
                 remote, listing = Remote(parent), {name: listing[""]}
-            self.mirror = Mirror(remote, folder / ("file" if one_file else remote.name), folder / "work")
+            self.mirror = Mirror(remote, folder / ("file" if one_file else remote.name), work)
             self.path = self.mirror.root / name if one_file else self.mirror.root
             kept = without_clashes(listing)
             self.mirror.refresh(kept, lambda name: _is_eager(name, kept), lambda name: True)

@@ -1,12 +1,15 @@
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from extractors.errors import ConfigError, OutputError
@@ -20,7 +23,7 @@ from flows.plan import Request, make_plan, rerun_plans
 from flows.plan_file import find_plan, keep_rows, published, shard_rows
 from flows.run import carry_out, run_shard_plainly
 from flows.sources.sample import SAMPLE
-from flows.twin import output_directory, shown
+from flows.twin import Twin, output_directory, shown
 from tests.flows.remote_places import (
     SETTINGS,
     TWO,
@@ -324,6 +327,7 @@ def test_the_manifest_there_is_rebuilt_from_the_packets(packed, memory):
     [
         (["extract", "SOURCE", "--out", "memory://data/bridge_raw/out", "--no-prefect"], "lies inside the source"),
         (["extract", "SOURCE", "--out", "s33://x/out"], "no protocol s33://"),
+        (["extract", "SOURCE", "--out", "s3://[x/out"], "s3://[x/out is no URI"),
         (["view", "memory://store/out", "--export", "memory://pages"], "wants a path of this machine"),
         (["sample", "--out", "memory://sample"], "wants a path of this machine"),
         (["inspect", "memory://store/some.h5"], "no packet of an output directory"),
@@ -342,3 +346,33 @@ def test_an_output_that_is_a_file_uri_inside_a_local_source_is_refused(memory, t
     tray = SAMPLE / "bridge_raw" / "tabletop_tray"
     with pytest.raises(ConfigError, match="lies inside the source"):
         extract(tray, f"file://{tray}/out")
+
+
+def test_a_full_disk_there_is_told_from_a_full_cache_and_keeps_no_half_file(memory, tmp_path, monkeypatch):
+    def full(self, path, target, **options):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", full)
+    with pytest.raises(OutputError, match="free space there") as caught:
+        Twin(f"file://{tmp_path}/out").remote.put(Path(__file__), "run.json")
+    assert "CUEPACK_CACHE" not in str(caught.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_a_usage_fault(packed, memory):
+    (Twin("memory://store/out").root / ".work" / "manifest.lock").mkdir()  # root would pass any permission
+    result = cuepack("validate", "memory://store/out")
+    assert result.exit_code == 2
+    assert "manifest.lock cannot be written" in result.output
+    assert "CUEPACK_CACHE" in result.output
+
+
+def test_a_cache_that_is_full_is_a_usage_fault(packed, memory, monkeypatch):
+    def full(self, *text, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = cuepack("validate", "memory://store/out")
+    assert result.exit_code == 2
+    assert "remote.json cannot be written" in result.output

@@ -180,6 +180,7 @@ def test_pictures_of_other_cameras_stay_away_when_one_is_named(memory):
         ("s33://bucket/x", r"no protocol s33://; did you mean s3"),
         ("memory://nothing/here", "does not exist"),
         ("sftp://me:secret@host/x", "leave the password out"),
+        ("s3://[bucket/x", r"s3://\[bucket/x is no URI"),
     ],
 )
 def test_a_uri_that_cannot_be_used_is_refused_with_what_to_do(memory, uri, said):
@@ -237,4 +238,21 @@ def test_a_full_disk_is_said_before_anything_is_fetched(memory, monkeypatch):
     uri = two_episodes()
     monkeypatch.setattr("flows.mirror.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(SourceError, match="set CUEPACK_CACHE to a folder on another disk"):
+        remote_source.Copies(uri)
+
+
+def test_a_data_set_called_work_keeps_its_copies_apart_from_ours(memory):
+    put_tree(SAMPLE / "bridge_raw" / "tabletop_tray", "data/work")
+    source = open_source("memory://data/work")
+    source.open(next(source.episodes()))
+    copied = {path.relative_to(source.root).as_posix() for path in source.root.rglob("*") if path.is_file()}
+    assert copied == {path.removeprefix("/data/work/") for path in memory.find("/data/work")}
+
+
+def test_a_cache_that_cannot_be_written_any_more_is_named(memory):
+    uri = two_episodes()
+    lock = remote_source.Copies(uri).mirror.root.parent / ".work" / "use.lock"
+    lock.unlink()
+    lock.mkdir()  # tests may run as root, whom permissions do not stop
+    with pytest.raises(SourceError, match=r"use.lock cannot be written.*set CUEPACK_CACHE"):
         remote_source.Copies(uri)

@@ -50,6 +50,10 @@ class RunProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Gives the terminal back: its cursor, and standard output to whoever prints next."""
         if self._bar is not None:
             self._bar.stop()
 

@@ -167,7 +167,9 @@ class Packet:
             if isinstance(found, h5py.Dataset):
                 attributes = {key: plain_value(value) for key, value in sorted(found.attrs.items())}
                 return self._opened.setdefault(name, (found, attributes))
-        raise KeyError(f"{self.path.name} has no dataset '{name}'; it has {sorted(dataset_names(file))}")
+            # A dataset whose head is damaged seems absent, and cannot be listed.
+            names = sorted(dataset_names(file))
+        raise KeyError(f"{self.path.name} has no dataset '{name}'; it has {names}")
 
     def _open(self) -> h5py.File:
         if self._file is not None and self._pid == os.getpid():

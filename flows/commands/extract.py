@@ -114,9 +114,10 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
         total.interrupted = total.interrupted or outcome.interrupted
         total.error = total.error or outcome.error
 
-    def leave_without_server(plan: Plan, outcome: Outcome) -> NoReturn:
+    def leave_without_server(plan: Plan, progress: RunProgress, outcome: Outcome) -> NoReturn:
         from flows.prefect_settings import leave_at_once
 
+        progress.stop()  # no `with` ends any more
         add(plan, outcome)
         print("cuepack: the Prefect server is gone, so the dashboard does not show how this run ended", file=sys.stderr)
         if plan is not plans[-1]:
@@ -139,7 +140,10 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
                 from flows.extract import run_with_prefect
 
                 outcome = run_with_prefect(
-                    plan, progress, if_server_lost=partial(leave_without_server, plan), rerun=command == "rerun"
+                    plan,
+                    progress,
+                    if_server_lost=partial(leave_without_server, plan, progress),
+                    rerun=command == "rerun",
                 )
         add(plan, outcome)
     _print_outcome(command, plans[0], total, options)

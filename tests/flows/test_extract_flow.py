@@ -4,9 +4,11 @@ from pathlib import Path
 import cloudpickle
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from extractors.errors import ConfigError, CorruptDataError, SourceError
 from flows import artifacts, engines, extract, plan_file, tasks
+from flows.cli import main
 from flows.config import load_config
 from flows.contact_sheet import TILE, contact_sheet, data_uri
 from flows.engine import ALL_STAGES, Shard, failed_as_it_is, source_stamp
@@ -326,3 +328,20 @@ def test_flows_can_be_pickled_for_another_process_while_a_run_is_on(sample, tmp_
     with extract._hand_over(extract._Given(plan, RunProgress(4, 7, quiet=True))):
         for each in (extract.extract_dataset, extract.rerun_episode, extract.extract_shard, tasks.run_shard):
             assert len(cloudpickle.dumps(each)) < 100_000
+
+
+def test_a_run_that_leaves_without_its_server_gives_the_terminal_back(sample, tmp_path, monkeypatch):
+    def lose_server(plan, progress, *, if_server_lost, rerun):
+        if_server_lost(Outcome())
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes standard error for a terminal
+    monkeypatch.setattr("flows.extract.run_with_prefect", lose_server)
+    monkeypatch.setattr("flows.prefect_settings.prepare", lambda out: None)
+    monkeypatch.setattr("flows.prefect_settings.leave_at_once", leave)
+    result = CliRunner().invoke(main, ["extract", str(sample), "--out", str(tmp_path / "out"), "--profile", "cpu"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("0 packed")
+    assert result.stderr.index("\x1b[?25h") < result.stderr.index("the Prefect server is gone")

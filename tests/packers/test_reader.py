@@ -149,6 +149,20 @@ def test_damaged_pixels_are_noticed_on_reading_them(tmp_path):
             packet.read("pixels", 3, 4)
 
 
+def test_a_dataset_whose_head_is_damaged_is_named_and_not_called_absent(tmp_path):
+    path = examples.write_example(tmp_path)
+    with h5py.File(path) as file:
+        at = h5py.h5o.get_info(file["action"].id).addr + file.userblock_size
+    content = bytearray(path.read_bytes())
+    assert content[at : at + 4] == b"OHDR"
+    content[at + 20] ^= 1
+    path.write_bytes(content)
+    with Packet(path) as packet:
+        packet.read("pixels", 0, 1)
+        with pytest.raises(PacketError, match="damaged: action"):
+            packet.shape("action")
+
+
 def test_a_flat_reader_takes_a_packet_as_it_is(path):
     # What stable-worldmodel's HDF5 reader does (formats.md d): columns of one file, windows by ep_offset and ep_len.
     keys_to_load = ["pixels", "action", "state"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from extractors.errors import ConfigError, OutputError
-from flows.twin import put_back
+from flows.twin import put_back, undisturbed
 
 ANNOTATIONS = "annotations.csv"
 VERDICTS = ("accept", "reject", "")
@@ -74,7 +74,7 @@ def write_annotation(root: Path, episode_id: str, annotation: Annotation) -> Non
     try:
         lock = root / ".work" / "annotations.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("a") as held:
+        with lock.open("a") as held, undisturbed(path):
             fcntl.flock(held, fcntl.LOCK_EX)
             kept = read_annotations(root)
             kept[episode_id] = Annotation(annotation.verdict, annotation.note[:LONGEST_NOTE])

@@ -32,6 +32,9 @@ log = logging.getLogger("cuepack")
 WAITS_S = (1.0, 3.0, 10.0)
 """Seconds before each further try of a fetch or a put; the clients of object stores retry by themselves before that."""
 
+PAST_STAMPS = 1 << 30
+"""Stamps are times before this, 2004: what was really written lately is told from copies."""
+
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "tos"})
@@ -294,7 +297,7 @@ class Remote:
         if version is None:
             version = next((str(info[key]) for key in _TIMES if info.get(key)), "")
         digest = hashlib.sha256(json.dumps([size, version]).encode()).digest()
-        return RemoteFile(size, int.from_bytes(digest[:4], "big") & 0x3FFFFFFF)  # a time from 1970 to 2004
+        return RemoteFile(size, int.from_bytes(digest[:4], "big") % PAST_STAMPS)
 
     def _patiently(
         self,

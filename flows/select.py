@@ -23,7 +23,7 @@ import pandas as pd
 from extractors.errors import ConfigError, OutputError, PacketError
 from extractors.instruction import task_key
 from flows.manifest import Manifest
-from flows.twin import fetch_packets, put_back
+from flows.twin import fetch_packets, put_back, undisturbed
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -161,13 +161,14 @@ def write_selection(path: Path, selection: Sequence[Selected]) -> str:
     content = body.getvalue().encode()
     digest = hashlib.sha256(content).hexdigest()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(f"{_HASH_LINE}{digest}\n".encode() + content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"selection {path} cannot be written: {error}; free space or fix permissions") from error
-    put_back(path)
+    with undisturbed(path):
+        try:
+            temporary.write_bytes(f"{_HASH_LINE}{digest}\n".encode() + content)
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise OutputError(f"selection {path} cannot be written: {error}; free space or fix permissions") from error
+        put_back(path)
     return digest
 
 

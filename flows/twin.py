@@ -12,17 +12,22 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from extractors.errors import ConfigError, OutputError, RemoteError
 from flows.mirror import Mirror, is_placeholder, open_lock, without_clashes
-from flows.remote import Remote, RemoteFile, cache_folder, is_uri
+from flows.remote import PAST_STAMPS, Remote, RemoteFile, cache_folder, is_uri
+
+log = logging.getLogger("cuepack")
 
 _MARK = "remote.json"
 _TOP = re.compile(r"manifest\.(parquet|csv)|run\.json|config\.yaml|annotations\.csv|selection-[A-Za-z0-9_.-]+\.csv")
+_WRITTEN_HERE = re.compile(r"annotations\.csv|selection-[A-Za-z0-9_.-]+\.csv")
 _PACKET = re.compile(r"packets/[0-9a-f]{2}/[A-Za-z0-9_.-]+\.h5")
 
 
@@ -47,6 +52,8 @@ class Twin:
     def refresh(self) -> None:
         """Takes up what is there now: fetches the files at the top, lays placeholders for packets.
 
+        What a person wrote here and could not be put there is put there first; where that fails again, it stays.
+
         Raises:
             RemoteError: it cannot be listed or fetched.
             OutputError: the cache cannot be written.
@@ -54,10 +61,29 @@ class Twin:
         with open_lock(self.root / ".work" / "manifest.lock") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             _write_mark(self.root / _MARK, self.remote.uri)
+            kept = self._put_what_waits()
             listing = {name: file for name, file in self.remote.top_files().items() if _TOP.fullmatch(name)}
             packets = self.remote.files("packets")
             listing |= {name: file for name, file in packets.items() if _PACKET.fullmatch(name)}
-            self.mirror.refresh(without_clashes(listing), lambda name: "/" not in name, _is_copy)
+            for name in kept:
+                listing.pop(name, None)
+            self.mirror.refresh(
+                without_clashes(listing), lambda name: "/" not in name, lambda name: _is_copy(name) and name not in kept
+            )
+
+    def _put_what_waits(self) -> set[str]:
+        """Puts verdicts and selections that were written here only; the names of those that cannot be put there."""
+        kept = set()
+        for path in self.root.iterdir():
+            # What was fetched or put carries a stamp, a time long past.
+            if not _WRITTEN_HERE.fullmatch(path.name) or is_placeholder(path) or path.stat().st_mtime < PAST_STAMPS:
+                continue
+            try:
+                self.push(path)
+            except OutputError as error:
+                log.warning("%s is here only: %s", path, error)
+                kept.add(path.name)
+        return kept
 
     def push(self, path: Path) -> RemoteFile:
         """Puts a file of the twin there.
@@ -168,6 +194,18 @@ def put_back(path: Path) -> None:
     twin = twin_of(path)
     if twin is not None:
         twin.push(path)
+
+
+@contextmanager
+def undisturbed(path: Path) -> Iterator[None]:
+    """No refresh of the twin that `path` lies in takes place meanwhile; nothing for other paths."""
+    found = _marked(path)
+    if found is None:
+        yield
+        return
+    with open_lock(found[0] / ".work" / "manifest.lock") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def fetched_file(named: str | Path) -> Path:

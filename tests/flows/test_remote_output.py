@@ -14,6 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from extractors.errors import ConfigError, OutputError
 from flows import plan_file
+from flows.annotations import Annotation, read_annotations, write_annotation
 from flows.cli import main
 from flows.config import load_config
 from flows.manifest import Manifest
@@ -376,3 +377,26 @@ def test_a_cache_that_is_full_is_a_usage_fault(packed, memory, monkeypatch):
     result = cuepack("validate", "memory://store/out")
     assert result.exit_code == 2
     assert "remote.json cannot be written" in result.output
+
+
+def test_a_verdict_that_could_not_be_put_there_is_put_there_by_the_next_command(memory, monkeypatch, caplog):
+    root = output_directory("memory://store/out")
+    write_annotation(root, "first", Annotation("accept"))
+
+    def refuse(*_, **__):
+        raise ConnectionError("network away")
+
+    with monkeypatch.context() as away:
+        away.setattr(MemoryFileSystem, "put_file", refuse)
+        away.setattr("flows.remote.WAITS_S", ())
+        with pytest.raises(OutputError, match="kept here"):
+            write_annotation(root, "second", Annotation("reject", "a note"))
+        with caplog.at_level("WARNING", "cuepack"):
+            assert set(read_annotations(output_directory("memory://store/out"))) == {"first", "second"}
+        assert "is here only" in caplog.text
+    assert b"second" not in memory.cat_file("/store/out/annotations.csv")
+    assert set(read_annotations(output_directory("memory://store/out"))) == {"first", "second"}
+    assert b"second" in memory.cat_file("/store/out/annotations.csv")
+    # Nothing waits any more: what is written there by others is taken up again.
+    memory.pipe_file("/store/out/annotations.csv", b"episode_id,verdict,note\nthird,accept,\n")
+    assert set(read_annotations(output_directory("memory://store/out"))) == {"third"}

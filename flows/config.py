@@ -247,7 +247,8 @@ def load_config(file: Path | None = None, assignments: Iterable[str] = (), base:
                 f"--set wants section.key=value, got {assignment!r}; for example --set masks.dilate=[4,12]"
             )
         try:
-            value = yaml.safe_load(text)
+            # The descriptions say "none", YAML says "null".
+            value = None if text.strip() == "none" else yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {assignment}: the value is not YAML ({error}); quote it") from error
         _merge(values, {parts[0]: {parts[1]: value}}, where=f"--set {assignment}")

@@ -80,16 +80,21 @@ class RunProgress:
         """Source frames per second since the start."""
         return self.frames / max(time.monotonic() - self._started, 1e-6)
 
+    @property
+    def over(self) -> int:
+        """Episodes that are over; one that is gone through again after a lost server counts once."""
+        return min(sum(self.counts.values()), self._episodes)
+
     def fraction(self) -> float:
         """Part of the run that is over, in [0, 1], finished stages of unfinished episodes included."""
         with self._lock:
-            over = sum(self.counts.values())
+            over = self.over
             steps = max(float(over), self._steps / self._stages)
         return min(steps / self._episodes, 1.0) if self._episodes else 1.0
 
     def summary(self) -> str:
         """One line: episodes over and failed, frames per second, time left."""
-        fraction, over = self.fraction(), sum(self.counts.values())
+        fraction, over = self.fraction(), self.over
         passed = time.monotonic() - self._started
         left = f", about {_duration(passed * (1 - fraction) / fraction)} left" if 0 < fraction < 1 else ""
         return (
@@ -100,14 +105,14 @@ class RunProgress:
     def _refresh(self) -> None:
         if self._bar is None:
             return
-        over = sum(self.counts.values())
+        over = self.over
         task = self._bar.task_ids[0]
-        completed = max(float(over), self._bar.tasks[task].completed)
+        completed = min(max(float(over), self._bar.tasks[task].completed), self._episodes)
         self._bar.update(task, completed=completed, failed=self.counts["failed"], rate=self.rate)
 
     def _line(self, stage: str) -> None:
         self._last_line = time.monotonic()
-        over = sum(self.counts.values())
+        over = self.over
         left = (self._last_line - self._started) / over * (self._episodes - over) if over else None
         remaining = f", about {left:.0f} s left" if left is not None else ""
         print(

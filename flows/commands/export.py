@@ -86,7 +86,7 @@ def export(
 
 
 def _chosen(path: Path, selection: Path | None) -> list[Path]:
-    """Packets in the order of the selection, else of the manifest, else of their names."""
+    """Packets in the order of the selection, else of the manifest's finished episodes, else of their names."""
     from flows.commands.packets import packet_files
     from flows.manifest import Manifest
     from flows.select import read_selection
@@ -101,7 +101,19 @@ def _chosen(path: Path, selection: Path | None) -> list[Path]:
     if selection is None:
         if not listed:
             raise ConfigError(f"{path} holds no packet; extract some first")
-        return list(listed.values())
+        # Failed and filtered episodes keep an older packet; nobody expects it among those that passed.
+        left_out = [name for name in listed if name in rows and rows[name]["status"] != "done"]
+        if left_out:
+            print(
+                f"note: {len(left_out)} packets of episodes that failed or were filtered since are left out, "
+                f"{left_out[0]} for one; --selection takes what it lists",
+                file=sys.stderr,
+            )
+        skipped = set(left_out)
+        chosen = [file for name, file in listed.items() if name not in skipped]
+        if not chosen:
+            raise ConfigError(f"{path} holds no packet of an episode that is done; name episodes with --selection")
+        return chosen
     ids = read_selection(selection)
     missing = [name for name in ids if name not in listed]
     if missing:

@@ -65,3 +65,9 @@ def test_off_may_be_written_without_quotes(tmp_path):
     file.write_text("depth: {backend: off}\n")
     config = load_config(file, ["tracks.backend=off"])
     assert (config.depth.backend, config.tracks.backend) == ("off", "off")
+
+
+def test_none_may_be_written_as_the_descriptions_say_it():
+    base = load_config(assignments=["tracks.window_frames=32", "select.min_score=0.5"])
+    config = load_config(assignments=["tracks.window_frames=none", "select.min_score=null"], base=base)
+    assert (config.tracks.window_frames, config.select.min_score) == (None, None)

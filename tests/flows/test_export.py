@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -58,3 +59,23 @@ def test_lerobot_export_takes_choices_and_refuses_what_makes_none(output, tmp_pa
     assert cuepack(packet, "--format", "lewm-hdf5", "--out", tmp_path / "a.h5", "--trim").exit_code == 2
     assert cuepack(packet, "--format", "lerobot", "--out", tmp_path / "b", "--with", "centroids").exit_code == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+def test_packets_of_episodes_that_no_longer_pass_are_left_out_aloud(output, tmp_path):
+    root = tmp_path / "filtered"
+    shutil.copytree(output, root)
+    rows = Manifest(root).rows()
+    rows["ep_0"]["status"] = "filtered"
+    Manifest(root).write(rows.values())
+    result = cuepack(root, "--format", "lewm-hdf5", "--out", tmp_path / "all.h5", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["counts"] == {
+        "packets": sum(row["packet"] is not None for row in rows.values()) - 1
+    }
+    assert "1 packets of episodes that failed or were filtered since are left out, ep_0 for one" in result.stderr
+    (tmp_path / "selection.csv").write_text("episode_id\nep_0\n")
+    named = cuepack(
+        root, "--format", "lewm-hdf5", "--out", tmp_path / "one.h5", "--json", "--selection", tmp_path / "selection.csv"
+    )
+    assert json.loads(named.stdout)["counts"] == {"packets": 1}
+    assert "left out" not in named.stderr

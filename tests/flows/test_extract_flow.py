@@ -170,6 +170,13 @@ def test_progress_tells_rate_and_time_left():
     assert RunProgress(0, 7, quiet=True).fraction() == 1.0
 
 
+def test_an_episode_gone_through_twice_counts_once():
+    progress = RunProgress(2, 7, quiet=True)
+    for status in ("done", "done", "done"):
+        progress.episode_done(status)
+    assert progress.summary().startswith("2 of 2 episodes over")
+
+
 def test_a_plan_on_disk_is_paths_and_ids_and_makes_the_same_packets(sample, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     carry_out(plan_for(sample, here), RunProgress(4, 7, quiet=True), run_shard_plainly)

@@ -21,6 +21,8 @@ from flows.commands.sources import sample, score
 from flows.commands.verify import verify
 from flows.commands.view import view
 
+_KEPT = "what is finished is kept, run again to go on"
+
 
 class CuepackGroup(click.Group):
     """Turns every error that cuepack raises on purpose into one line and the right exit code."""
@@ -35,7 +37,8 @@ class CuepackGroup(click.Group):
             _print_error(error.format_message(), error.exit_code, arguments)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            print("cuepack: interrupted; what is finished is kept, run again to go on", file=sys.stderr)
+            kept = "nothing half written is left; run again" if arguments[:1] == ["export"] else _KEPT
+            print(f"cuepack: interrupted; {kept}", file=sys.stderr)
             _print_error("interrupted", INTERRUPTED, arguments)
             sys.exit(INTERRUPTED)
         except (ConfigError, SourceError) as error:

@@ -114,6 +114,7 @@ def write_lerobot(
                 writer.add(episode)
                 done(episode.path)
         written = writer.finish()
+        check_target(target)  # another export may have been faster
         temporary.rename(target)
     except (OSError, FFmpegError, pa.ArrowException) as error:
         raise OutputError(f"{target} cannot be written: {error}; free space or fix permissions") from error

@@ -75,7 +75,7 @@ class RemoteSource:
             UnreachableDataError: a file cannot be fetched now, or changed since it was listed.
             EpisodeError, UnknownCameraError: as of the data set.
         """
-        names = [file.relative_to(self._mirror.root).as_posix() for file in _needed(info, camera)]
+        names = [file.relative_to(self._mirror.root).as_posix() for file in _needed(info, camera, self._mirror.root)]
         try:
             self._mirror.fetch(names)
         except RemoteMissingError as error:
@@ -131,10 +131,11 @@ def _is_eager(name: str, listing: Mapping[str, RemoteFile]) -> bool:
     return PurePosixPath(name).suffix.lower() in _READ_WHEN_LISTING
 
 
-def _needed(info: EpisodeInfo, camera: str | None) -> list[Path]:
+def _needed(info: EpisodeInfo, camera: str | None, root: Path) -> list[Path]:
     """The episode's files without the pictures of cameras that are surely not looked at."""
     named = [name for name in info.cameras if camera is not None and (name == camera or name.endswith(f".{camera}"))]
     if len(named) != 1:
         return list(info.files)
     others = set(info.cameras) - set(named)
-    return [file for file in info.files if not others & set(file.parts)]
+    # Below the root only: a data set may be called as a camera is.
+    return [file for file in info.files if not others & set(file.relative_to(root).parts)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,8 @@ def serve(source: str, out: str, port: int, limit: int, **options: Any) -> None:
     schedule = _schedule(source, out, options)
     from flows.deployments import make_deployments, note_lost_runs, server_at
 
+    # Until Prefect's runner has its own handler, SIGTERM would end this process alone and leave the server running.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(FINISHED))
     with server_at(port) as url:
         from prefect import serve as serve_deployments
 

@@ -126,18 +126,18 @@ class Api:
             raise
 
     def start(self, deployment, **parameters):
-        found = self.deployment(deployment)
-        return self(f"/deployments/{found['id']}/create_flow_run", {"parameters": found["parameters"] | parameters})[
-            "id"
-        ]
+        found = self.patiently(f"/deployments/name/{deployment}")
+        body = {"parameters": found["parameters"] | parameters}
+        return self.patiently(f"/deployments/{found['id']}/create_flow_run", body)["id"]
 
-    def deployment(self, name, seconds=60):
+    def patiently(self, path, body=None, seconds=60):
         deadline = time.monotonic() + seconds
-        while True:  # `cuepack serve` says what it serves just before it registers it
+        while True:
             try:
-                return self(f"/deployments/name/{name}")
+                return self(path, body)
             except urllib.error.HTTPError as error:
-                if error.code != 404 or time.monotonic() > deadline:
+                # `cuepack serve` says what it serves just before it registers it: not there, or the database busy.
+                if error.code not in (404, 503) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
 

@@ -246,6 +246,35 @@ def test_a_run_whose_process_is_killed_is_crashed_and_the_next_one_goes_on(serve
     assert not list(out.glob("packets/*/.tmp-*"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("after_s", [4, 9])
+def test_serve_that_is_ended_while_it_starts_leaves_no_server(tmp_path, after_s):
+    write_sample(tmp_path / "sample")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")}
+    environment.pop("PREFECT_API_URL", None)
+    command = [*CUEPACK, "serve", str(tmp_path / "sample" / "bridge_raw"), "--out", str(tmp_path / "out")]
+    with subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=subprocess.DEVNULL) as serving:
+        time.sleep(after_s)
+        assert serving.poll() is None
+        serving.terminate()
+        serving.wait(60)
+    time.sleep(1)
+    assert not _processes_with(b"server", f"--port\0{port}".encode())
+
+
+def _processes_with(*words):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes()
+            if all(word in line for word in words):
+                found.append(line)
+    return found
+
+
 def _answers(url):
     try:
         find_server(url)

@@ -32,7 +32,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from extractors.errors import ConfigError
 from flows.extract import extract_dataset, extract_shard, rerun_episode, rerun_failed
-from flows.prefect_settings import SETTINGS, find_server
+from flows.prefect_settings import SETTINGS, find_server, server_answers
 
 log = logging.getLogger("cuepack")
 
@@ -182,7 +182,7 @@ def server_at(port: int) -> Iterator[str]:
         yield find_server(configured).url
         return
     url = f"http://127.0.0.1:{port}/api"
-    server = None if _answers(url) else _start_server(port)
+    server = None if server_answers(url) else _start_server(port)
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
     try:
@@ -216,20 +216,12 @@ def _start_server(port: int) -> subprocess.Popen[bytes]:
 
 def _await_server(server: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + SERVER_START_S
-    while not _answers(url):
+    while not server_answers(url):
         if server.poll() is not None:
             raise ConfigError(f"the Prefect server ended with exit code {server.returncode}; see its message above")
         if time.monotonic() > deadline:
             raise ConfigError(f"the Prefect server did not answer at {url} within {SERVER_START_S:.0f} s; try again")
         time.sleep(0.5)
-
-
-def _answers(url: str) -> bool:
-    try:
-        find_server(url)
-    except ConfigError:
-        return False
-    return True
 
 
 def _cron(schedule: Schedule) -> CronSchedule:

@@ -106,11 +106,14 @@ def check_server() -> Server | None:
     return server
 
 
-def server_answers() -> bool:
-    """Whether the Prefect server that is named answers now; False for the embedded one, which does not come back."""
+def server_answers(url: str | None = None) -> bool:
+    """Whether a Prefect server answers now: at `url`, else the one that is named.
+
+    False for the embedded one, which does not come back.
+    """
     from prefect.settings import get_current_settings
 
-    url = get_current_settings().api.url
+    url = url or get_current_settings().api.url
     if url is None:
         return False
     try:

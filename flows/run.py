@@ -35,6 +35,12 @@ class Outcome:
     error: CuepackError | None = None
     began: float = field(default_factory=time.monotonic)
 
+    def add(self, other: Outcome) -> None:
+        """Takes in how another plan of the same command ended."""
+        self.rows += other.rows
+        self.interrupted = self.interrupted or other.interrupted
+        self.error = self.error or other.error
+
     @property
     def exit_code(self) -> int:
         """Exit code of the command: 130 after Ctrl-C, 1 where something failed, else 0."""

@@ -114,11 +114,9 @@ def output_directory(named: str | Path) -> Path:
     """
     if not is_uri(str(named)):
         return Path(named)
-    try:
+    with _as_config_errors():
         twin = Twin(str(named))
         twin.refresh()
-    except (RemoteError, OutputError) as error:
-        raise ConfigError(str(error)) from error
     return twin.root
 
 
@@ -179,10 +177,8 @@ def fetch_packets(paths: Iterable[Path]) -> None:
     for root, files in missing.items():
         twin = twin_of(root)
         assert twin is not None
-        try:
+        with _as_config_errors():
             twin.fetch(file.resolve().relative_to(root).as_posix() for file in files)
-        except (RemoteError, OutputError) as error:
-            raise ConfigError(str(error)) from error
 
 
 def put_back(path: Path) -> None:
@@ -216,14 +212,12 @@ def fetched_file(named: str | Path) -> Path:
     """
     if not is_uri(str(named)):
         return Path(named)
-    try:
+    with _as_config_errors():
         folder, _, name = str(named).rpartition("/")
         remote = Remote(folder)
         root = cache_folder() / "files" / hashlib.sha256(remote.uri.encode()).hexdigest()[:16]
         mirror = Mirror(remote, root / "files", root / "work")
         mirror.refresh({name: remote.describe(name)}, lambda each: True, lambda each: False)
-    except (RemoteError, OutputError) as error:
-        raise ConfigError(str(error)) from error
     return mirror.root / name
 
 
@@ -242,6 +236,15 @@ def _place(named: str) -> str:
         raise ConfigError(str(error)) from error
     # As a path "s3://bucket/in" has its double slash made single, in both.
     return str(local) if local is not None else str(PurePosixPath(named))
+
+
+@contextmanager
+def _as_config_errors() -> Iterator[None]:
+    """What cannot be done with a URI that the user named is a fault of usage."""
+    try:
+        yield
+    except (RemoteError, OutputError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def _twins() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,6 +29,7 @@ MOST_FAILURES_SHOWN = 20
 
 if TYPE_CHECKING:
     from flows.plan import Plan
+    from flows.progress import RunProgress
     from flows.run import Outcome
 
 
@@ -100,7 +101,7 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
     from flows.engine import ALL_STAGES
     from flows.plan import record_run, record_seconds
     from flows.progress import RunProgress
-    from flows.run import Outcome, carry_out, run_shard_plainly
+    from flows.run import Outcome
 
     start_logging(quiet=options["quiet"])
     total = Outcome()
@@ -110,9 +111,7 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
             record_seconds(
                 plan.request.out, startup=outcome.began - PROCESS_STARTED, work=time.monotonic() - outcome.began
             )
-        total.rows += outcome.rows
-        total.interrupted = total.interrupted or outcome.interrupted
-        total.error = total.error or outcome.error
+        total.add(outcome)
 
     def leave_without_server(plan: Plan, progress: RunProgress, outcome: Outcome) -> NoReturn:
         from flows.prefect_settings import leave_at_once
@@ -131,23 +130,27 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
         if record:
             record_run(plan, " ".join(["cuepack", *sys.argv[1:]]))
         with RunProgress(len(plan.jobs), len(ALL_STAGES), quiet=options["quiet"] or options["as_json"]) as progress:
-            if options["no_prefect"] or not plan.jobs:
-                outcome = carry_out(plan, progress, run_shard_plainly)
-            else:
-                from flows.prefect_settings import prepare
-
-                prepare(plan.request.out)
-                from flows.extract import run_with_prefect
-
-                outcome = run_with_prefect(
-                    plan,
-                    progress,
-                    if_server_lost=partial(leave_without_server, plan, progress),
-                    rerun=command == "rerun",
-                )
+            leave = partial(leave_without_server, plan, progress)
+            plainly = options["no_prefect"] or not plan.jobs
+            outcome = _carry_out(plan, progress, leave, plainly=plainly, rerun=command == "rerun")
         add(plan, outcome)
     _print_outcome(command, plans[0], total, options)
     sys.exit(total.exit_code)
+
+
+def _carry_out(
+    plan: Plan, progress: RunProgress, if_server_lost: Callable[[Outcome], NoReturn], *, plainly: bool, rerun: bool
+) -> Outcome:
+    if plainly:
+        from flows.run import carry_out, run_shard_plainly
+
+        return carry_out(plan, progress, run_shard_plainly)
+    from flows.prefect_settings import prepare
+
+    prepare(plan.request.out)
+    from flows.extract import run_with_prefect
+
+    return run_with_prefect(plan, progress, if_server_lost=if_server_lost, rerun=rerun)
 
 
 def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str, Any]) -> None:

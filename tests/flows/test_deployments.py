@@ -21,7 +21,7 @@ from extractors.errors import ConfigError
 from flows import deployments
 from flows.cli import main
 from flows.deployments import Schedule, make_deployments, server_at
-from flows.prefect_settings import find_server
+from flows.prefect_settings import server_answers
 from flows.sources.sample import write_sample
 from packers.reader import Packet
 from tests.support import REPOSITORY
@@ -93,7 +93,7 @@ def test_a_port_that_another_program_has_is_named(monkeypatch):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        monkeypatch.setattr(deployments, "_answers", lambda url: False)
+        monkeypatch.setattr(deployments, "server_answers", lambda url: False)
         with pytest.raises(ConfigError, match=r"taken .* --port"), server_at(other.getsockname()[1]):
             pass
 
@@ -275,14 +275,6 @@ def _processes_with(*words):
     return found
 
 
-def _answers(url):
-    try:
-        find_server(url)
-    except ConfigError:
-        return False
-    return True
-
-
 @pytest.mark.slow
 def test_a_batch_outlives_its_server(tmp_path):
     """The server is killed when the first packet is there: the batch ends well, says so, and leaves whole packets."""
@@ -297,7 +289,7 @@ def test_a_batch_outlives_its_server(tmp_path):
     out = tmp_path / "out"
     with subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         deadline = time.monotonic() + 120
-        while not _answers(Api(port).url):
+        while not server_answers(Api(port).url):
             assert time.monotonic() < deadline
             time.sleep(0.5)
         with subprocess.Popen(

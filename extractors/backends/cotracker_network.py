@@ -85,20 +85,17 @@ class FeatureMaps:
         for whole, some in zip(self.levels, part.levels, strict=True):
             whole[first : first + len(some)] = some
 
-    def around(
-        self, level: int, frames: Tensor, coords: Tensor, *, scratch: Scratch | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def around(self, level: int, frames: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
         """The 8 x 8 pixels that a 7 x 7 patch at a fractional position is interpolated from.
 
         Args:
             level: of the pyramid.
             frames: int64, broadcasts to the leading dimensions of `coords`.
             coords: (..., 2) on the finest level.
-            scratch: where the pixels are put, to be overwritten by the next call.
 
         Returns:
-            (..., 8, 8, C) pixels, x first, the map's border repeated outside, and (..., 2) the fraction of a pixel by
-            which the patch lies beyond the lower ones.
+            (..., 8, 8) int64, x first, the pixels' numbers for `read`, the map's border repeated outside, and (..., 2)
+            the fraction of a pixel by which the patch lies beyond the lower ones.
         """
         maps = self.levels[level]
         size = coords.new_tensor(maps.shape[1:3])
@@ -110,10 +107,12 @@ class FeatureMaps:
         reach = torch.arange(-RADIUS, RADIUS + 2, device=coords.device)
         x = (low[..., 0, None] + reach).clamp(0, maps.shape[1] - 1)
         y = (low[..., 1, None] + reach).clamp(0, maps.shape[2] - 1)
-        row = (frames[..., None] * maps.shape[1] + x)[..., None] * maps.shape[2] + y[..., None, :]
-        out = None if scratch is None else scratch.take("pixels", row.numel(), CHANNELS)
-        pixels = torch.index_select(maps.view(-1, CHANNELS), 0, row.flatten(), out=out)
-        return pixels.view(*row.shape, CHANNELS), fraction
+        return (frames[..., None] * maps.shape[1] + x)[..., None] * maps.shape[2] + y[..., None, :], fraction
+
+    def read(self, level: int, pixels: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """The vectors of pixels named by `around`, (...) -> (..., C); into `out`, (pixels, C), if given."""
+        vectors = torch.index_select(self.levels[level].view(-1, CHANNELS), 0, pixels.flatten(), out=out)
+        return vectors.view(*pixels.shape, CHANNELS)
 
 
 class Scratch:
@@ -139,8 +138,7 @@ class Support:
     """What the queries look like.
 
     Attributes:
-        levels: `LEVELS` tensors (N, 64, C): the 49 vectors of a query's 7 x 7 patch, x-major, then zeros (matrix
-            products of 64 columns run more than twice as fast as of 49).
+        levels: `LEVELS` tensors (N, 49, C): the vectors of a query's 7 x 7 patch, x-major.
     """
 
     levels: tuple[Tensor, ...]
@@ -203,8 +201,7 @@ class CoTrackerNetwork(nn.Module):
         levels = []
         for level in range(LEVELS):
             pixels, fraction = maps.around(level, frames, coords)
-            patch = interpolate_patch(pixels, fraction).flatten(1, 2)
-            levels.append(F.pad(patch, (0, 0, 0, 64 - _PATCH)))
+            levels.append(interpolate_patch(maps.read(level, pixels), fraction).flatten(1, 2))
         return Support(tuple(levels))
 
     def refine(
@@ -257,27 +254,12 @@ class CoTrackerNetwork(nn.Module):
         for part in _slices(len(state.coords), chunk // (_PATCH_COST * len(frames))):
             coords = state.coords[part]
             seen = [
-                self.corr_mlp(self._correlations(maps, level, frames, coords, support.levels[level][part], scratch))
+                self.corr_mlp(correlate(maps, level, frames, coords, support.levels[level][part], scratch=scratch))
                 for level in range(LEVELS)
             ]
             tokens = torch.cat([state.logits[part], *seen, motion[part]], dim=-1) + table
             parts.append(self.updateformer.input_transform(tokens))
         return torch.cat(parts)
-
-    def _correlations(
-        self, maps: FeatureMaps, level: int, frames: Tensor, coords: Tensor, support: Tensor, scratch: Scratch | None
-    ) -> Tensor:
-        """`correlate`; on a CPU for so few points and frames at once that their pixels stay in the cache."""
-        if scratch is None:
-            return correlate(maps, level, frames, coords, support)
-        n_points, n_frames = coords.shape[:2]
-        out = scratch.take("correlations", n_points, n_frames, _PATCH * _PATCH)
-        for some in _slices(n_points, _CACHED // n_frames):
-            for when in _slices(n_frames, _CACHED):
-                out[some, when] = correlate(
-                    maps, level, frames[when], coords[some, when], support[some], scratch=scratch
-                )
-        return out
 
     def _time_table(self, n_frames: int) -> Tensor:
         """(T, 1110): the checkpoint's table, resampled unless the clip has its length."""
@@ -299,28 +281,43 @@ def correlate(
         level: of the pyramid.
         frames: (T,) int64.
         coords: (n, T, 2), one position per point and frame.
-        support: (n, 64, C).
-        scratch: holds what lies in between, and the result until the next call.
+        support: (n, 49, C).
+        scratch: of a CPU: the work is done for so few tokens at once that their pixels stay in its cache, and the
+            result lies here until the next call.
 
     Returns:
         (n, T, 2401), axes patch x, patch y, support x, support y.
     """
-    pixels, fraction = maps.around(level, frames, coords, scratch=scratch)
+    pixels, fraction = maps.around(level, frames, coords)
+    if scratch is None:
+        return interpolate_patch(_products(maps, level, pixels, support, None), fraction).flatten(2)
     n_points, n_frames = coords.shape[:2]
-    pixels = pixels.view(n_points, -1, CHANNELS)
-    out = None if scratch is None else scratch.take("products", n_points, pixels.shape[1], support.shape[1])
-    products = torch.bmm(pixels, support.transpose(1, 2), out=out)
-    products = products.view(n_points, n_frames, _SIDE + 1, _SIDE + 1, -1)[..., :_PATCH]
-    return interpolate_patch(products, fraction, scratch=scratch).flatten(2)
+    out = scratch.take("correlations", n_points, n_frames, _SIDE, _SIDE, _PATCH)
+    for some in _slices(n_points, _CACHED // n_frames):
+        for when in _slices(n_frames, _CACHED):
+            products = _products(maps, level, pixels[some, when], support[some], scratch)
+            interpolate_patch(products, fraction[some, when], scratch=scratch, out=out[some, when])
+    return out.flatten(2)
 
 
-def interpolate_patch(pixels: Tensor, fraction: Tensor, *, scratch: Scratch | None = None) -> Tensor:
-    """(..., 8, 8, C), x first, and (..., 2) fractions -> (..., 7, 7, C), bilinear."""
+def _products(maps: FeatureMaps, level: int, pixels: Tensor, support: Tensor, scratch: Scratch | None) -> Tensor:
+    """(n, t, 8, 8) pixels, (n, 49, C) support -> (n, t, 8, 8, 49)."""
+    n_points = len(pixels)
+    vectors = maps.read(level, pixels, out=None if scratch is None else scratch.take("read", pixels.numel(), CHANNELS))
+    vectors = vectors.view(n_points, -1, CHANNELS)
+    out = None if scratch is None else scratch.take("products", n_points, vectors.shape[1], _PATCH)
+    products = torch.bmm(vectors, support.transpose(1, 2), out=out)
+    return products.view(*pixels.shape, _PATCH)
+
+
+def interpolate_patch(
+    pixels: Tensor, fraction: Tensor, *, scratch: Scratch | None = None, out: Tensor | None = None
+) -> Tensor:
+    """(..., 8, 8, C), x first, and (..., 2) fractions -> (..., 7, 7, C), bilinear; into `out` if given."""
     x, y = fraction.to(pixels.dtype)[..., None, None, None, :].unbind(-1)
     *leading, _, _, width = pixels.shape
-    out = None if scratch is None else scratch.take("columns", *leading, _SIDE, _SIDE + 1, width)
-    columns = torch.lerp(pixels[..., :-1, :, :], pixels[..., 1:, :, :], x, out=out)
-    out = None if scratch is None else scratch.take("patch", *leading, _SIDE, _SIDE, width)
+    between = None if scratch is None else scratch.take("columns", *leading, _SIDE, _SIDE + 1, width)
+    columns = torch.lerp(pixels[..., :-1, :, :], pixels[..., 1:, :, :], x, out=between)
     return torch.lerp(columns[..., :-1, :], columns[..., 1:, :], y, out=out)
 
 
@@ -414,10 +411,11 @@ class UpdateTransformer(nn.Module):
             chunk: tokens at once, whole tracks in the time blocks and whole frames in the space blocks.
         """
         n_points, n_frames = tokens.shape[:2]
-        virtual = self.virual_tracks[0].float().expand(-1, n_frames, -1)
-        tracks = torch.cat([tokens.float(), virtual])
+        # The virtual tracks begin alike in every frame, and attention over equal tokens is that over one of them.
+        virtual = self.time_blocks[0](self.virual_tracks[0].float())
+        tracks = torch.cat([tokens.float(), virtual.expand(-1, n_frames, -1)])
         for layer in range(3):
-            for part in _slices(len(tracks), chunk // n_frames):
+            for part in _slices(len(tracks) if layer else n_points, chunk // n_frames):
                 tracks[part] = self.time_blocks[layer](tracks[part])
             for part in _slices(n_frames, chunk // len(tracks)):
                 tracks[:, part] = self._across_tracks(layer, tracks[:, part], n_points)

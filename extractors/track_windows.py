@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, MissingDataError
-from extractors.tracks import PointTracker, PreparedClip, check_pixels, check_queries
+from extractors.track_queries import check_queries
+from extractors.tracks import PointTracker, PreparedClip, check_pixels
 from extractors.types import Frames, Size, Tracks
 
 Frame = NDArray[np.uint8]

@@ -18,7 +18,8 @@ from extractors.backends.cotracker_network import CPU_CHUNK, STRIDE, CoTrackerNe
 from extractors.backends.devices import Precision, arithmetic, check_precision, choose_device, is_out_of_memory
 from extractors.backends.linear import pack_linears
 from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, ShapeError, WeightsError
-from extractors.tracks import check_pixels, check_queries
+from extractors.track_queries import check_queries
+from extractors.tracks import check_pixels
 from extractors.types import Frames, Size, Tracks
 
 VisibleBy = Literal["both", "visibility"]

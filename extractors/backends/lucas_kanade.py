@@ -19,7 +19,8 @@ from extractors.backends.motion_layers import (
     apply,
     assign_layers,
 )
-from extractors.tracks import check_pixels, check_queries
+from extractors.track_queries import check_queries
+from extractors.tracks import check_pixels
 from extractors.types import Frames, Size, Tracks
 
 

@@ -15,7 +15,7 @@ from flows.store import json_digest
 from packers.schema import Dataset
 from packers.writer import encode
 
-VERSION = 2
+VERSION = 3
 
 _TRACK_FIELDS = ("xy", "visibility", "confidence", "visibility_score", "queries")
 

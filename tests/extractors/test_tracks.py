@@ -1,19 +1,14 @@
-"""Query sets, the object guarantee, and the contract that every tracker backend without weights keeps."""
+"""Track sets, the object guarantee, and the contract that every tracker backend without weights keeps."""
 
 import cv2
 import numpy as np
 import pytest
 
-from extractors.errors import GeometryError, ShapeError
-from extractors.tracks import (
-    TRACKERS,
-    extract_tracks,
-    foreground_queries,
-    grid_queries,
-    rescale_queries,
-    seen_on_object,
-)
+from extractors.errors import ShapeError
+from extractors.track_queries import grid_queries, object_queries, rescale_queries
+from extractors.tracks import TRACKERS, extract_tracks, seen_on_object
 from extractors.types import Tracks
+from tests.extractors.test_track_queries import all_queries, disc
 
 WITHOUT_WEIGHTS = ["lucas-kanade"]
 
@@ -112,7 +107,7 @@ def test_a_shifted_clip_has_shifted_tracks(tracker):
 
 def test_an_object_is_followed_and_the_ground_stays(tracker):
     pixels, masks = sliding_square(8)
-    queries, on_object = foreground_queries(masks, count=100)
+    queries, on_object = all_queries(masks, count=100)
     tracks = tracker.track(pixels, queries)
     travel = tracks.xy[-1] - tracks.xy[0]
     np.testing.assert_allclose(np.median(travel[on_object], axis=0), [21, 0], atol=0.5)
@@ -132,7 +127,7 @@ def test_what_the_object_covers_is_hidden(tracker):
 
 def test_queries_on_a_later_frame_are_followed_both_ways(tracker):
     pixels, masks = sliding_square(7)
-    queries, on_object = foreground_queries(masks, count=60)
+    queries, on_object = all_queries(masks, count=60)
     queries[:, 0] = 3
     queries[on_object, 1] += 9
     tracks = tracker.track(pixels, queries)
@@ -210,88 +205,6 @@ def test_queries_and_pixels_of_another_shape_are_refused(tracker):
         tracker.track(pixels[:0], np.zeros((1, 3), np.float32))
 
 
-# Query sets
-
-
-def test_the_grid_holds_the_centres_of_its_cells_row_by_row():
-    queries = grid_queries((4, 8), side=2, frame=3)
-    np.testing.assert_array_equal(queries, [[3, 1.5, 0.5], [3, 5.5, 0.5], [3, 1.5, 2.5], [3, 5.5, 2.5]])
-    assert queries.dtype == np.float32
-
-
-def disc(n_frames, radius_of, size=96):
-    y, x = np.mgrid[:size, :size]
-    return np.stack([np.hypot(x - 48, y - 40) < radius_of(t) for t in range(n_frames)])
-
-
-def test_foreground_points_lie_on_the_mask_in_the_share_asked_for():
-    masks = disc(5, lambda t: 20)
-    queries, on_object = foreground_queries(masks, count=300, share=0.6)
-    frame, x, y = np.rint(queries.T).astype(int)
-    assert queries.shape == (300, 3)
-    assert on_object.sum() == 180
-    np.testing.assert_array_equal(masks[frame, y, x], on_object)
-    assert len(np.unique(queries, axis=0)) == 300
-    assert not np.array_equal(queries[:, 1], np.rint(queries[:, 1]))
-
-
-def test_foreground_points_keep_off_the_border_and_spread_out():
-    masks = disc(1, lambda t: 25)
-    queries, on_object = foreground_queries(masks, count=100)
-    xy = queries[on_object, 1:]
-    assert np.linalg.norm(xy - [48, 40], axis=1).max() < 24.2
-    apart = np.linalg.norm(xy[:, None] - xy[None], axis=-1) + 1e3 * np.eye(len(xy))
-    # 60 points on a disc of 24 px: a hexagonal packing would keep them 5.9 px apart, random points 1.6 on average.
-    assert apart.min() > 3.0
-
-
-def test_foreground_points_are_the_same_for_the_same_seed():
-    masks = disc(3, lambda t: 12)
-    first, again, other = (foreground_queries(masks, seed=seed)[0] for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
-
-
-def test_a_late_object_has_its_points_posed_late():
-    masks = disc(6, lambda t: 15 if t >= 4 else 0)
-    queries, on_object = foreground_queries(masks, count=50)
-    assert set(queries[on_object, 0]) == {4}
-    assert set(queries[~on_object, 0]) == {0}
-
-
-def test_a_growing_object_has_points_posed_again_in_place_of_background():
-    masks = disc(9, lambda t: 6 + 3 * t)
-    queries, on_object = foreground_queries(masks, count=200, share=0.5)
-    assert len(queries) == 200
-    frames, counts = np.unique(queries[on_object, 0], return_counts=True)
-    assert len(frames) > 1
-    assert counts[0] == 100
-    assert on_object.sum() == 100 + 25 * (len(frames) - 1)
-
-
-@pytest.mark.parametrize("masks", [np.ones((2, 16, 16), bool), np.eye(16, dtype=bool)[None] & (np.arange(16) == 3)])
-def test_a_full_or_one_pixel_mask_still_gives_the_count(masks):
-    queries, on_object = foreground_queries(masks, count=40)
-    assert len(queries) == len(on_object) == 40
-    assert on_object.any()
-
-
-def test_an_empty_mask_is_an_error_and_so_is_another_shape():
-    with pytest.raises(GeometryError, match="no frame"):
-        foreground_queries(np.zeros((3, 8, 8), bool))
-    with pytest.raises(ShapeError, match="masks must be"):
-        foreground_queries(np.zeros((8, 8), bool))
-    with pytest.raises(ShapeError, match="masks must be"):
-        foreground_queries(np.zeros((3, 8, 8), np.uint8))
-    with pytest.raises(ShapeError, match="share"):
-        foreground_queries(np.ones((3, 8, 8), bool), share=1.5)
-
-
-def test_queries_change_frame_size_each_axis_by_its_own_factor():
-    queries = np.array([[2, -0.5, -0.5], [1, 3.5, 1.5]], np.float32)
-    np.testing.assert_allclose(rescale_queries(queries, (2, 4), (8, 8)), [[2, -0.5, -0.5], [1, 7.5, 7.5]])
-
-
 # Track sets
 
 
@@ -322,13 +235,39 @@ def test_track_sets_are_in_packet_pixels():
     assert tracker.prepared == 1
     np.testing.assert_allclose(sets["grid"].tracks.queries, grid_queries((224, 112)), atol=1e-4)
     np.testing.assert_allclose(tracker.asked[0], grid_queries((40, 80)))
-    queries, on_object = foreground_queries(masks, count=50)
+    queries, on_object = object_queries(masks, count=50), sets["foreground"].on_object
     np.testing.assert_allclose(
-        sets["foreground"].tracks.queries, rescale_queries(queries, (96, 96), (224, 112)), atol=1e-4
+        sets["foreground"].tracks.queries[on_object], rescale_queries(queries, (96, 96), (224, 112)), atol=1e-4
     )
-    np.testing.assert_array_equal(sets["foreground"].on_object, on_object)
     foreground = sets["foreground"].tracks
     np.testing.assert_array_equal(foreground.xy[0], foreground.queries[:, 1:])
+
+
+def test_background_tracks_of_the_foreground_set_are_the_grids():
+    masks = disc(3, lambda t: 20)
+    tracker = Standing()
+    sets = extract_tracks(
+        np.zeros((3, 40, 80, 3), np.uint8), masks, tracker, size=(224, 112), count=50, min_object_tracks=20
+    )
+    assert [len(asked) for asked in tracker.asked] == [400, 30]
+    grid, foreground = sets["grid"].tracks, sets["foreground"].tracks
+    off = np.flatnonzero(~sets["foreground"].on_object)
+    assert len(off) == 20
+    same = (foreground.queries[off, None] == grid.queries[None]).all(axis=-1)
+    assert (same.sum(axis=1) == 1).all()
+    np.testing.assert_array_equal(foreground.xy[:, off], grid.xy[:, same.argmax(axis=1)])
+
+
+def test_a_grid_with_too_few_points_off_the_object_is_filled_up():
+    masks = disc(3, lambda t: 20)
+    tracker = Standing()
+    sets = extract_tracks(
+        masks[..., None].repeat(3, -1).astype(np.uint8), masks, tracker, size=(96, 96), grid_side=3, count=50
+    )
+    assert len(tracker.asked[0]) == 9
+    foreground = sets["foreground"]
+    assert len(foreground.on_object) == 50
+    assert len(np.unique(foreground.tracks.queries, axis=0)) == 50
 
 
 def test_the_grid_knows_which_of_its_points_are_on_the_object():
@@ -373,7 +312,7 @@ def test_what_stays_short_is_reported():
 
 def test_points_that_left_the_mask_do_not_count_as_seen():
     masks = disc(2, lambda t: 20)
-    queries, on_object = foreground_queries(masks, count=50)
+    queries, on_object = all_queries(masks, count=50)
     tracks = Standing().prepare(masks).track(queries)
     np.testing.assert_array_equal(seen_on_object(tracks, on_object, masks, (96, 96)), [30, 30])
     np.testing.assert_array_equal(seen_on_object(tracks, on_object, np.roll(masks, 48, axis=2), (96, 96)), [0, 0])

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from extractors.backends.cotracker import CoTracker3, EncodedClip, grid, load_network, resize
 from extractors.backends.cotracker_network import CoTrackerNetwork, FeatureMaps
 from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, ShapeError, WeightsError
-from extractors.tracks import TRACKERS, grid_queries
+from extractors.track_queries import grid_queries
+from extractors.tracks import TRACKERS
 from tests.extractors import test_tracks as contract
 from tests.parity import FIXTURES, seed_model, synthetic_clip
 

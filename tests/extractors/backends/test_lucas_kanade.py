@@ -13,9 +13,11 @@ from extractors.backends.motion_layers import (
     fit_update,
     translation,
 )
-from extractors.tracks import extract_tracks, foreground_queries, grid_queries
+from extractors.track_queries import grid_queries
+from extractors.tracks import extract_tracks
 from tests.benchmarks.groundtruth import read_groundtruth
 from tests.benchmarks.track_accuracy import judge, right_tracks
+from tests.extractors.test_track_queries import all_queries
 from tests.extractors.test_tracks import sliding_square, textured
 from tests.support import shared_data
 
@@ -59,7 +61,7 @@ def test_a_layer_grows_and_turns_with_its_object():
 def test_an_object_that_rests_before_it_moves_is_followed():
     pixels, masks = sliding_square(6)
     still = [np.repeat(pixels[:1], 8, axis=0), pixels]
-    queries, on_object = foreground_queries(masks, count=100)
+    queries, on_object = all_queries(masks, count=100)
     tracks = LucasKanade().track(np.concatenate(still), queries)
     travel = np.median(tracks.xy[:, on_object] - tracks.xy[0, on_object], axis=1)
     np.testing.assert_allclose(travel[:8], 0, atol=0.05)
@@ -69,7 +71,7 @@ def test_an_object_that_rests_before_it_moves_is_followed():
 def test_what_leaves_the_picture_is_hidden():
     pixels, masks = sliding_square(12, size=96, step=(5, 0))
     pixels, masks = pixels[:, 12:76, :52], masks[:, 12:76, :52]
-    queries, on_object = foreground_queries(masks, count=60)
+    queries, on_object = all_queries(masks, count=60)
     tracks = LucasKanade().track(pixels, queries)
     outside = tracks.xy[..., 0] > 52
     assert outside[-1, on_object].mean() > 0.5

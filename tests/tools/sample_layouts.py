@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.scheduling import kept_scheduling
 from tests.tools.sample_scene import CONTROL_S, Recording
 from tests.tools.sample_truth import truth_arrays
 
@@ -227,7 +228,7 @@ def _write_data(path: Path, rows: pd.DataFrame, recordings: Sequence[Recording])
 def _write_video(path: Path, recordings: Sequence[Recording]) -> None:
     path.parent.mkdir(parents=True)
     height, width = recordings[0].depth.shape[1:]
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+    with kept_scheduling(), av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         options = {"crf": str(VIDEO_CRF), "preset": "4", "g": str(VIDEO_GOP)}
         stream = container.add_stream(VIDEO_CODEC, rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from tests.scheduling import kept_scheduling
+
 NAMES = ["x", "y", "gripper"]
 V30 = {
     "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
@@ -55,7 +57,7 @@ def write_video(
     """A video with B-frames where the codec has them; `front` puts the index before the pictures."""
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = list(frames)
-    with av.open(str(path), "w", options={"movflags": "faststart"} if front else {}) as container:
+    with kept_scheduling(), av.open(str(path), "w", options={"movflags": "faststart"} if front else {}) as container:
         options = {"preset": "12", "crf": "25"} if codec == "libsvtav1" else {"bf": "2"}
         stream = container.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = frames[0].shape[:2]

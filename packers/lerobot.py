@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,6 +54,7 @@ from packers.lerobot_plan import ExportedEpisode, ExportPlan, plan_lerobot
 from packers.lerobot_stats import MOMENTS, DepthStats, ImageStats, Stats, StatsTotal, row_stats
 from packers.reader import Packet
 from packers.schema import SCHEMA
+from packers.staging import built_aside
 from packers.writer import canonical_json
 
 __all__ = ["ExportPlan", "FileSizes", "WrittenDataset", "check_target", "plan_lerobot", "write_lerobot"]
@@ -106,20 +106,17 @@ def write_lerobot(
         OutputError: the data set cannot be written.
     """
     check_target(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir()
-        with _Writer(plan, temporary, sizes or FileSizes()) as writer:
-            for episode in plan.episodes:
-                writer.add(episode)
-                done(episode.path)
-        written = writer.finish()
-        check_target(target)  # another export may have been faster
-        temporary.rename(target)
+        with built_aside(target) as temporary:
+            temporary.mkdir()
+            with _Writer(plan, temporary, sizes or FileSizes()) as writer:
+                for episode in plan.episodes:
+                    writer.add(episode)
+                    done(episode.path)
+            written = writer.finish()
+            check_target(target)  # another export may have been faster
     except (OSError, FFmpegError, pa.ArrowException) as error:
         raise OutputError(f"{target} cannot be written: {error}; free space or fix permissions") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return written
 
 

@@ -6,10 +6,8 @@ it checks no lengths, and knows no groups. So there is nothing else at the root,
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import OutputError, PacketError
 from packers.reader import Packet
+from packers.staging import built_aside
 
 PROPRIO = "proprio"
 """LeWM's name for what packets call `state`."""
@@ -66,9 +65,8 @@ def write_lewm(
     sources = _sources(packets, extra)
     lengths, shapes = _measured(packets, sources)
     offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with h5py.File(temporary, "w", libver="latest") as file:
+        with built_aside(target) as temporary, h5py.File(temporary, "w", libver="latest") as file:
             for column, (shape, dtype) in shapes.items():
                 # The layout of the reader's own writer: one row a chunk, nothing compressed.
                 file.create_dataset(column, (sum(lengths), *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape))
@@ -76,14 +74,10 @@ def write_lewm(
             for path, start, length in zip(packets, offsets, lengths, strict=True):
                 _copy(path, file, sources, int(start), length)
                 done(path)
-        os.replace(temporary, target)
         index = target.with_name(f"{target.name}.episodes.csv")
         index.write_text(_index(packets, offsets, lengths), encoding="utf-8", newline="")
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error}; free space or fix permissions") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return JoinedFile(len(packets), sum(lengths), tuple(shapes))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from extractors.errors import ConfigError, OutputError
 from packers.reader import Packet
+from packers.staging import built_aside
 from packers.viewer.episode import DESCRIPTOR_NAMES, TRACK_SETS, object_points
 from packers.viewer.frames import OBJECT_RGB, RING_RGB, ROBOT_RGB, FramePictures, encode_image
 
@@ -44,26 +44,23 @@ def write_rerun(path: Path, target: Path) -> None:
         OutputError: the file cannot be written.
     """
     rr = require_rerun()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with Packet(path) as packet:
         episode_id = str(packet.attributes.get("episode_id", path.stem))
         recording = rr.RecordingStream("cuepack", recording_id=episode_id)
         try:
-            recording.save(temporary)
-            _log_constant(rr, recording, packet)
-            pictures = FramePictures(packet)
-            timestamp = packet.read("timestamp")
-            for t in range(packet.n_frames):
-                recording.set_time("frame", sequence=t)
-                recording.set_time("time", duration=float(timestamp[t]))
-                _log_frame(rr, recording, packet, pictures, t)
-            recording.flush()
-            recording.disconnect()
-            os.replace(temporary, target)
+            with built_aside(target) as temporary:
+                recording.save(temporary)
+                _log_constant(rr, recording, packet)
+                pictures = FramePictures(packet)
+                timestamp = packet.read("timestamp")
+                for t in range(packet.n_frames):
+                    recording.set_time("frame", sequence=t)
+                    recording.set_time("time", duration=float(timestamp[t]))
+                    _log_frame(rr, recording, packet, pictures, t)
+                recording.flush()
+                recording.disconnect()
         except OSError as error:
             raise OutputError(f"{target} cannot be written: {error}; free space or fix permissions") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _log_constant(rr: Any, recording: Any, packet: Packet) -> None:

@@ -1,0 +1,74 @@
+"""Exports appear whole or not at all, whatever ended the process before."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from packers.staging import built_aside
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from packers.staging import built_aside
+with built_aside(Path(sys.argv[1])) as path:
+    path.write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path):
+    target = tmp_path / "set.h5"
+    target.write_text("old")
+    with built_aside(target) as path:
+        path.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_is_moved_with_what_is_in_it(tmp_path):
+    with built_aside(tmp_path / "set") as path:
+        path.mkdir()
+        (path / "a").write_text("1")
+    assert (tmp_path / "set" / "a").read_text() == "1"
+
+
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "set.h5"
+    target.write_text("old")
+
+    def fail_halfway():
+        with built_aside(target) as path:
+            path.write_text("new")
+            raise ValueError("halfway")
+
+    with pytest.raises(ValueError, match="halfway"):
+        fail_halfway()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_leftovers_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_path):
+    target = tmp_path / "set[1].h5"
+    process = subprocess.Popen([sys.executable, "-c", HOLDING, str(target)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    (held,) = tmp_path.iterdir()
+    with built_aside(target) as path:
+        path.write_text("other")
+    assert held.exists()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    with built_aside(target) as path:
+        path.write_text("new")
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_place_that_is_not_there_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="none"), built_aside(tmp_path / "none" / "set.h5"):
+        pytest.fail("nothing can be built there")

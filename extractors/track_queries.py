@@ -93,7 +93,7 @@ def background_points(
     inside = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
     usable = np.flatnonzero(inside)
     usable = usable[ground[y[usable], x[usable]]]
-    rng = np.random.default_rng([seed, 0])
+    rng = np.random.default_rng([seed, *b"background"])  # another draw than the object's
     chosen = usable[rng.permutation(len(usable))]
     chosen = chosen[_farthest_first(known[chosen].astype(np.float64), min(count, len(chosen)))]
     return chosen, spread_queries(0, ground, count - len(chosen), rng)

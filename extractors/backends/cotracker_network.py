@@ -138,7 +138,7 @@ class Support:
     """What the queries look like.
 
     Attributes:
-        levels: `LEVELS` tensors (N, 49, C): the vectors of a query's 7 x 7 patch, x-major.
+        levels: `LEVELS` tensors (N, 49, C): the vectors of a query's 7 x 7 patch, x-major; on a GPU zeros follow.
     """
 
     levels: tuple[Tensor, ...]
@@ -201,7 +201,9 @@ class CoTrackerNetwork(nn.Module):
         levels = []
         for level in range(LEVELS):
             pixels, fraction = maps.around(level, frames, coords)
-            levels.append(interpolate_patch(maps.read(level, pixels), fraction).flatten(1, 2))
+            patch = interpolate_patch(maps.read(level, pixels), fraction).flatten(1, 2)
+            # Tensor cores want rows of whole 16 bytes; NVIDIA's advice, not measured here.
+            levels.append(patch if patch.device.type == "cpu" else F.pad(patch, (0, 0, 0, 56 - _PATCH)))
         return Support(tuple(levels))
 
     def refine(
@@ -281,7 +283,7 @@ def correlate(
         level: of the pyramid.
         frames: (T,) int64.
         coords: (n, T, 2), one position per point and frame.
-        support: (n, 49, C).
+        support: (n, 49 or more, C), of `Support`.
         scratch: of a CPU: the work is done for so few tokens at once that their pixels stay in its cache, and the
             result lies here until the next call.
 
@@ -301,13 +303,13 @@ def correlate(
 
 
 def _products(maps: FeatureMaps, level: int, pixels: Tensor, support: Tensor, scratch: Scratch | None) -> Tensor:
-    """(n, t, 8, 8) pixels, (n, 49, C) support -> (n, t, 8, 8, 49)."""
-    n_points = len(pixels)
+    """(n, t, 8, 8) pixels, (n, 49 or more, C) support -> (n, t, 8, 8, 49)."""
+    n_points, side = len(pixels), support.shape[1]
     vectors = maps.read(level, pixels, out=None if scratch is None else scratch.take("read", pixels.numel(), CHANNELS))
     vectors = vectors.view(n_points, -1, CHANNELS)
-    out = None if scratch is None else scratch.take("products", n_points, vectors.shape[1], _PATCH)
+    out = None if scratch is None else scratch.take("products", n_points, vectors.shape[1], side)
     products = torch.bmm(vectors, support.transpose(1, 2), out=out)
-    return products.view(*pixels.shape, _PATCH)
+    return products.view(*pixels.shape, side)[..., :_PATCH]
 
 
 def interpolate_patch(

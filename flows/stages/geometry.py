@@ -180,19 +180,21 @@ class _AllTracks(TypedDict, total=False):
 
 
 def _all_tracks(inputs: StageInputs) -> _AllTracks:
-    """Both track sets side by side, as `estimate_contact` and `check_consistency` take them."""
-    parts: dict[str, list[NDArray[Any]]] = {"tracks_xy": [], "visibility": [], "on_object": []}
-    for name in ("grid", "foreground"):
-        for argument, field in (("tracks_xy", "xy"), ("visibility", "visibility"), ("on_object", "on_object")):
-            found = inputs.read(f"tracks/{name}/{field}")
-            if found is not None:
-                parts[argument].append(found)
-    if not parts["tracks_xy"]:
+    """Both track sets side by side, as `estimate_contact` and `check_consistency` take them; shared tracks once."""
+    sets = [
+        {field: inputs.read(f"tracks/{name}/{field}") for field in ("xy", "visibility", "on_object", "queries")}
+        for name in ("grid", "foreground")
+        if inputs.has(f"tracks/{name}/xy")
+    ]
+    if not sets:
         return {}
+    queries = np.concatenate([found["queries"] for found in sets])
+    _, once = np.unique(queries, axis=0, return_index=True)
+    once.sort()
     return {
-        "tracks_xy": np.concatenate(parts["tracks_xy"], axis=1),
-        "visibility": np.concatenate(parts["visibility"], axis=1),
-        "on_object": np.concatenate(parts["on_object"]),
+        "tracks_xy": np.concatenate([found["xy"] for found in sets], axis=1)[:, once],
+        "visibility": np.concatenate([found["visibility"] for found in sets], axis=1)[:, once],
+        "on_object": np.concatenate([found["on_object"] for found in sets])[once],
     }
 
 
@@ -207,7 +209,7 @@ def _end_effector(inputs: StageInputs) -> NDArray[np.float32] | None:
 
 GEOMETRY = Stage(
     name="geometry",
-    version=2,
+    version=3,
     inputs=("source", "masks/*", "depth/*", "tracks/*"),
     settings=_settings,
     run=_run,

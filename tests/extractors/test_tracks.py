@@ -262,12 +262,20 @@ def test_a_grid_with_too_few_points_off_the_object_is_filled_up():
     masks = disc(3, lambda t: 20)
     tracker = Standing()
     sets = extract_tracks(
-        masks[..., None].repeat(3, -1).astype(np.uint8), masks, tracker, size=(96, 96), grid_side=3, count=50
+        np.zeros((3, 96, 96, 3), np.uint8),
+        masks,
+        tracker,
+        size=(96, 96),
+        grid_side=3,
+        count=50,
+        min_object_tracks=20,
     )
-    assert len(tracker.asked[0]) == 9
     foreground = sets["foreground"]
-    assert len(foreground.on_object) == 50
-    assert len(np.unique(foreground.tracks.queries, axis=0)) == 50
+    assert [len(asked) for asked in tracker.asked] == [9, 50 - 8]  # the grid's middle point lies on the object
+    assert foreground.tracks.xy.shape == (3, 50, 2)
+    assert foreground.on_object.sum() == 30
+    _, x, y = np.rint(foreground.tracks.queries.T).astype(int)
+    np.testing.assert_array_equal(masks[0, y, x], foreground.on_object)
 
 
 def test_the_grid_knows_which_of_its_points_are_on_the_object():

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_leftovers_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_pat
     process = subprocess.Popen([sys.executable, "-c", HOLDING, str(target)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    (held,) = tmp_path.iterdir()
+    (held,) = (path for path in tmp_path.iterdir() if path.is_dir())
     with built_aside(target) as path:
         path.write_text("other")
     assert held.exists()
@@ -66,6 +67,21 @@ def test_leftovers_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_pat
     with built_aside(target) as path:
         path.write_text("new")
     assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_many_at_once_do_not_disturb_each_other(tmp_path):
+    target = tmp_path / "set"
+
+    def build(number):
+        for _ in range(60):
+            with built_aside(target) as path:
+                assert not path.exists()
+                path.write_text(str(number))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(build, range(4)))
+    assert target.read_text() in "0123"
     assert list(tmp_path.iterdir()) == [target]
 
 

@@ -139,22 +139,48 @@ def extract_tracks(
     if has_object:
         assert masks is not None
         assert clip is not None
-        mask_size: Size = (masks.shape[1], masks.shape[2])
-        queries = object_queries(masks, count=count, share=share, seed=seed)
-        known = rescale_points(grid.queries[:, 1:], size, mask_size)
-        reused, more = background_points(masks[0], known, count - len(queries), seed=seed)
-        tracks = clip.track(rescale_queries(np.concatenate([queries, more]), mask_size, source))
-        on_object, off_object = _some(tracks, slice(len(queries))), _some(tracks, slice(len(queries), None))
-        on_object, posed = _top_up(
-            clip, on_object, masks, source, most=count, seed=seed, wanted=min_object_tracks, rounds=max_rounds
+        sets["foreground"] = _track_foreground(
+            clip,
+            masks,
+            grid,
+            source,
+            size,
+            count=count,
+            share=share,
+            seed=seed,
+            min_object_tracks=min_object_tracks,
+            max_rounds=max_rounds,
         )
-        everything = _joined(
-            _in_packet(on_object, source, size), _some(grid, reused), _in_packet(off_object, source, size)
-        )
-        foreground = _some(everything, slice(count))
-        is_object = np.arange(count) < len(on_object.queries)
-        sets["foreground"] = _as_set(foreground, is_object, masks, size, min_object_tracks, posed)
     return sets
+
+
+def _track_foreground(
+    clip: PreparedClip,
+    masks: NDArray[np.bool_],
+    grid: Tracks,
+    source: Size,
+    size: Size,
+    *,
+    count: int,
+    share: float,
+    seed: int,
+    min_object_tracks: int,
+    max_rounds: int,
+) -> TrackSet:
+    """The set that favours the object, whose points come first; `grid` and the result are in packet pixels."""
+    mask_size: Size = (masks.shape[1], masks.shape[2])
+    queries = object_queries(masks, count=count, share=share, seed=seed)
+    known = rescale_points(grid.queries[:, 1:], size, mask_size)
+    reused, more = background_points(masks[0], known, count - len(queries), seed=seed)
+    tracks = clip.track(rescale_queries(np.concatenate([queries, more]), mask_size, source))
+    posed_first, background = _some(tracks, slice(len(queries))), _some(tracks, slice(len(queries), None))
+    of_object, posed = _top_up(
+        clip, posed_first, masks, source, most=count, seed=seed, wanted=min_object_tracks, rounds=max_rounds
+    )
+    everything = _joined(_in_packet(of_object, source, size), _some(grid, reused), _in_packet(background, source, size))
+    # What was posed again takes the place of background points.
+    on_object = np.arange(count) < len(of_object.queries)
+    return _as_set(_some(everything, slice(count)), on_object, masks, size, min_object_tracks, posed)
 
 
 def check_pixels(pixels: Frames) -> None:

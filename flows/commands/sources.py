@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from extractors.errors import ConfigError
 from flows.commands.options import FINISHED, FilePath, LocalPath, assignments, print_json
+from packers.staging import built_aside
 
 
 @click.command()
@@ -65,16 +65,14 @@ def _write_csv(rows: Iterator[dict[str, Any]], out: Path | None) -> int:
     """Writes the rows as csv; a file is replaced only when all rows are written."""
     if out is None:
         return _write_rows(rows, sys.stdout)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            count = _write_rows(rows, file)
-        os.replace(temporary, out)
+        with (
+            built_aside(out) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            return _write_rows(rows, file)
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be written: {error}; name a file in a folder that is there") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
 
 
 def _write_rows(rows: Iterator[dict[str, Any]], file: TextIO) -> int:

@@ -85,6 +85,16 @@ class StageInputs:
         return None
 
 
+def read_track_sets(inputs: StageInputs, fields: Sequence[str]) -> dict[str, dict[str, NDArray[Any]]]:
+    """The fields of each track set that is there, `grid` first."""
+    sets: dict[str, dict[str, NDArray[Any]]] = {}
+    for name in ("grid", "foreground"):
+        if inputs.has(f"tracks/{name}/xy"):
+            found = {field: inputs.read(f"tracks/{name}/{field}") for field in fields}
+            sets[name] = {field: array for field, array in found.items() if array is not None}
+    return sets
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One step of the pipeline.

@@ -21,7 +21,7 @@ from extractors.geometry import dilate
 from extractors.shape import describe_shape
 from extractors.types import Camera, Centroids, Contact, Depth
 from flows.config import Config
-from flows.stages.base import Stage, StageInputs, StageOutput
+from flows.stages.base import Stage, StageInputs, StageOutput, read_track_sets
 from packers.schema import Dataset
 from packers.writer import decode, encode
 
@@ -181,11 +181,7 @@ class _AllTracks(TypedDict, total=False):
 
 def _all_tracks(inputs: StageInputs) -> _AllTracks:
     """Both track sets side by side, as `estimate_contact` and `check_consistency` take them; shared tracks once."""
-    sets = [
-        {field: inputs.read(f"tracks/{name}/{field}") for field in ("xy", "visibility", "on_object", "queries")}
-        for name in ("grid", "foreground")
-        if inputs.has(f"tracks/{name}/xy")
-    ]
+    sets = list(read_track_sets(inputs, ("xy", "visibility", "on_object", "queries")).values())
     if not sets:
         return {}
     queries = np.concatenate([found["queries"] for found in sets])

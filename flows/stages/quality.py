@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.config import Config
-from flows.stages.base import Stage, StageInputs, StageOutput
+from flows.stages.base import Stage, StageInputs, StageOutput, read_track_sets
 from packers.schema import Dataset
 from packers.writer import decode
 from scoring.report import ClipSignals, assess
@@ -17,8 +17,6 @@ from scoring.report import ClipSignals, assess
 DEPTH_STEP = 4
 """Every fourth pixel of a depth map is judged: maps are smooth, and decoding all of them would cost more than the rest
 of the stage."""
-
-_FIELDS = ("xy", "visibility", "on_object")
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
@@ -56,7 +54,7 @@ def quality_signals(inputs: StageInputs) -> ClipSignals:
         depth=depth,
         depth_kind=kind,
         depth_stabilized=_thinned(inputs, "depth/stabilized") if kind == "relative" else None,
-        tracks=_tracks(inputs),
+        tracks=read_track_sets(inputs, ("xy", "visibility", "on_object")),
         contact=inputs.read("contact"),
         held=inputs.read("held"),
         centroids_valid=inputs.read("centroids_valid"),
@@ -91,15 +89,6 @@ def _thinned(inputs: StageInputs, name: str) -> NDArray[np.float32] | None:
     cell = slice(DEPTH_STEP // 2, None, DEPTH_STEP)
     values: NDArray[np.float32] = decode(Dataset(np.ascontiguousarray(stored.data[:, cell, cell]), stored.attributes))
     return values
-
-
-def _tracks(inputs: StageInputs) -> dict[str, dict[str, NDArray[Any]]]:
-    found: dict[str, dict[str, NDArray[Any]]] = {}
-    for name in ("grid", "foreground"):
-        if inputs.has(f"tracks/{name}/xy"):
-            fields = {field: inputs.read(f"tracks/{name}/{field}") for field in _FIELDS}
-            found[name] = {field: array for field, array in fields.items() if array is not None}
-    return found
 
 
 QUALITY = Stage(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import LengthMismatchError, MissingDataError, ShapeError
+from extractors.geometry import axis_taps
 from extractors.types import Depth, DepthKind, Episode, Frames, Size
 
 CONVENTIONS: dict[DepthKind, dict[str, str]] = {
@@ -42,16 +40,6 @@ class DepthEstimator(Protocol):
     def estimate(self, pixels: Frames, *, size: Size) -> Depth:
         """Depth of `pixels` (T, H, W, 3) uint8 RGB, area-averaged (bilinear where larger) to `size` (height, width)."""
         ...
-
-
-def _video_depth_anything(**settings: Any) -> DepthEstimator:
-    from extractors.backends.video_depth_anything import VideoDepthAnything
-
-    return VideoDepthAnything(**settings)
-
-
-DEPTH_ESTIMATORS: dict[str, Callable[..., DepthEstimator]] = {"video-depth-anything": _video_depth_anything}
-"""Name -> builder; the builder's keyword arguments are the backend's settings."""
 
 
 def recorded_depth(episode: Episode, *, size: Size, same_surface: float = 0.05) -> Depth:
@@ -126,102 +114,3 @@ def _weighted_median(values: NDArray[np.float32], weights: NDArray[np.float32]) 
     at = (reached >= 0.5 * reached[-1:]).argmax(0)
     median: NDArray[np.float32] = np.take_along_axis(np.take_along_axis(values, order, 0), at[None], 0)[0]
     return median
-
-
-def axis_taps(n_in: int, n_out: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Source pixels and weights of each target pixel along one axis, with x' = (x + 0.5) * n_out / n_in - 0.5.
-
-    Returns:
-        indices (n_out, k) and weights (n_out, k) that sum to 1: the covered area when the axis shrinks, bilinear with
-        the border repeated when it grows.
-    """
-    step = n_in / n_out
-    if n_out >= n_in:
-        position = np.clip((np.arange(n_out) + 0.5) * step - 0.5, 0, n_in - 1)
-        low = np.minimum(position.astype(np.intp), max(n_in - 2, 0))
-        high_weight = position - low
-        indices = np.stack([low, np.minimum(low + 1, n_in - 1)], axis=1)
-        return indices, np.stack([1 - high_weight, high_weight], axis=1).astype(np.float32)
-    start = np.arange(n_out) * step
-    indices = start.astype(np.intp)[:, None] + np.arange(int(np.ceil(step)) + 1)
-    covered = np.minimum(indices + 1, (start + step)[:, None]) - np.maximum(indices, start[:, None])
-    weights = np.where(indices < n_in, np.maximum(covered, 0), 0) / step
-    return np.minimum(indices, n_in - 1), weights.astype(np.float32)
-
-
-def axis_matrix(n_in: int, n_out: int) -> NDArray[np.float32]:
-    """`axis_taps` as a (n_out, n_in) matrix."""
-    indices, weights = axis_taps(n_in, n_out)
-    matrix = np.zeros((n_out, n_in), np.float32)
-    np.add.at(matrix, (np.arange(n_out)[:, None], indices), weights)
-    return matrix
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """Where a clip changes its scene.
-
-    Attributes:
-        starts: first frames of the scenes, starting with 0.
-        blank: frames that show nothing (one colour), such as dropped black ones.
-        n_frames: T.
-    """
-
-    starts: tuple[int, ...]
-    blank: tuple[int, ...]
-    n_frames: int
-
-    @property
-    def scenes(self) -> list[tuple[int, int]]:
-        """(first, past the last) frame of each scene."""
-        return list(zip(self.starts, (*self.starts[1:], self.n_frames), strict=True))
-
-
-def scene_cuts(pixels: Frames, *, min_change: float = 0.5, min_contrast: float = 3.0, burst: float = 3.0) -> Cuts:
-    """Scene cuts of a clip, found on 32 x 24 thumbnails in one pass.
-
-    A cut is a frame that does not correlate with the one before, while its neighbours do so clearly better. Blank
-    frames are left out of the comparison, so a black frame inside a scene does not cut it; blank frames before the
-    first picture are a scene of their own, so that the picture's scene starts with a picture.
-
-    Args:
-        pixels: (T, H, W, 3) uint8 RGB.
-        min_change: 1 - correlation of two thumbnails at a cut.
-        min_contrast: standard deviation of a thumbnail (of 255) below which the frame is blank.
-        burst: at a cut the change is at least so many times the median change of the four steps around it.
-    """
-    thumbnails = np.stack([cv2.resize(np.asarray(frame), (32, 24), interpolation=cv2.INTER_AREA) for frame in pixels])
-    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
-    grey = thumbnails.mean(-1).reshape(len(thumbnails), -1)
-    blank = grey.std(1) < min_contrast
-    shown = np.flatnonzero(~blank)
-    starts = [0]
-    if len(shown) and shown[0] > 0:
-        starts.append(int(shown[0]))
-    change = _changes(flat[shown])
-    for step in range(len(change)):
-        around = np.concatenate([change[max(0, step - 2) : step], change[step + 1 : step + 3]])
-        usual = float(np.median(around)) if len(around) else 0.0
-        if change[step] >= min_change and change[step] >= burst * usual:
-            starts.append(int(shown[step + 1]))
-    return Cuts(tuple(starts), tuple(map(int, np.flatnonzero(blank))), len(thumbnails))
-
-
-def _changes(flat: NDArray[np.float32]) -> NDArray[np.float32]:
-    """1 - correlation of each row with the one before."""
-    centred = flat - flat.mean(1, keepdims=True)
-    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
-    correlation: NDArray[np.float32] = (unit[1:] * unit[:-1]).sum(1)
-    return 1 - correlation
-
-
-def check_pixels(pixels: Frames) -> tuple[int, int, int]:
-    """(T, H, W) of RGB frames.
-
-    Raises:
-        ShapeError: not (T, H, W, 3) with at least one frame and pixel.
-    """
-    shape: Sequence[int] = pixels.shape
-    if len(shape) != 4 or shape[-1] != 3 or min(shape) < 1:
-        raise ShapeError(f"pixels must be (T, H, W, 3) RGB with at least one frame and pixel, got {tuple(shape)}")
-    return int(shape[0]), int(shape[1]), int(shape[2])

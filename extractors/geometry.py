@@ -193,6 +193,18 @@ def resize_frames(frames: Frames, size: Size) -> NDArray[np.uint8]:
     return out
 
 
+def resize_mask(mask: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:
+    """(height, width) bool: True where more than half of the pixel's area is covered by `mask` (H, W) bool.
+
+    Raises:
+        ShapeError: `mask` is not (H, W) bool.
+    """
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise ShapeError(f"a mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
+    covered: NDArray[np.bool_] = resize_area(mask, size) > 0.5
+    return covered
+
+
 def resize_masks(masks: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:
     """Masks (..., H, W) at (..., height, width): True where at least half of the pixel's area is."""
     masks = as_masks(masks)
@@ -201,6 +213,13 @@ def resize_masks(masks: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:
     for small, mask in zip(out, flat, strict=True):
         small[:] = resize_area(mask, size) >= 0.5
     return out.reshape(*masks.shape[:-2], *size)
+
+
+def intersection_over_union(masks: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(T,) float64 in [0, 1], of two sets of T masks (T, H, W) bool; 1 where both masks are empty."""
+    both = (masks & others).sum(axis=(1, 2))
+    either = (masks | others).sum(axis=(1, 2))
+    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
 
 
 def resize_depth(depth: NDArray[Any], size: Size) -> NDArray[np.float32]:
@@ -317,3 +336,32 @@ def _nan_median(values: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArra
     low = np.take_along_axis(ordered, np.maximum((count - 1) // 2, 0)[..., None], -1)[..., 0]
     high = np.take_along_axis(ordered, np.minimum(count // 2, values.shape[-1] - 1)[..., None], -1)[..., 0]
     return np.where(count > 0, 0.5 * (low + high), 0.0)
+
+
+def axis_taps(n_in: int, n_out: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Source pixels and weights of each target pixel along one axis, with x' = (x + 0.5) * n_out / n_in - 0.5.
+
+    Returns:
+        indices (n_out, k) and weights (n_out, k) that sum to 1: the covered area when the axis shrinks, bilinear with
+        the border repeated when it grows.
+    """
+    step = n_in / n_out
+    if n_out >= n_in:
+        position = np.clip((np.arange(n_out) + 0.5) * step - 0.5, 0, n_in - 1)
+        low = np.minimum(position.astype(np.intp), max(n_in - 2, 0))
+        high_weight = position - low
+        indices = np.stack([low, np.minimum(low + 1, n_in - 1)], axis=1)
+        return indices, np.stack([1 - high_weight, high_weight], axis=1).astype(np.float32)
+    start = np.arange(n_out) * step
+    indices = start.astype(np.intp)[:, None] + np.arange(int(np.ceil(step)) + 1)
+    covered = np.minimum(indices + 1, (start + step)[:, None]) - np.maximum(indices, start[:, None])
+    weights = np.where(indices < n_in, np.maximum(covered, 0), 0) / step
+    return np.minimum(indices, n_in - 1), weights.astype(np.float32)
+
+
+def axis_matrix(n_in: int, n_out: int) -> NDArray[np.float32]:
+    """`axis_taps` as a (n_out, n_in) matrix."""
+    indices, weights = axis_taps(n_in, n_out)
+    matrix = np.zeros((n_out, n_in), np.float32)
+    np.add.at(matrix, (np.arange(n_out)[:, None], indices), weights)
+    return matrix

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from extractors.errors import MissingDataError
 from extractors.geometry import resize_area, resize_rgb
-from extractors.mask_candidates import Candidate, PackedMasks
+from extractors.mask_watching import Candidate
+from extractors.packed_masks import PackedMasks
 from extractors.types import Frames, Size
 
 Bools = NDArray[np.bool_]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import LengthMismatchError, MissingDataError, ShapeError
-from extractors.geometry import as_masks, resize_area
+from extractors.geometry import as_masks, resize_mask
 from extractors.types import Episode, Frames, Masks, Size
 
 
@@ -26,39 +25,12 @@ class Segmenter(Protocol):
         ...
 
 
-def _motion(**settings: Any) -> Segmenter:
-    from extractors.backends.motion import MotionSegmenter
-
-    return MotionSegmenter(**settings)
-
-
-def _sam3(**settings: Any) -> Segmenter:
-    from extractors.backends.sam3 import Sam3
-
-    return Sam3(**settings)
-
-
-def _grounded_sam(**settings: Any) -> Segmenter:
-    from extractors.backends.grounded_sam import GroundedSam
-
-    return GroundedSam(**settings)
-
-
 class RecordedSegmenter:
     """Hands on the masks that the source records."""
 
     def segment(self, episode: Episode, *, size: Size) -> Masks:
         """See `recorded_masks`."""
         return recorded_masks(episode, size=size)
-
-
-SEGMENTERS: dict[str, Callable[..., Segmenter]] = {
-    "motion": _motion,
-    "recorded": RecordedSegmenter,
-    "sam3": _sam3,
-    "grounded-sam": _grounded_sam,
-}
-"""Name -> builder; the builder's keyword arguments are the backend's settings."""
 
 
 def recorded_masks(episode: Episode, *, size: Size) -> Masks:
@@ -97,18 +69,6 @@ def recorded_masks(episode: Episode, *, size: Size) -> Masks:
             else "the recorded masks show no object"
         )
     return Masks(object=objects, score=np.asarray(present, np.float32), robot=robot, report=report)
-
-
-def resize_mask(mask: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:
-    """(height, width) bool: True where more than half of the pixel's area is covered by `mask` (H, W) bool.
-
-    Raises:
-        ShapeError: `mask` is not (H, W) bool.
-    """
-    if mask.ndim != 2 or mask.dtype != np.bool_:
-        raise ShapeError(f"a mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
-    covered: NDArray[np.bool_] = resize_area(mask, size) > 0.5
-    return covered
 
 
 def repair_flicker(masks: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], dict[str, int]]:

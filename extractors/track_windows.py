@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, MissingDataError
 from extractors.track_queries import check_queries
-from extractors.tracks import PointTracker, PreparedClip, check_pixels
-from extractors.types import Frames, Size, Tracks
+from extractors.tracks import PointTracker, PreparedClip
+from extractors.types import Frames, Size, Tracks, check_pixels
 
 Frame = NDArray[np.uint8]
 

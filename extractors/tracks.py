@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -51,22 +51,6 @@ class PointTracker(Protocol):
             ShapeError: `pixels` or `queries` have another shape, or a query is not finite or outside the clip.
         """
         ...
-
-
-def _cotracker3(**settings: Any) -> PointTracker:
-    from extractors.backends.cotracker import CoTracker3
-
-    return CoTracker3(**settings)
-
-
-def _lucas_kanade(**settings: Any) -> PointTracker:
-    from extractors.backends.lucas_kanade import LucasKanade
-
-    return LucasKanade(**settings)
-
-
-TRACKERS: dict[str, Callable[..., PointTracker]] = {"cotracker3": _cotracker3, "lucas-kanade": _lucas_kanade}
-"""Builders by backend name; the keyword arguments are the backend's settings."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,13 +165,6 @@ def _track_foreground(
     # What was posed again takes the place of background points.
     on_object = np.arange(count) < len(of_object.queries)
     return _as_set(_some(everything, slice(count)), on_object, masks, size, min_object_tracks, posed)
-
-
-def check_pixels(pixels: Frames) -> None:
-    """Raises ShapeError unless `pixels` is (T, H, W, 3) with T, H and W at least 1."""
-    shape = tuple(pixels.shape)
-    if len(shape) != 4 or shape[3] != 3 or min(shape) < 1 or len(pixels) != shape[0]:
-        raise ShapeError(f"pixels must be (T, H, W, 3) RGB with T, H, W >= 1, got {shape}")
 
 
 def _on_mask(queries: NDArray[np.float32], masks: NDArray[np.bool_] | None, size: Size) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.errors import GeometryError
+from extractors.errors import GeometryError, ShapeError
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -247,3 +247,15 @@ class Contact:
     onset: int
     held: NDArray[np.bool_]
     report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_pixels(pixels: Frames) -> tuple[int, int, int]:
+    """(T, H, W) of RGB frames.
+
+    Raises:
+        ShapeError: not (T, H, W, 3) with at least one frame and pixel.
+    """
+    shape = tuple(pixels.shape)
+    if len(shape) != 4 or shape[-1] != 3 or min(shape) < 1 or len(pixels) != shape[0]:
+        raise ShapeError(f"pixels must be (T, H, W, 3) RGB with at least one frame and pixel, got {shape}")
+    return int(shape[0]), int(shape[1]), int(shape[2])

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from extractors.errors import ConfigError
-from flows.prefect_settings import find_server
-from flows.remote import cache_folder
-from flows.weights import CHECKPOINTS, checkpoint_file, model_folder
+from flows.models.weights import CHECKPOINTS, checkpoint_file, model_folder
+from flows.orchestration.settings import find_server
+from flows.remote.files import cache_folder
 
 Grade = Literal["good", "note", "bad"]
 

@@ -19,8 +19,7 @@ from extractors.backends.devices import Precision, arithmetic, check_precision, 
 from extractors.backends.linear import pack_linears
 from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, ShapeError, WeightsError
 from extractors.track_queries import check_queries
-from extractors.tracks import check_pixels
-from extractors.types import Frames, Size, Tracks
+from extractors.types import Frames, Size, Tracks, check_pixels
 
 VisibleBy = Literal["both", "visibility"]
 

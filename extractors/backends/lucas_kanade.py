@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.backends.motion_layers import (
+from extractors.backends.lucas_kanade_layers import (
     Backdrop,
     Floats,
     Grouping,
@@ -20,8 +20,7 @@ from extractors.backends.motion_layers import (
     assign_layers,
 )
 from extractors.track_queries import check_queries
-from extractors.tracks import check_pixels
-from extractors.types import Frames, Size, Tracks
+from extractors.types import Frames, Size, Tracks, check_pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from extractors.backends.devices import is_out_of_memory
 from extractors.errors import ConfigError, DeviceMemoryError
-from extractors.mask_candidates import Candidate, ChooseBy, choose_candidate
+from extractors.mask_choice import ChooseBy, choose_candidate
+from extractors.mask_watching import Candidate
 from extractors.prompts import DEFAULT_PROMPTS, resolve_prompts
 from extractors.types import Episode, Frames, Masks, Size
 

@@ -31,8 +31,9 @@ from extractors.backends.pretrained import (
 )
 from extractors.backends.prompted import Found, PromptedSegmenter
 from extractors.errors import ConfigError, MissingDataError
-from extractors.mask_candidates import Candidate, PackedMasks
 from extractors.mask_linking import Detection, MaskLinker, rgb_frames
+from extractors.mask_watching import Candidate
+from extractors.packed_masks import PackedMasks
 from extractors.types import Frames, Size
 
 check_transformers("sam3", "Sam3VideoModel")

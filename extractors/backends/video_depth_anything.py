@@ -19,9 +19,10 @@ from extractors.backends.devices import choose_device
 from extractors.backends.linear import pack_linears
 from extractors.backends.vda_network import PATCH, SHAPES, FrameFeatures, ModelSize, VideoDepthNetwork
 from extractors.backends.vda_windows import LENGTH, Stitcher, Window, plan_windows, published_windows
-from extractors.depth import Cuts, axis_matrix, check_pixels, scene_cuts
+from extractors.cuts import Cuts, scene_cuts
 from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, ShapeError, WeightsError
-from extractors.types import Depth, Frames, Size
+from extractors.geometry import axis_matrix
+from extractors.types import Depth, Frames, Size, check_pixels
 
 Precision = Literal["fp32", "fp16"]
 

@@ -69,7 +69,7 @@ def export(
     if (without or pixels or trim) and form != "lerobot":
         raise ConfigError("--without, --pixels and --trim belong to --format lerobot")
     if form == "lerobot":
-        from packers.lerobot import check_target
+        from packers.export.lerobot.dataset import check_target
 
         check_target(out)
     packets = fetched(_chosen(path, selection))
@@ -88,8 +88,8 @@ def export(
 def _chosen(path: Path, selection: Path | None) -> list[Path]:
     """Packets in the order of the selection, else of the manifest's finished episodes, else of their names."""
     from flows.commands.packets import packet_files
-    from flows.manifest import Manifest
-    from flows.select import read_selection
+    from flows.output.manifest import Manifest
+    from flows.output.selection import read_selection
 
     files = packet_files(path)
     if path.is_file():
@@ -122,7 +122,7 @@ def _chosen(path: Path, selection: Path | None) -> list[Path]:
 
 
 def _to_lewm(packets: list[Path], out: Path, extra: tuple[str, ...]) -> dict[str, Any]:
-    from packers.lewm import write_lewm
+    from packers.export.lewm import write_lewm
 
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out {out}: wanted a file in a folder that is there, such as {out.parent / 'train.h5'}")
@@ -134,7 +134,7 @@ def _to_lewm(packets: list[Path], out: Path, extra: tuple[str, ...]) -> dict[str
 def _to_lerobot(
     packets: list[Path], out: Path, without: tuple[str, ...], pixels: Literal["video", "png"], *, trim: bool
 ) -> dict[str, Any]:
-    from packers.lerobot import plan_lerobot, write_lerobot
+    from packers.export.lerobot.dataset import plan_lerobot, write_lerobot
 
     with _progress(len(packets), "packets looked at") as tick:
         plan = plan_lerobot(packets, without=without, pixels=pixels, trim=trim, done=lambda path: tick())
@@ -161,7 +161,7 @@ def _to_lerobot(
 
 
 def _to_rerun(packets: list[Path], out: Path) -> dict[str, Any]:
-    from packers.viewer.rerun_log import require_rerun, write_rerun
+    from packers.export.rerun import require_rerun, write_rerun
 
     require_rerun()
     if out.suffix == ".rrd":

@@ -28,9 +28,9 @@ PROCESS_STARTED = time.monotonic()
 MOST_FAILURES_SHOWN = 20
 
 if TYPE_CHECKING:
-    from flows.plan import Plan
-    from flows.progress import RunProgress
-    from flows.run import Outcome
+    from flows.run.carry_out import Outcome
+    from flows.run.plan import Plan
+    from flows.run.progress import RunProgress
 
 
 @click.command()
@@ -52,8 +52,8 @@ def extract(source: str, out: Path, **options: Any) -> None:
     such as s3://bucket/folder.
     """
     from flows.config import load_config
-    from flows.plan import Request, make_plan, parse_indices
-    from flows.select import read_selection
+    from flows.output.selection import read_selection
+    from flows.run.plan import Request, make_plan, parse_indices
 
     request = Request(
         source=source,
@@ -85,7 +85,7 @@ def extract(source: str, out: Path, **options: Any) -> None:
 @output_options
 def rerun(directory: Path, episode_ids: Sequence[str], force_from: str | None, **options: Any) -> None:
     """Redo single episodes of an output DIRECTORY, with its own configuration and --set on top."""
-    from flows.plan import rerun_plans
+    from flows.run.plan import rerun_plans
 
     plans = rerun_plans(
         directory,
@@ -98,10 +98,11 @@ def rerun(directory: Path, episode_ids: Sequence[str], force_from: str | None, *
 
 
 def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record: bool = True) -> None:
-    from flows.engine import ALL_STAGES
-    from flows.plan import record_run, record_seconds
-    from flows.progress import RunProgress
-    from flows.run import Outcome
+    from flows.output.run_record import record_seconds
+    from flows.run.carry_out import Outcome
+    from flows.run.plan import record_run
+    from flows.run.progress import RunProgress
+    from flows.run.shard import ALL_STAGES
 
     start_logging(quiet=options["quiet"])
     total = Outcome()
@@ -114,7 +115,7 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
         total.add(outcome)
 
     def leave_without_server(plan: Plan, progress: RunProgress, outcome: Outcome) -> NoReturn:
-        from flows.prefect_settings import leave_at_once
+        from flows.orchestration.settings import leave_at_once
 
         progress.stop()  # no `with` ends any more
         add(plan, outcome)
@@ -142,19 +143,19 @@ def _carry_out(
     plan: Plan, progress: RunProgress, if_server_lost: Callable[[Outcome], NoReturn], *, plainly: bool, rerun: bool
 ) -> Outcome:
     if plainly:
-        from flows.run import carry_out, run_shard_plainly
+        from flows.run.carry_out import carry_out, run_shard_plainly
 
         return carry_out(plan, progress, run_shard_plainly)
-    from flows.prefect_settings import prepare
+    from flows.orchestration.settings import prepare
 
     prepare(plan.request.out)
-    from flows.extract import run_with_prefect
+    from flows.orchestration.flows import run_with_prefect
 
     return run_with_prefect(plan, progress, if_server_lost=if_server_lost, rerun=rerun)
 
 
 def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str, Any]) -> None:
-    from flows.twin import shown
+    from flows.output.remote_output import shown
 
     counts = {status: sum(row["status"] == status for row in outcome.rows) for status in ("done", "failed", "filtered")}
     busy = [row for row in outcome.rows if row["status"] == "busy"]

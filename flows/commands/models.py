@@ -11,7 +11,7 @@ import click
 
 from extractors.errors import ConfigError, WeightsError
 from flows.commands.options import FAILED, FINISHED, print_json
-from flows.weights import CHECKPOINTS, Checkpoint, check_checkpoint, checkpoint_file, fetch_checkpoint
+from flows.models.weights import CHECKPOINTS, Checkpoint, check_checkpoint, checkpoint_file, fetch_checkpoint
 
 
 @click.group()

@@ -13,7 +13,7 @@ import click
 from flows.commands.options import FAILED, FINISHED, LocalPath, OutputPath, print_json
 
 if TYPE_CHECKING:
-    from flows.deployments import Schedule
+    from flows.orchestration.deployments import Schedule
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -32,8 +32,8 @@ def rebuild(directory: Path, as_json: bool) -> None:
     Exit code 0: every packet is listed; 1: some are damaged or gone.
     """
     from flows.commands.packets import fetched
-    from flows.rebuild import rebuild_manifest
-    from flows.twin import shown
+    from flows.output.rebuild import rebuild_manifest
+    from flows.output.remote_output import shown
 
     fetched(sorted((directory / "packets").glob("*/*.h5")))
     rebuilt = rebuild_manifest(directory)
@@ -80,11 +80,11 @@ def deploy(source: str, out: str, pool: str, **options: Any) -> None:
 
     Paths are the workers'. Needs PREFECT_API_URL; on one machine `cuepack serve` needs nothing.
     """
-    from flows.prefect_settings import check_server, prepare
+    from flows.orchestration.settings import check_server, prepare
 
     prepare()
     schedule = _schedule(source, out, options)
-    from flows.deployments import register
+    from flows.orchestration.deployments import register
 
     check_server()
     for name in register(schedule, pool):
@@ -101,31 +101,25 @@ def serve(source: str, out: str, port: int, limit: int, **options: Any) -> None:
 
     Starts a Prefect server on 127.0.0.1 unless PREFECT_API_URL names one or one runs on the port already.
     """
-    from flows.prefect_settings import prepare
-    from flows.remote import is_uri
+    from flows.orchestration.settings import prepare
+    from flows.remote.files import is_uri
 
     prepare(None if is_uri(out) else Path(out))
     schedule = _schedule(source, out, options)
-    from flows.deployments import make_deployments, note_lost_runs, server_at
+    from flows.orchestration.deployments import serve_deployments, server_at
 
     # Until Prefect's runner has its own handler, SIGTERM would end this process alone and leave the server running.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(FINISHED))
     with server_at(port) as url:
-        from prefect import serve as serve_deployments
-
-        deployments = make_deployments(schedule)
-        note_lost_runs()
-        print(f"dashboard  {url.removesuffix('/api')}")
-        for deployment in deployments:
-            print(f"serving    {deployment.flow_name}/{deployment.name}", flush=True)
-        serve_deployments(*deployments, limit=limit, print_starting_message=False)
+        print(f"dashboard  {url.removesuffix('/api')}", flush=True)
+        serve_deployments(schedule, limit=limit)
 
 
 def _schedule(source: str, out: str, options: dict[str, Any]) -> Schedule:
     """What the options say, paths made absolute and the settings checked before a server is asked."""
     from flows.config import load_config
-    from flows.deployments import Schedule
-    from flows.remote import is_uri
+    from flows.orchestration.deployments import Schedule
+    from flows.remote.files import is_uri
     from flows.sources.detect import HUB_PREFIX
 
     def place(named: str) -> str:

@@ -36,7 +36,7 @@ class OutputPath(_PathType):
         """The local path."""
         if isinstance(value, Path):
             return value
-        from flows.twin import output_directory, output_or_packet
+        from flows.output.remote_output import output_directory, output_or_packet
 
         return output_or_packet(value) if self._packet else output_directory(value)
 
@@ -48,7 +48,7 @@ class FilePath(_PathType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The local path."""
-        from flows.twin import fetched_file
+        from flows.output.remote_output import fetched_file
 
         return value if isinstance(value, Path) else fetched_file(value)
 

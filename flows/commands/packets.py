@@ -20,7 +20,7 @@ from flows.commands.options import FAILED, FINISHED, OutputPath, print_json
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def inspect(packet: Path, as_json: bool) -> None:
     """Print a PACKET's tree, provenance, scores and quality card."""
-    from flows.twin import shown
+    from flows.output.remote_output import shown
     from packers.inspect import describe_packet, format_packet
 
     if not packet.is_file():
@@ -57,7 +57,7 @@ def validate(path: Path, as_json: bool) -> None:
 
 
 def _validated(path: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    from flows.twin import shown
+    from flows.output.remote_output import shown
     from packers.validate import validate_packet
 
     for packet in fetched(packet_files(path)):
@@ -82,7 +82,7 @@ def packet_files(path: Path) -> list[Path]:
         return [path]
     files = sorted((path / "packets").glob("*/*.h5")) if path.is_dir() else []
     if not files and not (path / "manifest.parquet").exists():
-        from flows.twin import shown
+        from flows.output.remote_output import shown
 
         raise ConfigError(f"no packets at {shown(path)}; name a packet or an output directory of `cuepack extract`")
     return files
@@ -94,7 +94,7 @@ def fetched(packets: list[Path]) -> list[Path]:
     Raises:
         ConfigError: one cannot be fetched.
     """
-    from flows.twin import fetch_packets
+    from flows.output.remote_output import fetch_packets
 
     fetch_packets(packets)
     return packets
@@ -102,7 +102,7 @@ def fetched(packets: list[Path]) -> list[Path]:
 
 def _manifest_findings(root: Path) -> list[dict[str, Any]]:
     """Where the manifest and the packets of a directory disagree."""
-    from flows.manifest import Manifest
+    from flows.output.manifest import Manifest
 
     def finding(packet: str, reason: str) -> dict[str, Any]:
         return {"packet": packet, "dataset": None, "frame": None, "reason": reason}

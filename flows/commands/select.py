@@ -12,7 +12,7 @@ from extractors.errors import ConfigError
 from flows.commands.options import FINISHED, OutputPath, print_json
 
 if TYPE_CHECKING:
-    from flows.select import Candidate, Pick, Selected
+    from flows.output.selection import Candidate, Pick, Selected
 
 
 @click.command()
@@ -39,7 +39,7 @@ def select(path: Path, compare: Path | None, as_json: bool, **options: Any) -> N
     The file pins the episodes, their order and their split; `cuepack extract --selection` takes it. Equal clips and
     options give an equal file, whatever the order of the input.
     """
-    from flows.select import choose, read_candidates
+    from flows.output.selection import choose, read_candidates
 
     pick = _pick(options, comparing=compare is not None)
     candidates = _wanted(path, read_candidates(path), options["annotated"])
@@ -63,7 +63,7 @@ def _wanted(path: Path, candidates: list[Candidate], annotated: str | None) -> l
     """The candidates that a person's verdict in annotations.csv admits."""
     if annotated is None:
         return candidates
-    from flows.annotations import read_annotations
+    from flows.output.annotations import read_annotations
 
     said = read_annotations(path if path.is_dir() else path.parent)
     admitted = {"accept"} if annotated == "accept" else {"accept", ""}
@@ -72,7 +72,7 @@ def _wanted(path: Path, candidates: list[Candidate], annotated: str | None) -> l
 
 
 def _pick(options: dict[str, Any], *, comparing: bool) -> Pick | None:
-    from flows.select import Pick
+    from flows.output.selection import Pick
 
     given = {name: options[name] for name in ("top", "drawn", "min_score") if options[name] is not None}
     if not given and comparing:
@@ -96,7 +96,7 @@ def _counts(candidates: list[Candidate], selection: list[Selected]) -> dict[str,
 
 
 def _compared(ours: list[Candidate], others: list[Candidate], pick: Pick | None) -> dict[str, Any]:
-    from flows.select import choose, rank_stability
+    from flows.output.selection import choose, rank_stability
 
     stability = rank_stability(ours, others)
     if pick is not None:
@@ -106,8 +106,8 @@ def _compared(ours: list[Candidate], others: list[Candidate], pick: Pick | None)
 
 
 def _written(path: Path, selection: list[Selected], name: str) -> dict[str, Any]:
-    from flows.select import check_packets, selection_path, write_selection
-    from flows.twin import shown
+    from flows.output.remote_output import shown
+    from flows.output.selection import check_packets, selection_path, write_selection
 
     target = selection_path(path, name)
     if path.is_dir():

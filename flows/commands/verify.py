@@ -23,8 +23,8 @@ def verify(path: Path, source: str | None, as_json: bool) -> None:
     A shift by a frame, another order and a swapped camera are named as such. Exit code 0: all good; 1: findings;
     2: nothing to check, or no source.
     """
-    from flows.twin import shown
-    from flows.verify import Verifier, verified_source
+    from flows.output.remote_output import shown
+    from flows.run.verify import Verifier, verified_source
 
     packets = fetched(packet_files(path))
     # DIR/packets/<bucket>/<episode>.h5

@@ -13,7 +13,7 @@ from extractors.errors import ConfigError
 from flows.commands.options import LocalPath, OutputPath
 
 if TYPE_CHECKING:
-    from flows.library import Library
+    from flows.viewing.library import Library
 
 DEFAULT_PORT = 8765
 
@@ -42,8 +42,8 @@ def view(
     if render is not None:
         _render(path, render, export_to is not None or compare is not None)
         return
-    from flows.library import Library
-    from flows.viewer import serve
+    from flows.viewing.library import Library
+    from flows.viewing.server import serve
 
     library = Library(path)
     other = Library(compare) if compare is not None else None
@@ -74,7 +74,7 @@ def _export(library: Library, folder: Path, other: Library | None) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from flows.viewer import export_site
+    from flows.viewing.server import export_site
 
     total = sum(1 for row in library.rows().values() if row.get("packet"))
     total += 0 if other is None else len(library.common(other))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from extractors.errors import SourceError
-from flows.remote import is_uri
+from flows.remote.files import is_uri
 from flows.sources.base import Source
 
 _MARKS = ("meta/info.json", "features.json")

@@ -21,8 +21,8 @@ from extractors.errors import (
     UnreachableDataError,
 )
 from extractors.types import Episode
-from flows.mirror import Mirror, clean_while_alone, without_clashes
-from flows.remote import Remote, RemoteFile, cache_folder
+from flows.remote.files import Remote, RemoteFile, cache_folder
+from flows.remote.mirror import Mirror, clean_while_alone, without_clashes
 from flows.sources.base import EpisodeInfo, Source
 
 _READ_WHEN_LISTING = (".json", ".jsonl", ".txt")

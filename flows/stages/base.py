@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from extractors.types import Episode, Size
 from flows.config import Config
-from flows.store import StageResult, json_digest
+from flows.output.store import StageResult, json_digest
 from packers.schema import Dataset
 
 
@@ -106,7 +106,7 @@ class Stage:
             in "*" stands for every dataset that starts so.
         settings: the part of the configuration that enters the key.
         run: makes the output.
-        weights: names of the checkpoints used, given the configuration (see flows/weights.py).
+        weights: names of the checkpoints used, given the configuration (see flows/models/weights.py).
     """
 
     name: str

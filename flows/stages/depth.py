@@ -8,9 +8,9 @@ from typing import Any
 from extractors.depth import recorded_depth
 from extractors.errors import MissingDataError
 from extractors.types import Depth
-from flows import models
 from flows.config import Config
-from flows.devices import device_slot
+from flows.models import build as models
+from flows.models.device_slot import device_slot
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode

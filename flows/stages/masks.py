@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.geometry import intersection_over_union
 from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Masks
-from flows import models
 from flows.config import Config
-from flows.devices import device_slot
+from flows.models import build as models
+from flows.models.device_slot import device_slot
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.writer import encode
-from scoring.davis import region_similarity
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
@@ -58,7 +58,7 @@ def _run(inputs: StageInputs) -> StageOutput:
 
 def _agreement(found: NDArray[np.bool_], truth: Masks) -> float:
     """Mean J (intersection over union) with the masks the source records, for the record and the demo."""
-    return round(float(region_similarity(found, truth.object).mean()), 4)
+    return round(float(intersection_over_union(found, truth.object).mean()), 4)
 
 
 def _weights(config: Config) -> Sequence[str]:

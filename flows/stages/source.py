@@ -14,9 +14,9 @@ from extractors.errors import BlankCameraError, CorruptDataError, MissingDataErr
 from extractors.geometry import resize_rgb
 from extractors.types import Episode, Frames
 from flows.config import Config
+from flows.output.store import json_digest
 from flows.sources.images import BLACK_LEVEL
 from flows.stages.base import Stage, StageInputs, StageOutput
-from flows.store import json_digest
 from packers.schema import Dataset
 from packers.writer import encode
 

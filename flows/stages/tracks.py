@@ -7,11 +7,11 @@ from typing import Any
 
 from extractors.tracks import extract_tracks
 from extractors.types import Tracks
-from flows import models
 from flows.config import Config, TracksConfig
-from flows.devices import device_slot
+from flows.models import build as models
+from flows.models.device_slot import device_slot
+from flows.output.store import json_digest
 from flows.stages.base import Stage, StageInputs, StageOutput
-from flows.store import json_digest
 from packers.schema import Dataset
 from packers.writer import encode
 

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from extractors.masks import SEGMENTERS, recorded_masks
-from extractors.tracks import TRACKERS, extract_tracks
+from extractors.build import SEGMENTERS, TRACKERS
+from extractors.masks import recorded_masks
+from extractors.tracks import extract_tracks
 from flows.sources.bridge import BridgeRawSource
 from flows.sources.sample import write_sample
-from scoring.davis import contour_accuracy, region_similarity
+from scoring.truth.davis import contour_accuracy, region_similarity
 from tests.benchmarks.groundtruth import GroundTruth, read_folder
 from tests.benchmarks.track_accuracy import COLUMNS, judge, right_tracks
 

@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from extractors.errors import EpisodeError
 from extractors.geometry import dilate, resize_masks, resize_rgb
 from flows.config import load_config
+from flows.output.store import Store
+from flows.run.verify import Verifier, verified_source
 from flows.sources.detect import open_source
 from flows.stages import StageInputs
 from flows.stages.quality import DEPTH_STEP, quality_signals
-from flows.store import Store
-from flows.verify import Verifier, verified_source
 from packers.reader import Packet, read_dataset
 from packers.schema import Dataset
 from packers.validate import validate_packet

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from extractors.masks import SEGMENTERS, recorded_masks
+from extractors.build import SEGMENTERS
+from extractors.masks import recorded_masks
 from extractors.types import Episode, Size
-from scoring.davis import contour_accuracy, region_similarity
+from scoring.truth.davis import contour_accuracy, region_similarity
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.mask_candidates import Candidate, Choice, choose_candidate
+from extractors.mask_choice import Choice, choose_candidate
+from extractors.mask_watching import Candidate
 from tests.benchmarks.groundtruth import GroundTruth, read_folder
 
 Bools = NDArray[np.bool_]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from extractors.backends.devices import choose_device
-from extractors.masks import SEGMENTERS
+from extractors.build import SEGMENTERS
 from tests.extractors.backends import tiny_models
 from tests.parity import synthetic_clip
 

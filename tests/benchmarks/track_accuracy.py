@@ -20,9 +20,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.tracks import TRACKERS, PointTracker, TrackSet, extract_tracks
+from extractors.build import TRACKERS
+from extractors.tracks import PointTracker, TrackSet, extract_tracks
 from extractors.types import Frames, Tracks
-from scoring.tapvid import TapVidScores, distances_256, split_by_motion, tapvid_scores
+from scoring.truth.tapvid import TapVidScores, distances_256, split_by_motion, tapvid_scores
 from tests.benchmarks.groundtruth import GroundTruth, read_folder
 
 ALMOST_PX = 8.0

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from flows.library import Library
-from flows.manifest import Manifest
-from tests.flows.viewing import served
+from flows.output.manifest import Manifest
+from flows.viewing.library import Library
+from tests.flows.viewing.served import served
 from tests.packers.examples import write_example
 
 PAINT_TARGET_S, STEP_TARGET_MS = 2.0, 50.0

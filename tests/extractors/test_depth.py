@@ -12,17 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.backends.vda_network import SHAPES, Shape, VideoDepthNetwork
-from extractors.depth import (
-    CONVENTIONS,
-    DEPTH_ESTIMATORS,
-    average_readings,
-    axis_matrix,
-    axis_taps,
-    recorded_depth,
-    scene_cuts,
-)
+from extractors.build import DEPTH_ESTIMATORS
+from extractors.cuts import scene_cuts
+from extractors.depth import CONVENTIONS, average_readings, recorded_depth
 from extractors.errors import LengthMismatchError, MissingDataError, ShapeError
-from extractors.geometry import resize_area
+from extractors.geometry import axis_matrix, axis_taps, resize_area
 from extractors.types import Episode
 from tests.parity import seed_model, synthetic_clip
 

@@ -4,11 +4,13 @@ import json
 import numpy as np
 import pytest
 
+from extractors.build import SEGMENTERS
 from extractors.errors import LengthMismatchError, MissingDataError, ShapeError
-from extractors.masks import SEGMENTERS, recorded_masks, repair_flicker, resize_mask
+from extractors.geometry import resize_mask
+from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Episode
 from tests.extractors.backends import tiny_models
-from tests.extractors.backends.test_motion import pick_clip
+from tests.extractors.backends.motion.test_segmenter import pick_clip
 
 
 def clip(pixels, *, gripper=None, masks=None, robot=None):

@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from extractors.build import TRACKERS
 from extractors.errors import ConfigError, MissingDataError, ShapeError
 from extractors.track_windows import WindowedTracker, plan_windows
-from extractors.tracks import TRACKERS
 from extractors.types import Tracks
 from tests.extractors.test_tracks import LazyFrames, sliding_square, textured
 

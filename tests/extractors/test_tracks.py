@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from extractors.build import TRACKERS
 from extractors.errors import ShapeError
 from extractors.track_queries import grid_queries, object_queries, rescale_queries
-from extractors.tracks import TRACKERS, extract_tracks, seen_on_object
+from extractors.tracks import extract_tracks, seen_on_object
 from extractors.types import Tracks
 from tests.extractors.test_track_queries import all_queries, disc
 

@@ -1,7 +1,7 @@
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from flows import remote
+from flows.remote import files as remote
 from tests.flows.remote_places import extract, two_episodes
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from fsspec.implementations.memory import MemoryFileSystem
 
 from flows.config import load_config
-from flows.plan import Request, make_plan, record_run
-from flows.run import carry_out, run_shard_plainly
+from flows.output.remote_output import output_directory
+from flows.run.carry_out import carry_out, run_shard_plainly
+from flows.run.plan import Request, make_plan, record_run
 from flows.sources.sample import SAMPLE
-from flows.twin import output_directory
 
 SETTINGS = (
     "run.profile=cpu",

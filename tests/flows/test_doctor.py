@@ -6,9 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from extractors.errors import ConfigError
-from flows import doctor, prefect_settings
+from flows import doctor
 from flows.cli import main
-from flows.prefect_settings import check_server, find_server, prepare
+from flows.orchestration import settings as prefect_settings
+from flows.orchestration.settings import check_server, find_server, prepare
 
 
 def check(name, out):

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from extractors.backends.cotracker import CoTracker3, EncodedClip, grid, load_network, resize
 from extractors.backends.cotracker_network import CoTrackerNetwork, FeatureMaps
+from extractors.build import TRACKERS
 from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, ShapeError, WeightsError
 from extractors.track_queries import grid_queries
-from extractors.tracks import TRACKERS
 from tests.extractors import test_tracks as contract
 from tests.parity import FIXTURES, seed_model, synthetic_clip
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from extractors.build import SEGMENTERS
 from extractors.errors import ConfigError, WeightsError
-from extractors.masks import SEGMENTERS
 from tests.extractors.backends import tiny_models
 from tests.extractors.test_masks import clip
 from tests.support import square_clip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from extractors.backends.lucas_kanade import LucasKanade
-from extractors.backends.motion_layers import (
+from extractors.backends.lucas_kanade_layers import (
     IDENTITY,
     Layer,
     LayerSettings,

@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from extractors.errors import MissingDataError, SourceError, UnreachableDataError
-from flows.engine import LASTING_FAULTS, source_stamp
-from flows.mirror import is_placeholder
+from flows.remote.mirror import is_placeholder
+from flows.run.shard import LASTING_FAULTS, source_stamp
 from flows.sources import remote as remote_source
 from flows.sources.detect import open_source, source_location
 from flows.sources.sample import SAMPLE
@@ -194,7 +194,7 @@ def test_a_missing_package_is_named_with_how_to_install_it(memory, monkeypatch):
     def no_package(uri):
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr("flows.remote.url_to_fs", no_package)
+    monkeypatch.setattr("flows.remote.files.url_to_fs", no_package)
     with pytest.raises(SourceError, match=r"Install s3fs.*pip install 'cuepack\[s3\]'"):
         open_source("s3://bucket/x")
 
@@ -237,7 +237,7 @@ def test_a_link_out_of_a_file_uri_is_left_out(memory, tmp_path, caplog):
 
 def test_a_full_disk_is_said_before_anything_is_fetched(memory, monkeypatch):
     uri = two_episodes()
-    monkeypatch.setattr("flows.mirror.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr("flows.remote.mirror.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(SourceError, match="set CUEPACK_CACHE to a folder on another disk"):
         remote_source.Copies(uri)
 

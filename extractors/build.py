@@ -1,0 +1,64 @@
+"""The backends of each signal by name: the only file that knows both a signal's Protocol and what fulfils it.
+
+A builder imports its backend when it is called, so that listing the choices loads no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from extractors.depth import DepthEstimator
+from extractors.masks import RecordedSegmenter, Segmenter
+from extractors.tracks import PointTracker
+
+
+def _motion(**settings: Any) -> Segmenter:
+    from extractors.backends.motion.segmenter import MotionSegmenter
+
+    return MotionSegmenter(**settings)
+
+
+def _sam3(**settings: Any) -> Segmenter:
+    from extractors.backends.sam3 import Sam3
+
+    return Sam3(**settings)
+
+
+def _grounded_sam(**settings: Any) -> Segmenter:
+    from extractors.backends.grounded_sam import GroundedSam
+
+    return GroundedSam(**settings)
+
+
+def _video_depth_anything(**settings: Any) -> DepthEstimator:
+    from extractors.backends.video_depth_anything import VideoDepthAnything
+
+    return VideoDepthAnything(**settings)
+
+
+def _cotracker3(**settings: Any) -> PointTracker:
+    from extractors.backends.cotracker import CoTracker3
+
+    return CoTracker3(**settings)
+
+
+def _lucas_kanade(**settings: Any) -> PointTracker:
+    from extractors.backends.lucas_kanade import LucasKanade
+
+    return LucasKanade(**settings)
+
+
+SEGMENTERS: dict[str, Callable[..., Segmenter]] = {
+    "motion": _motion,
+    "recorded": RecordedSegmenter,
+    "sam3": _sam3,
+    "grounded-sam": _grounded_sam,
+}
+"""Name -> builder; the builder's keyword arguments are the backend's settings."""
+
+DEPTH_ESTIMATORS: dict[str, Callable[..., DepthEstimator]] = {"video-depth-anything": _video_depth_anything}
+"""Name -> builder; the builder's keyword arguments are the backend's settings."""
+
+TRACKERS: dict[str, Callable[..., PointTracker]] = {"cotracker3": _cotracker3, "lucas-kanade": _lucas_kanade}
+"""Builders by backend name; the keyword arguments are the backend's settings."""

@@ -1,0 +1,134 @@
+"""The models of this process: each is built once, on first use, and shared by all episodes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+from extractors.build import DEPTH_ESTIMATORS, SEGMENTERS, TRACKERS
+from extractors.depth import DepthEstimator
+from extractors.masks import Segmenter
+from extractors.track_windows import WindowedTracker
+from extractors.tracks import PointTracker
+from flows.config import Config, DepthConfig, MasksConfig, TracksConfig
+from flows.models.weights import checkpoint_digest, checkpoint_path
+
+Model = TypeVar("Model")
+
+_built: dict[tuple[str, str], Any] = {}
+_lock = threading.Lock()
+
+
+def segmenter(config: MasksConfig) -> Segmenter:
+    """The configured source of masks."""
+
+    def build() -> Segmenter:
+        return SEGMENTERS[config.backend](**_masks_settings(config))
+
+    return _once("masks", config.model_dump_json(exclude={"dilate", "repair"}), build)
+
+
+def _masks_settings(config: MasksConfig) -> dict[str, Any]:
+    """Keyword arguments of the configured backend.
+
+    Raises:
+        WeightsError: a checkpoint that it needs is missing.
+    """
+    if config.backend == "motion":
+        return {
+            "choose": config.choose,
+            "working_px": config.motion_working_px,
+            "max_candidates": config.motion_max_candidates,
+            "min_score": config.motion_min_score,
+        }
+    if config.backend not in ("sam3", "grounded-sam"):
+        return {}
+    common = {"prompts", "choose", "robot_prompt", "every", "max_objects", "threshold", "precision"}
+    settings = config.model_dump(include=common)
+    if config.backend == "sam3":
+        return {**settings, "plan": config.plan, "weights": checkpoint_path("sam3", config.weights)}
+    detector, segmenter = masks_weights(config)
+    return {
+        **settings,
+        "segmenter": config.segmenter,
+        "weights": checkpoint_path(segmenter, config.weights),
+        "detector_weights": checkpoint_path(detector, config.detector_weights),
+    }
+
+
+def depth_estimator(config: DepthConfig) -> DepthEstimator:
+    """The configured depth model."""
+    name = depth_weights(config)[0]
+
+    def build() -> DepthEstimator:
+        return DEPTH_ESTIMATORS[config.backend](
+            size=config.model,
+            metric=config.metric,
+            weights=checkpoint_path(name, config.weights),
+            precision=config.precision,
+            input_size=config.input_size,
+        )
+
+    return _once("depth", config.model_dump_json(), build)
+
+
+def tracker(config: TracksConfig) -> PointTracker:
+    """The configured point tracker."""
+    settings: dict[str, Any] = {} if config.threshold is None else {"threshold": config.threshold}
+    if config.backend == "cotracker3":
+        settings |= {
+            "weights": checkpoint_path("cotracker3", config.weights),
+            "precision": config.precision,
+            "iterations": config.iterations,
+            "support_grid": config.support_grid,
+        }
+
+    def build() -> PointTracker:
+        backend = TRACKERS[config.backend](**settings)
+        if config.backend != "cotracker3" or config.window_frames is None:
+            return backend
+        return WindowedTracker(backend, length=config.window_frames)
+
+    return _once("tracks", config.model_dump_json(), build)
+
+
+def masks_weights(config: MasksConfig) -> Sequence[str]:
+    """Checkpoints that the configured masks need; of grounded-sam, the detector's first."""
+    if config.backend == "sam3":
+        return ("sam3",)
+    if config.backend == "grounded-sam":
+        return ("grounding-dino-tiny", "sam-vit-base" if config.segmenter == "sam" else "segment-anything")
+    return ()
+
+
+def depth_weights(config: DepthConfig) -> Sequence[str]:
+    """Checkpoints that the configured depth needs."""
+    if config.backend != "video-depth-anything":
+        return ()
+    return (f"{'metric_' if config.metric else ''}video_depth_anything_{config.model}",)
+
+
+def tracks_weights(config: TracksConfig) -> Sequence[str]:
+    """Checkpoints that the configured tracks need."""
+    return ("cotracker3",) if config.backend == "cotracker3" else ()
+
+
+def weights_digests(names: Sequence[str], config: Config) -> dict[str, str]:
+    """Checkpoint name -> sha256.
+
+    Raises:
+        WeightsError: a file is missing.
+    """
+    overrides = {"cotracker3": config.tracks.weights, "grounding-dino-tiny": config.masks.detector_weights}
+    overrides.update(dict.fromkeys(("sam3", "sam-vit-base", "segment-anything"), config.masks.weights))
+    overrides.update(dict.fromkeys(depth_weights(config.depth), config.depth.weights))
+    return {name: checkpoint_digest(checkpoint_path(name, overrides.get(name))) for name in names}
+
+
+def _once(signal: str, settings: str, build: Callable[[], Model]) -> Model:
+    with _lock:
+        key = (signal, settings)
+        if key not in _built:
+            _built[key] = build()
+        return cast(Model, _built[key])

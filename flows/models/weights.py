@@ -1,0 +1,278 @@
+"""Which checkpoints the backends need, where they come from, and where they are looked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from extractors.errors import WeightsError
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One file of weights, or one folder of weights, configuration and tokenizer.
+
+    Attributes:
+        name: as in the configuration and the `stages` record.
+        backend: the backend that loads it.
+        repository: Hugging Face hub repository.
+        file: file name in the repository, and in the model folder under `name`.
+        licence: what the weights may be used for.
+        gated: whether the hub asks for access to be granted first.
+        without: the way on without it.
+        also: patterns of the other files of a folder; with none, the checkpoint is the one file.
+        on_hub: whether `repository` is one of the Hugging Face hub, from which it can be fetched.
+    """
+
+    name: str
+    backend: str
+    repository: str
+    file: str
+    licence: str
+    gated: bool = False
+    without: str = "--profile cpu needs no weights"
+    also: tuple[str, ...] = ()
+    on_hub: bool = True
+
+
+def _video_depth_anything(size: str, title: str, licence: str, *, metric: bool) -> Checkpoint:
+    prefix = "metric_" if metric else ""
+    return Checkpoint(
+        name=f"{prefix}video_depth_anything_{size}",
+        backend="video-depth-anything",
+        repository=f"depth-anything/{'Metric-' if metric else ''}Video-Depth-Anything-{title}",
+        file=f"{prefix}video_depth_anything_{size}.pth",
+        licence=licence,
+        without="--set depth.backend=off, or --profile cpu, needs no weights",
+    )
+
+
+_MODEL_FILES = (
+    "config.json",
+    "*processor_config.json",
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+)
+
+
+def _open_masks(name: str, repository: str) -> Checkpoint:
+    return Checkpoint(
+        name=name,
+        backend="grounded-sam",
+        repository=repository,
+        file="model.safetensors",
+        licence="Apache-2.0",
+        without="masks.backend=motion (--profile cpu) needs no weights",
+        also=_MODEL_FILES,
+    )
+
+
+_SIZES = (("vits", "Small", "Apache-2.0"), ("vitb", "Base", "CC-BY-NC-4.0"), ("vitl", "Large", "CC-BY-NC-4.0"))
+
+CHECKPOINTS: dict[str, Checkpoint] = {
+    checkpoint.name: checkpoint
+    for checkpoint in (
+        Checkpoint(
+            name="cotracker3",
+            backend="cotracker3",
+            repository="facebook/cotracker3",
+            file="scaled_offline.pth",
+            licence="CC-BY-NC-4.0 (non-commercial)",
+            without="--set tracks.backend=lucas-kanade, or --profile cpu, needs no weights",
+        ),
+        Checkpoint(
+            name="sam3",
+            backend="sam3",
+            repository="facebook/sam3",
+            file="model.safetensors",
+            licence="SAM License (Meta, not open source)",
+            gated=True,
+            without="masks.backend=grounded-sam has open weights, masks.backend=motion (--profile cpu) needs none",
+            also=_MODEL_FILES,
+        ),
+        _open_masks("grounding-dino-tiny", "IDEA-Research/grounding-dino-tiny"),
+        _open_masks("sam-vit-base", "facebook/sam-vit-base"),
+        Checkpoint(
+            name="segment-anything",
+            backend="segment-anything",
+            repository="github.com/facebookresearch/segment-anything",
+            file="sam_vit_b_01ec64.pth",
+            licence="Apache-2.0",
+            without="masks.segmenter=sam takes facebook/sam-vit-base from the hub instead",
+            on_hub=False,
+        ),
+        *(_video_depth_anything(size, title, licence, metric=False) for size, title, licence in _SIZES),
+        *(_video_depth_anything(size, title, licence, metric=True) for size, title, licence in _SIZES),
+    )
+}
+
+
+_GATE = "it is gated: ask for access on its hub page, then set HF_TOKEN or run `hf auth login`"
+
+
+def model_folder() -> Path:
+    """Where checkpoints are kept: $CUEPACK_MODELS, else ~/.cache/cuepack/models."""
+    return Path(os.environ.get("CUEPACK_MODELS") or Path.home() / ".cache" / "cuepack" / "models")
+
+
+def checkpoint_file(name: str) -> Path:
+    """Where a checkpoint lies in the model folder, whether it is there or not."""
+    checkpoint = CHECKPOINTS[name]
+    return model_folder() / checkpoint.name / checkpoint.file
+
+
+def checkpoint_path(name: str, override: str | None = None) -> Path:
+    """The file of a checkpoint that is here, or its folder where it is more than one file.
+
+    Args:
+        name: a key of `CHECKPOINTS`.
+        override: the path the configuration names, if any.
+
+    Raises:
+        WeightsError: it is not there; the message says which, where to get it, its licence, and the way on.
+    """
+    checkpoint = CHECKPOINTS[name]
+    path = Path(override).expanduser() if override else checkpoint_file(name)
+    if checkpoint.also:
+        path = path if override else path.parent
+        here = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+    else:
+        here = path.is_file()
+    if not here:
+        raise WeightsError(
+            f"weights for {checkpoint.backend} not found: {path}. Get {_source(checkpoint)}, licence "
+            f"{checkpoint.licence}; {checkpoint.without}"
+        )
+    return path
+
+
+def _source(checkpoint: Checkpoint) -> str:
+    """Where a checkpoint comes from, and how."""
+    if not checkpoint.on_hub:
+        return f"{checkpoint.file} from {checkpoint.repository} and name it with the section's key weights"
+    what = f"{checkpoint.file} with its configuration" if checkpoint.also else checkpoint.file
+    gate = f" ({_GATE})" if checkpoint.gated else ""
+    return f"{what} from the hub repository {checkpoint.repository}{gate} with `cuepack models fetch {checkpoint.name}`"
+
+
+def fetch_checkpoint(name: str) -> Path:
+    """Downloads a checkpoint from the hub and records its sha256 beside it.
+
+    Raises:
+        WeightsError: the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import GatedRepoError
+
+    checkpoint, target = CHECKPOINTS[name], checkpoint_file(name)
+    if not checkpoint.on_hub:
+        raise WeightsError(f"{name} is not on the hub: get {_source(checkpoint)}; {checkpoint.without}")
+    by_hand = f"get {checkpoint.file} from {checkpoint.repository} on another machine and put it at {target}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if checkpoint.also:
+            wanted = [checkpoint.file, *checkpoint.also]
+            path = Path(snapshot_download(checkpoint.repository, allow_patterns=wanted, local_dir=target.parent))
+        else:
+            path = Path(hf_hub_download(checkpoint.repository, checkpoint.file, local_dir=target.parent))
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"{checkpoint.repository} refused the download, {_GATE}; licence {checkpoint.licence}; {checkpoint.without}"
+        ) from error
+    except Exception as error:  # the client raises many kinds for one thing: no file came
+        raise WeightsError(
+            f"{name} cannot be fetched from the hub ({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
+            f"{by_hand}, or {checkpoint.without}"
+        ) from error
+    _record_path(path).write_text(checkpoint_digest(path) + "\n")
+    return path
+
+
+def check_checkpoint(name: str) -> str:
+    """Loads a checkpoint as its backend would; returns its sha256.
+
+    Raises:
+        WeightsError: it is missing, of another model, truncated, or differs from what was fetched.
+    """
+    path = checkpoint_path(name)
+    digest = checkpoint_digest(path)
+    record = _record_path(path)
+    if record.exists() and record.read_text().strip() != digest:
+        raise WeightsError(f"{path} has changed since it was fetched; `cuepack models fetch {name}` gets it again")
+    load = _LOADERS[CHECKPOINTS[name].backend]
+    load(name, path)
+    return digest
+
+
+def checkpoint_digest(path: Path) -> str:
+    """Sha256 of a checkpoint; each file is read once per process while its size and time stay the same.
+
+    A folder's is that of lines "sha256  name" of its weights, configuration and tokenizer files, in name order.
+    """
+    if path.is_dir():
+        patterns = ("*.safetensors", "*.safetensors.index.json", *_MODEL_FILES)
+        files = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()})
+        lines = "".join(f"{checkpoint_digest(file)}  {file.name}\n" for file in files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+    status = path.stat()
+    return _digest(str(path), status.st_size, status.st_mtime_ns)
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _load_cotracker(name: str, path: Path) -> None:
+    from extractors.build import TRACKERS
+
+    TRACKERS["cotracker3"](weights=path, device="cpu")
+
+
+def _load_depth(name: str, path: Path) -> None:
+    from extractors.build import DEPTH_ESTIMATORS
+
+    metric, size = name.startswith("metric_"), name.rsplit("_", 1)[-1]
+    DEPTH_ESTIMATORS["video-depth-anything"](size=size, metric=metric, weights=path, device="cpu")
+
+
+def _load_sam3(name: str, path: Path) -> None:
+    from extractors.backends.sam3 import Sam3
+
+    Sam3(weights=path, device="cpu", precision="fp32")
+
+
+def _load_grounded_sam(name: str, path: Path) -> None:
+    from extractors.backends.grounded_sam import GroundingDino
+    from extractors.backends.segment_anything import TransformersSam
+
+    if name == "sam-vit-base":
+        TransformersSam(weights=path, device="cpu", precision="fp32")
+    else:
+        GroundingDino(weights=path, device="cpu")
+
+
+def _load_segment_anything(name: str, path: Path) -> None:
+    from extractors.backends.segment_anything import SegmentAnything
+
+    SegmentAnything(weights=path, device="cpu")
+
+
+_LOADERS: dict[str, Callable[[str, Path], None]] = {
+    "sam3": _load_sam3,
+    "grounded-sam": _load_grounded_sam,
+    "segment-anything": _load_segment_anything,
+    "cotracker3": _load_cotracker,
+    "video-depth-anything": _load_depth,
+}
+
+
+@lru_cache(maxsize=64)
+def _digest(path: str, size: int, mtime_ns: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

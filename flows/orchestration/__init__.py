@@ -1,0 +1,1 @@
+"""The same work as Prefect flows: the only room that imports Prefect."""

@@ -1,0 +1,214 @@
+"""What a person finds under "Artifacts" of a run in the dashboard: progress, failures, a contact sheet, a summary.
+
+A handful of API calls per run, whatever its size. A dashboard that cannot be written to costs a warning, never a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from flows.output.manifest import Row
+from flows.output.remote_output import fetch_packets
+from flows.output.remote_output import shown as named
+from flows.run.progress import RunProgress
+from packers.viewer.contact_sheet import contact_sheet, data_uri
+
+log = logging.getLogger("cuepack")
+
+MOST_FAILURES = 100
+"""Rows of the failures table; all are in the manifest. Prefect keeps artifacts in its database for ever."""
+
+SHEET_PACKETS = 6
+"""Packets on the contact sheet: a picture of about 60 kB."""
+
+PROGRESS_EVERY_S = 5.0
+"""Seconds between two updates of the progress artifact."""
+
+_REASON_CHARACTERS = 300
+
+
+def artifact_key(kind: str, out: Path) -> str:
+    """`kind` and the output directory's name, spelled as Prefect wants keys: lower case, digits, dashes.
+
+    Runs into one directory share their keys, so that the dashboard lists them as versions of one thing.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", PurePosixPath(named(out)).name.lower()).strip("-")
+    return f"{kind}-{name}" if name else kind
+
+
+@contextmanager
+def reported_progress(progress: RunProgress, out: Path) -> Iterator[None]:
+    """Keeps a progress artifact of the current flow run up to date meanwhile, from a thread of its own."""
+    artifact = _written(
+        "progress", lambda: create_progress_artifact(0.0, artifact_key("progress", out), progress.summary())
+    )
+    if artifact is None:
+        yield
+        return
+    over = threading.Event()
+    told = False
+
+    def update() -> None:
+        nonlocal told
+
+        def write() -> Any:
+            return update_progress_artifact(artifact, 100 * progress.fraction(), progress.summary())
+
+        # Every five seconds the same warning would bury all others.
+        told = _written("progress", write, level=logging.DEBUG if told else logging.WARNING) is None
+
+    def keep_updating() -> None:
+        while not over.wait(PROGRESS_EVERY_S):
+            update()
+
+    thread = threading.Thread(target=keep_updating, name="progress-artifact", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        update()
+
+
+def report_run(rows: Sequence[Row], out: Path) -> None:
+    """Leaves the failures table, the contact sheet and the summary of a run at the current flow run."""
+    failed = [row for row in rows if row["status"] == "failed"]
+    packed = [row for row in rows if row["status"] == "done"]
+    if failed:
+        _written("failures", lambda: _failures(failed, out))
+    if packed:
+        _written("contact sheet", lambda: _sheet(packed, out))
+    _written(
+        "summary",
+        lambda: create_markdown_artifact(summary_text(rows, out), artifact_key("summary", out), "What the run made"),
+    )
+
+
+def failure_rows(failed: Sequence[Row], out: Path) -> list[dict[str, str]]:
+    """The failures table: episode, stage, reason, and the command that tries again, at most `MOST_FAILURES` rows."""
+    return [
+        {
+            "episode": str(row["episode_id"]),
+            "stage": str(row.get("stage") or ""),
+            "reason": _shortened(f"{row.get('error_type')}: {row.get('error')}"),
+            "rerun": f"cuepack rerun {shlex.quote(named(out))} {row['episode_id']}",
+        }
+        for row in failed[:MOST_FAILURES]
+    ]
+
+
+def summary_text(rows: Sequence[Row], out: Path) -> str:
+    """Counts, scores, quality, tags and costs of a run, in Markdown."""
+    counts = Counter(str(row["status"]) for row in rows)
+    packed = [row for row in rows if row["status"] == "done"]
+    said = [
+        f"# {counts['done']} packed, {counts['failed']} failed, {counts['filtered']} filtered"
+        + (f", {counts['busy']} left to another run" if counts["busy"] else ""),
+        f"Packets and manifest: `{named(out)}`",
+    ]
+    said += _table(("score", "episodes", "mean", "least", "greatest"), _score_lines(packed))
+    said += _table(("quality", "pass", "warn", "fail", "absent"), _quality_lines(packed))
+    said += _table(("stage", "seconds", "seconds per episode", "peak MiB"), _cost_lines(rows))
+    tags = Counter(tag for row in packed for tag in str(row.get("tags") or "").split(";") if tag)
+    if tags:
+        said.append("Tags: " + ", ".join(f"{tag} ({count})" for tag, count in tags.most_common(12)))
+    return "\n\n".join(said) + "\n"
+
+
+def _failures(failed: Sequence[Row], out: Path) -> Any:
+    kinds = Counter(str(row.get("error_type")) for row in failed)
+    listed = f"the first {MOST_FAILURES} of {len(failed)}" if len(failed) > MOST_FAILURES else str(len(failed))
+    return create_table_artifact(
+        failure_rows(failed, out),
+        artifact_key("failures", out),
+        f"Failed episodes, {listed}; all are in manifest.csv. "
+        + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()),
+    )
+
+
+def _sheet(packed: Sequence[Row], out: Path) -> Any:
+    # Evenly spread over the run, so that a camera that moved half way through is seen.
+    step = max(1, len(packed) // SHEET_PACKETS)
+    shown = packed[::step][:SHEET_PACKETS]
+    packets = [out / str(row["packet"]) for row in shown]
+    fetch_packets(packets)
+    sheet = contact_sheet(packets)
+    lines = "\n".join(f"{number}. `{row['episode_id']}`" for number, row in enumerate(shown, 1))
+    return create_image_artifact(
+        data_uri(sheet),
+        artifact_key("contact-sheet", out),
+        f"Four moments of {len(shown)} packets, then depth; object outlined red, robot blue, tracks green. "
+        f"From the top:\n\n{lines}",
+    )
+
+
+def _score_lines(packed: Sequence[Row]) -> list[tuple[str, ...]]:
+    names = sorted({name for row in packed for name in row if name == "score" or name.startswith("score_")})
+    lines: list[tuple[str, ...]] = []
+    for name in names:
+        values = [float(row[name]) for row in packed if row.get(name) is not None]
+        if values and name != "score_weight_missing":
+            mean = sum(values) / len(values)
+            lines.append((name, str(len(values)), f"{mean:.3f}", f"{min(values):.3f}", f"{max(values):.3f}"))
+    return lines
+
+
+def _quality_lines(packed: Sequence[Row]) -> list[tuple[str, ...]]:
+    names = sorted({name for row in packed for name in row if name.startswith("quality_")})
+    lines: list[tuple[str, ...]] = []
+    for name in names:
+        found = Counter(str(row.get(name)) for row in packed)
+        lines.append(
+            (name.removeprefix("quality_"), *(str(found[status]) for status in ("pass", "warn", "fail", "absent")))
+        )
+    return lines
+
+
+def _cost_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith("seconds_"))
+    lines: list[tuple[str, ...]] = []
+    for name in names:
+        seconds = [float(row[name]) for row in rows if row.get(name) is not None]
+        peaks = [float(row[peak]) for row in rows if row.get(peak := name.replace("seconds", "peak_mb")) is not None]
+        if seconds:
+            mean = sum(seconds) / len(seconds)
+            stage = name.removeprefix("seconds_")
+            lines.append((stage, f"{sum(seconds):.1f}", f"{mean:.2f}", f"{max(peaks):.0f}" if peaks else ""))
+    return lines
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    if not lines:
+        return []
+    rule = ["---"] * len(head)
+    return ["\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _REASON_CHARACTERS else text[: _REASON_CHARACTERS - 1] + "…"
+
+
+def _written(what: str, write: Callable[[], Any], *, level: int = logging.WARNING) -> Any:
+    """The result of `write`; None, and a line in the log, where the dashboard cannot be written to."""
+    try:
+        return write()
+    except Exception as error:  # a server that is away raises many kinds; none is worth a batch
+        log.log(level, "the dashboard's %s cannot be written: %s: %s", what, type(error).__name__, error)
+        return None

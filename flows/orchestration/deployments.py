@@ -1,0 +1,245 @@
+"""Deployments: a batch on a schedule, reruns on demand, shards for other machines; and the server of one machine.
+
+Import only after `flows.orchestration.settings.prepare()`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from prefect import serve
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.context import refresh_global_settings_context
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
+from prefect.types.entrypoint import EntrypointType
+
+from extractors.errors import ConfigError
+from flows.orchestration.flows import extract_dataset, rerun_episode, rerun_failed
+from flows.orchestration.settings import SETTINGS, find_server, server_answers
+from flows.orchestration.shard_flow import extract_shard
+
+log = logging.getLogger("cuepack")
+
+SERVER_START_S = 120.0
+"""Seconds a server may take to start: 11 s on an idle machine, more where its database is made first."""
+
+LOST_AFTER_S = 240
+"""Seconds without a heartbeat (one a minute) after which a run counts as lost with its machine."""
+
+LOST_RUNS = "cuepack: runs without heartbeat are lost"
+
+_TAGS = ["cuepack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What the scheduled batch works on, and when.
+
+    Attributes:
+        source, out: absolute paths, or a URI, as the workers see them.
+        cron: when, None for by hand only.
+        timezone: of `cron`, such as Europe/Berlin.
+        camera, settings: as in `extract-dataset`.
+    """
+
+    source: str
+    out: str | Path
+    cron: str | None = None
+    timezone: str = "UTC"
+    camera: str | None = None
+    settings: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """The deployments' name: the output directory's."""
+        return PurePosixPath(self.out).name or "cuepack"
+
+
+def make_deployments(schedule: Schedule, pool: str | None = None) -> list[RunnerDeployment]:
+    """`extract-dataset`, `rerun-episode` and `rerun-failed` for one output directory, and with a pool `extract-shard`.
+
+    One batch at a time: a run that falls due while the last still works waits for it. No deployment retries as a whole:
+    what is worth trying again (a hub that throttles, a lost shard) is tried inside, the rest by the next run.
+
+    Args:
+        schedule: what is worked on, and when.
+        pool: the work pool whose workers carry it out; None for `cuepack serve`.
+
+    Raises:
+        ConfigError: `schedule.cron` is no cron line.
+    """
+    one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+    shared: dict[str, Any] = {"entrypoint_type": EntrypointType.MODULE_PATH, "enforce_parameter_schema": True}
+    if pool is not None:
+        # A worker's own environment may lack these; the others are the worker's to set.
+        shared |= {"work_pool_name": pool, "job_variables": {"env": dict(SETTINGS)}}
+    out, name = str(schedule.out), schedule.name
+    batch = {
+        "source": schedule.source,
+        "out": out,
+        "camera": schedule.camera,
+        "settings": list(schedule.settings) or None,
+        "new_only": True,
+    }
+    made: list[Any] = [
+        extract_dataset.to_deployment(
+            name,
+            schedules=[_cron(schedule)] if schedule.cron else None,
+            concurrency_limit=one_at_a_time,
+            parameters=batch,
+            tags=[*_TAGS, "batch"],
+            **shared,
+        ),
+        rerun_episode.to_deployment(name, parameters={"out": out}, tags=[*_TAGS, "rerun"], **shared),
+        rerun_failed.to_deployment(
+            name, concurrency_limit=one_at_a_time, parameters={"out": out}, tags=[*_TAGS, "rerun"], **shared
+        ),
+    ]
+    if pool is not None:
+        made.append(extract_shard.to_deployment("extract-shard", tags=[*_TAGS, "shard"], **shared))
+    return made
+
+
+def register(schedule: Schedule, pool: str) -> list[str]:
+    """Registers the deployments with the server's work pool `pool`; returns their full names.
+
+    Raises:
+        ConfigError: there is no server, or it has no such pool.
+    """
+    if get_current_settings().api.url is None:
+        raise ConfigError(
+            "`cuepack deploy` needs a Prefect server that outlives it; start one (`prefect server start`, or "
+            "docker/compose.yaml) and set PREFECT_API_URL, or use `cuepack serve` on one machine"
+        )
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound as error:
+            raise ConfigError(
+                f"the server has no work pool '{pool}'; `prefect work-pool create {pool} --type process` makes one"
+            ) from error
+    deployments = make_deployments(schedule, pool)
+    for deployment in deployments:
+        deployment.apply()
+    note_lost_runs()
+    return [f"{deployment.flow_name}/{deployment.name}" for deployment in deployments]
+
+
+def note_lost_runs() -> None:
+    """Has the server call a run crashed when its heartbeats stop: a machine that is gone cannot say so itself."""
+    heartbeat = "prefect.flow-run.heartbeat"
+    over = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+    with suppress(ValueError):  # how Prefect says that there is none
+        found: Any = Automation.read(name=LOST_RUNS)
+        log.debug("automation %s watches already", found.id)
+        return
+    automation: Any = Automation(
+        name=LOST_RUNS,
+        description="Marks flow runs as crashed whose machine or process is gone; what they packed stays.",
+        trigger=EventTrigger(
+            after={heartbeat},
+            expect={heartbeat, *over},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=LOST_AFTER_S),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message="no heartbeat: its process or machine is gone; the next run goes on"
+            )
+        ],
+    )
+    automation.create()
+
+
+def serve_deployments(schedule: Schedule, *, limit: int) -> None:
+    """Runs this machine's deployments, at most `limit` flow runs at once, until the process is told to stop."""
+    deployments = make_deployments(schedule)
+    note_lost_runs()
+    for deployment in deployments:
+        print(f"serving    {deployment.flow_name}/{deployment.name}", flush=True)
+    serve(*deployments, limit=limit, print_starting_message=False)
+
+
+@contextmanager
+def server_at(port: int) -> Iterator[str]:
+    """The URL of the API to use: the one that is configured, one that already runs on `port`, or one started there.
+
+    Raises:
+        ConfigError: the configured server does not answer, another program has the port, or the server does not start.
+    """
+    configured = get_current_settings().api.url
+    if configured is not None:
+        yield find_server(configured).url
+        return
+    url = f"http://127.0.0.1:{port}/api"
+    server = None if server_answers(url) else _start_server(port)
+    os.environ["PREFECT_API_URL"] = url
+    refresh_global_settings_context()
+    try:
+        if server is not None:
+            _await_server(server, url)
+        yield url
+    finally:
+        if server is not None:
+            server.terminate()
+            server.wait()
+
+
+def _start_server(port: int) -> subprocess.Popen[bytes]:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} is taken by a program that is no Prefect server; choose another with --port, or set "
+                "PREFECT_API_URL"
+            ) from error
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    # The pages ask for the API at port 4200 unless told otherwise.
+    environment = os.environ | {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"}
+    # A session of its own: Ctrl-C ends the runs first, then this.
+    return subprocess.Popen(
+        [*command, "--log-level", "ERROR"], stdout=subprocess.DEVNULL, env=environment, start_new_session=True
+    )
+
+
+def _await_server(server: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + SERVER_START_S
+    while not server_answers(url):
+        if server.poll() is not None:
+            raise ConfigError(f"the Prefect server ended with exit code {server.returncode}; see its message above")
+        if time.monotonic() > deadline:
+            raise ConfigError(f"the Prefect server did not answer at {url} within {SERVER_START_S:.0f} s; try again")
+        time.sleep(0.5)
+
+
+def _cron(schedule: Schedule) -> CronSchedule:
+    try:
+        return CronSchedule(cron=str(schedule.cron), timezone=schedule.timezone)
+    except ValueError as error:
+        raise ConfigError(
+            f"--cron wants minute, hour, day, month, weekday, such as '0 2 * * *', and --timezone a name such as "
+            f"Europe/Berlin; got {schedule.cron!r} {schedule.timezone!r}"
+        ) from error

@@ -1,0 +1,177 @@
+"""Prefect's environment, set before Prefect is imported: quiet, no telemetry, patient; and a look at its server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import NoReturn
+
+from extractors.errors import ConfigError
+
+log = logging.getLogger("cuepack")
+
+SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # On a loaded machine the embedded server needs longer than the default 20 s.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # The console stays ours; the dashboard keeps the logs.
+    "PREFECT_LOGGING_LEVEL": "INFO",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "cuepack",
+    # A server that went away is said once, by us, not once for every event that waits for it.
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    # A run whose heartbeats stop was lost with its machine (flows/orchestration/deployments.py).
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
+}
+
+SERVER_SETTINGS = {
+    # Task runs are recorded from a queue: in batches it keeps up with a run per stage and shard (measured: 59/s).
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
+
+ANSWER_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A Prefect server that answers.
+
+    Attributes:
+        url: its API.
+        version: what it says it is, None where it asks for a login to say so.
+    """
+
+    url: str
+    version: str | None
+
+
+def prepare(out: Path | None = None) -> None:
+    """Sets what the user has not set. Prefect's home is $PREFECT_HOME, else the user's cache folder.
+
+    Args:
+        out: an output directory, whose `.work` serves as Prefect's home where the cache folder cannot be written.
+
+    Raises:
+        ConfigError: $PREFECT_HOME cannot be written (Prefect would end in a time-out that does not say so).
+    """
+    for name, value in (SETTINGS | SERVER_SETTINGS).items():
+        os.environ.setdefault(name, value)
+    if "PREFECT_HOME" in os.environ:
+        home = Path(os.environ["PREFECT_HOME"]).expanduser()
+        if not _is_writable(home):
+            raise ConfigError(
+                f"PREFECT_HOME={home} cannot be written; name a folder that can, unset it, or use --no-prefect"
+            )
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cuepack" / "prefect"
+    if not _is_writable(home) and out is not None:
+        log.warning("%s cannot be written; Prefect keeps its run history in %s", home, out / ".work" / "prefect")
+        home = out / ".work" / "prefect"
+        home.mkdir(parents=True, exist_ok=True)
+    os.environ["PREFECT_HOME"] = str(home)
+
+
+def check_server() -> Server | None:
+    """The Prefect server that PREFECT_API_URL (or Prefect's profile) names; None where the embedded one is used.
+
+    Raises:
+        ConfigError: it does not answer, or is of another major version than the client here.
+    """
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if url is None:
+        return None
+    server = find_server(url)
+    client = metadata.version("prefect")
+    if server.version is not None and server.version.split(".")[0] != client.split(".")[0]:
+        raise ConfigError(
+            f"the Prefect server at {url} is version {server.version}, cuepack has Prefect {client}; use a server of "
+            f"version {client.split('.')[0]}, unset PREFECT_API_URL, or use --no-prefect"
+        )
+    if server.version is not None and _minor(server.version) != _minor(client):
+        log.warning("the Prefect server at %s is version %s, the client %s", url, server.version, client)
+    return server
+
+
+def server_answers(url: str | None = None) -> bool:
+    """Whether a Prefect server answers now: at `url`, else the one that is named.
+
+    False for the embedded one, which does not come back.
+    """
+    from prefect.settings import get_current_settings
+
+    url = url or get_current_settings().api.url
+    if url is None:
+        return False
+    try:
+        find_server(url)
+    except ConfigError:
+        return False
+    return True
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """Ends the process with everything said, but without Prefect's exit handlers.
+
+    To a server that is gone they would offer every waiting event and log line, for seconds each.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def find_server(url: str) -> Server:
+    """Asks the Prefect API at `url` for its version.
+
+    Raises:
+        ConfigError: nothing answers there, or what answers is no Prefect server.
+    """
+    ways = "start it (`prefect server start`), correct or unset PREFECT_API_URL, or use --no-prefect"
+    request = urllib.request.Request(f"{url.rstrip('/')}/admin/version", headers=_authorisation())
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_WITHIN_S) as answer:
+            said = json.loads(answer.read(1000))
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return Server(url, None)
+        raise ConfigError(f"{url} answers {error.code}: no Prefect server is there; {ways}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no Prefect server answers at {url} ({error}); {ways}") from error
+    if not isinstance(said, str):
+        raise ConfigError(f"{url} is no Prefect API; it ends in /api as a rule; {ways}")
+    return Server(url, said)
+
+
+def _authorisation() -> dict[str, str]:
+    if key := os.environ.get("PREFECT_API_KEY"):
+        return {"Authorization": f"Bearer {key}"}
+    if login := os.environ.get("PREFECT_API_AUTH_STRING"):
+        import base64
+
+        return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+    return {}
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])

@@ -1,0 +1,119 @@
+"""One shard as a flow run, with a thin task per stage: bars in the dashboard are minutes and not milliseconds.
+
+A task is retried only for what may be better in a minute: a hub that throttles, a network that is away. What is wrong
+with an episode's files is no task failure at all; the manifest records it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.tasks import exponential_backoff
+
+from flows.orchestration.plan_file import find_plan, keep_rows
+from flows.output.manifest import Row
+from flows.run.shard import ALL_STAGES, Shard
+
+Made = TypeVar("Made")
+
+RETRIES = 3
+"""Tries after the first, about 10, 20 and 40 s apart."""
+
+_TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Whether `error`, or what caused it, may be over in a minute: throttling, a lost connection, a time-out."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            return status in _TRANSIENT_STATUS
+        # httpx, requests and botocore have time-outs and lost connections of their own that inherit no builtin.
+        if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in (
+            "ConnectError",
+            "ConnectTimeout",
+            "ConnectTimeoutError",
+            "EndpointConnectionError",
+            "ReadError",
+            "ReadTimeout",
+            "ReadTimeoutError",
+            "RemoteProtocolError",
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _worth_retrying(task: Any, run: Any, state: Any) -> bool:
+    result = state.result(raise_on_failure=False)
+    return is_transient(result if isinstance(result, BaseException) else None)
+
+
+@task(
+    name="list-episodes",
+    task_run_name="list-episodes",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=RETRIES,
+    retry_delay_seconds=exponential_backoff(10),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_worth_retrying,
+)
+def list_episodes(make: Callable[[], Made]) -> Made:
+    """Opens the source and sorts out what is left to do; downloads what a hub holds."""
+    return make()
+
+
+@task(name="stage", task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
+def run_stage(shard: Shard, stage: str) -> str:
+    """Takes a shard's episodes through one stage; returns a line for the log."""
+    shard.run(stage)
+    failed = sum(row["status"] == "failed" for row in shard.rows)
+    return f"{stage}: {len(shard.runs)} episodes, {failed} failed so far"
+
+
+@task(name="shard", task_run_name="shard-{shard:04d} {episodes}", cache_policy=NO_CACHE, persist_result=False)
+def run_shard(plan: str, shard: int, dataset: str, camera: str, episodes: str) -> None:
+    """One shard in the process that Ray or Dask chose; its rows go to a file beside the plan."""
+    extract_shard(plan, shard, dataset, camera, episodes)
+
+
+@flow(name="extract-shard", flow_run_name="{dataset} {camera} shard-{shard:04d} {episodes}", validate_parameters=False)
+def extract_shard(plan: str, shard: int, dataset: str, camera: str, episodes: str) -> list[Row]:
+    """Works on one shard of a published plan; started by extract-dataset, on this machine or another.
+
+    Args:
+        plan: Path or URI of the plan in DIR/.work/plans.
+        shard: Which shard of it, from 0.
+        dataset: The dataset's name, for the run's name.
+        camera: The camera's name, for the run's name.
+        episodes: The range of episodes, for the run's name.
+    """
+    found, logger = find_plan(plan), get_run_logger()
+    with Shard(found.work, found.shards[shard], found.earlier) as work:
+        for stage in ALL_STAGES:
+            logger.info("%s: %s", episodes, run_stage(work, stage))
+        rows = work.rows
+    for row in rows if len(rows) == 1 else []:
+        logger.info("%s: %s, score %s", row["episode_id"], row["status"], row.get("score"))
+    keep_rows(plan, shard, rows)
+    return rows
+
+
+def in_windows(submit: Callable[[int], Any], count: int, size: int) -> Iterator[tuple[int, Any]]:
+    """Submits 0 .. `count`-1, no more than `size` under way at once; yields (index, what was submitted) in order.
+
+    Engines keep every future they are given; 60,000 episodes are submitted as the earlier ones finish.
+    """
+    waiting: list[tuple[int, Any]] = []
+    for index in range(count):
+        if len(waiting) == size:
+            yield waiting.pop(0)
+        waiting.append((index, submit(index)))
+    yield from waiting

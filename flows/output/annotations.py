@@ -1,0 +1,93 @@
+"""What people said about episodes while looking at them: annotations.csv beside the manifest."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from extractors.errors import ConfigError, OutputError
+from flows.output.remote_output import put_back, undisturbed
+
+ANNOTATIONS = "annotations.csv"
+VERDICTS = ("accept", "reject", "")
+LONGEST_NOTE = 2000
+
+Verdict = Literal["accept", "reject", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A person's word on one episode.
+
+    Attributes:
+        verdict: "" where there is a note alone.
+        note: free text.
+    """
+
+    verdict: Verdict = ""
+    note: str = ""
+
+
+def read_annotations(root: Path) -> dict[str, Annotation]:
+    """Annotations of an output directory by episode id, {} where nobody wrote any.
+
+    Raises:
+        ConfigError: annotations.csv cannot be read, or has other columns or verdicts.
+    """
+    path = root / ANNOTATIONS
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as csv: {error}") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if not {"episode_id", "verdict"} <= set(reader.fieldnames or ()):
+        raise ConfigError(f"{path}: wanted columns episode_id, verdict, note; got {list(reader.fieldnames or ())[:10]}")
+    found = {}
+    for row in reader:
+        verdict = (row["verdict"] or "").strip()
+        if verdict not in VERDICTS:
+            raise ConfigError(
+                f"{path}: verdict of {row['episode_id']} is {verdict!r}; write accept, reject, or nothing"
+            )
+        found[row["episode_id"]] = Annotation(cast("Verdict", verdict), row.get("note") or "")
+    return found
+
+
+def write_annotation(root: Path, episode_id: str, annotation: Annotation) -> None:
+    """Keeps one annotation, replacing the episode's earlier one; an empty one removes it. Safe between processes.
+
+    Raises:
+        ConfigError: the verdict is none of `VERDICTS`, or annotations.csv cannot be understood (it is then left alone).
+        OutputError: it cannot be written.
+    """
+    if annotation.verdict not in VERDICTS:
+        raise ConfigError(f"wanted a verdict of {list(VERDICTS)}, got {annotation.verdict!r}")
+    path = root / ANNOTATIONS
+    temporary = path.with_name(f".{ANNOTATIONS}.{os.getpid()}.tmp")
+    try:
+        lock = root / ".work" / "annotations.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("a") as held, undisturbed(path):
+            fcntl.flock(held, fcntl.LOCK_EX)
+            kept = read_annotations(root)
+            kept[episode_id] = Annotation(annotation.verdict, annotation.note[:LONGEST_NOTE])
+            if not annotation.verdict and not annotation.note:
+                del kept[episode_id]
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(["episode_id", "verdict", "note"])
+                writer.writerows([name, kept[name].verdict, kept[name].note] for name in sorted(kept))
+            os.replace(temporary, path)
+            put_back(path)
+    except OutputError:
+        raise
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error}; fix permissions, or free space") from error

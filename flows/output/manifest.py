@@ -1,0 +1,206 @@
+"""The manifest: one row per episode, the record of what was done. Parquet for programs, csv for people."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+
+from extractors.errors import OutputError
+from flows.output.remote_output import put_back
+
+FIRST_COLUMNS = (
+    "episode_id",
+    "episode_index",
+    "status",
+    "stage",
+    "packet",
+    "sha256",
+    "error_type",
+    "error",
+    "camera",
+    "n_frames",
+    "language_instruction",
+    "score",
+    "score_task",
+    "score_length",
+    "score_displacement",
+    "score_mask",
+    "score_depth",
+    "tags",
+)
+
+_WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes")
+_FRACTIONS = ("score", "seconds_", "peak_mb_", "mask_recorded_j")
+
+MERGE_SHARE = 0.02
+"""Most of a run's time that merging the manifest between shards may take."""
+
+Row = dict[str, Any]
+
+
+class Manifest:
+    """The rows of one output directory.
+
+    Finished rows go to a journal at once, and into manifest.parquet and .csv when `merge` is called, so that neither
+    a crash nor a second run on the same directory loses one.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.parquet = root / "manifest.parquet"
+        self.csv = root / "manifest.csv"
+        self._journal = root / ".work" / "rows.jsonl"
+        self._merged_at, self._merge_seconds = -math.inf, 0.0
+
+    def rows(self) -> dict[str, Row]:
+        """Every row by episode id, journal included.
+
+        Raises:
+            OutputError: manifest.parquet is there and cannot be read.
+        """
+        rows: dict[str, Row] = {}
+        if self.parquet.exists():
+            try:
+                table = pd.read_parquet(self.parquet)
+            except Exception as error:  # pyarrow raises many kinds for one thing: not a readable table
+                raise OutputError(
+                    f"{self.parquet} cannot be read ({error}); `cuepack manifest rebuild {self.root}` makes it anew"
+                ) from error
+            for record in table.to_dict(orient="records"):
+                rows[str(record["episode_id"])] = {str(name): _python(value) for name, value in record.items()}
+        for row in self._journalled():
+            rows[row["episode_id"]] = row
+        return rows
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Journals one finished row; safe from several threads and processes."""
+        line = json.dumps(dict(row), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+            with self.locked(), self._journal.open("ab+") as file:
+                if file.tell() and not _ends_a_line(file):
+                    line = b"\n" + line
+                file.write(line)
+        except OSError as error:
+            raise OutputError(f"{self._journal} cannot be written: {error}; free space or fix permissions") from error
+
+    def merge(self) -> None:
+        """Folds the journal into manifest.parquet and manifest.csv, sorted by episode index, then id."""
+        with self.locked():
+            self.write(self.rows().values())
+            self.forget_journal()
+
+    def merge_if_due(self) -> None:
+        """Merges unless the last merge was so recent that merging would take a notable share of the run's time.
+
+        With 60,000 rows a merge takes seconds, and the journal loses nothing meanwhile.
+        """
+        if time.monotonic() - self._merged_at >= self._merge_seconds / MERGE_SHARE:
+            started = time.monotonic()
+            self.merge()
+            self._merged_at = time.monotonic()
+            self._merge_seconds = self._merged_at - started
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces both files by `rows`, in a twin also there; half-written ones of a killed process go.
+
+        The caller holds `locked`.
+        """
+        table = _table(rows)
+        self.root.mkdir(parents=True, exist_ok=True)
+        for leftover in self.root.glob(".manifest.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        for path in (self.parquet, self.csv):
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            try:
+                if path == self.parquet:
+                    table.to_parquet(temporary, index=False)
+                else:
+                    table.to_csv(temporary, index=False)
+                os.replace(temporary, path)
+            except OSError as error:
+                temporary.unlink(missing_ok=True)
+                raise OutputError(f"{path} cannot be written: {error}; free space or fix permissions") from error
+            put_back(path)
+
+    def forget_journal(self) -> None:
+        """Empties the journal, whose rows were just written. The caller holds `locked`."""
+        self._journal.unlink(missing_ok=True)
+
+    def _journalled(self) -> Iterator[Row]:
+        if not self._journal.exists():
+            return
+        with self._journal.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    # A line cut off by a crash was not finished: its episode is looked at again.
+                    continue
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the files at the top of the directory for this process: one writer at a time."""
+        path = self.root / ".work" / "manifest.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error}; fix permissions, or free space") from error
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def assessment_columns(report: Mapping[str, Any]) -> Row:
+    """The manifest's columns for scores, quality and tags, from the `quality` stage's report."""
+    columns: Row = {"tags": ";".join(report["tags"])}
+    for name, value in report["scores"].items():
+        if name == "score" or isinstance(value, int | float | None):
+            columns[name if name == "score" else f"score_{name}"] = value
+    for modality, card in report["quality"].items():
+        columns[f"quality_{modality}"] = card["status"]
+    return columns
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
+    listed = sorted(rows, key=lambda row: (row.get("episode_index") or 0, row["episode_id"]))
+    names = {name for row in listed for name in row}
+    columns = [*FIRST_COLUMNS, *sorted(names - set(FIRST_COLUMNS))]
+    table = pd.DataFrame.from_records([dict(row) for row in listed], columns=columns)
+    for name in columns:
+        if name in _WHOLE_NUMBERS:
+            table[name] = table[name].astype("Int64")
+        elif name.startswith(_FRACTIONS):
+            table[name] = table[name].astype("Float64")
+        else:
+            table[name] = table[name].astype("string")
+    return table
+
+
+def _plain(value: Any) -> Any:
+    """Text that parquet and csv can hold: lone surrogates and NUL are written out."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd").encode("utf-8", "backslashreplace").decode()
+    return value
+
+
+def _python(value: Any) -> Any:
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return None
+    return value.item() if hasattr(value, "item") else value

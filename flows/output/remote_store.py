@@ -1,0 +1,128 @@
+"""The store of an output directory behind a URI: packets are made and checked here, then put there in one step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from extractors.errors import OutputError, PacketError, RemoteError, RemoteMissingError
+from flows.output.remote_output import Twin, twin_of
+from flows.output.store import StageResult, Store, packet_facts
+from flows.remote.mirror import is_placeholder
+from packers.reader import Packet, check_digest
+from packers.validate import validate_packet
+
+
+class RemoteStore(Store):
+    """A twin's packets, work files and locks.
+
+    Args:
+        twin: the directory.
+        keep_local: keep the packets that were put there, for looking at them here.
+    """
+
+    def __init__(self, twin: Twin, *, keep_local: bool) -> None:
+        super().__init__(twin.root)
+        self._twin = twin
+        self._keep_local = keep_local
+        self._put: dict[str, dict[str, Any]] = {}
+        self._fetched: set[str] = set()
+        self._lock = threading.Lock()
+
+    def packet_results(self, episode_id: str) -> dict[str, StageResult]:
+        """As of a local store; fetches the packet as it is there now, which another run may have put a moment ago.
+
+        Raises:
+            PacketError: the packet is damaged or of another schema.
+            OutputError: it cannot be fetched now.
+        """
+        name, mirror = self._name(episode_id), self._twin.mirror
+        try:
+            file = self._twin.remote.describe(name)
+            if not mirror.is_there(name, file):
+                mirror.forget(name, file)
+            if is_placeholder(mirror.root / name):
+                mirror.fetch([name])
+                with self._lock:
+                    self._fetched.add(episode_id)
+        except RemoteMissingError:
+            mirror.drop(name)
+            return {}
+        except RemoteError as error:
+            # Making it anew would cost more than waiting, and could not be put there either.
+            raise OutputError(f"{error}; run again to go on") from error
+        return super().packet_results(episode_id)
+
+    def packing_path(self, episode_id: str) -> Path:
+        """Where a packet waits to be put there."""
+        path = self.packet_path(episode_id)
+        return self.work / "pending" / path.parent.name / path.name
+
+    def is_packed(self, episode_id: str, key: str) -> bool:
+        """Whether a packet of this key, whole, waits to be put there: a run ended between the two."""
+        path = self.packing_path(episode_id)
+        if not path.exists():
+            return False
+        try:
+            check_digest(path)
+            with Packet(path) as packet:
+                return bool(packet.attributes["stages"]["pack"]["key"] == key)
+        except (PacketError, KeyError, TypeError):
+            return False
+
+    def publish(self, episode_id: str) -> None:
+        """Checks the packet that waits and puts it there.
+
+        Raises:
+            PacketError: it breaks the schema.
+            OutputError: it cannot be put there; it goes on waiting.
+        """
+        path, name = self.packing_path(episode_id), self._name(episode_id)
+        findings = validate_packet(path)
+        if findings:
+            reasons = "; ".join(f"{found.dataset or 'packet'}: {found.reason}" for found in findings[:3])
+            path.unlink(missing_ok=True)
+            raise PacketError(f"{name} was not put there, as it breaks the schema: {reasons}")
+        facts = packet_facts(path, name)
+        file = self._twin.remote.put(path, name)
+        if self._keep_local:
+            self._twin.mirror.adopt(path, name, file)
+        else:
+            self._twin.mirror.forget(name, file)
+            path.unlink(missing_ok=True)
+        with self._lock:
+            self._put[episode_id] = facts
+            self._fetched.discard(episode_id)
+
+    def packet_columns(self, episode_id: str, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """As of a local store; of a packet that is not here, size and what the earlier row knows."""
+        if episode_id in self._put:
+            return dict(self._put[episode_id])
+        path = self.packet_path(episode_id)
+        if not is_placeholder(path):
+            return super().packet_columns(episode_id)
+        size = path.stat().st_size
+        known = earlier is not None and earlier.get("bytes") == size
+        return {
+            "packet": self._name(episode_id),
+            "sha256": earlier.get("sha256") if earlier is not None and known else None,
+            "bytes": size,
+        }
+
+    def release(self, episode_id: str) -> None:
+        """Drops the copy of an earlier packet that was fetched to work on the episode."""
+        if episode_id in self._fetched and not self._keep_local:
+            self._twin.mirror.forget(self._name(episode_id))
+            with self._lock:
+                self._fetched.discard(episode_id)
+
+    def _name(self, episode_id: str) -> str:
+        return self.packet_path(episode_id).relative_to(self.root).as_posix()
+
+
+def open_store(root: Path, *, keep_local: bool = False) -> Store:
+    """The store of an output directory, local or a twin."""
+    twin = twin_of(root)
+    return Store(root) if twin is None else RemoteStore(twin, keep_local=keep_local)

@@ -1,0 +1,1 @@
+"""Files behind URIs, and local copies of them; knows nothing of packets."""

@@ -1,0 +1,1 @@
+"""The work, without Prefect, in the order in which it happens."""

@@ -1,0 +1,114 @@
+"""Carries out a plan, shard by shard, with Prefect or plainly; both call the same engine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import FrameType
+
+from extractors.errors import CuepackError, OutputError
+from flows.output.manifest import Row
+from flows.run.plan import Plan
+from flows.run.shard import ALL_STAGES, Interrupted, Job, Progress, Shard
+
+ShardRunner = Callable[[Plan, int, list[Job]], list[Row]]
+Dispatch = Callable[[Plan, ShardRunner], Iterator[list[Row]]]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        rows: one per episode asked for, finished ones of earlier runs included.
+        interrupted: whether Ctrl-C ended it.
+        error: what stopped the run as a whole, None where nothing did.
+        began: when the first shard began, on the monotonic clock, seconds; before that is start-up.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    interrupted: bool = False
+    error: CuepackError | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    def add(self, other: Outcome) -> None:
+        """Takes in how another plan of the same command ended."""
+        self.rows += other.rows
+        self.interrupted = self.interrupted or other.interrupted
+        self.error = self.error or other.error
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the command: 130 after Ctrl-C, 1 where something failed, else 0."""
+        if self.interrupted:
+            return 130
+        failed = any(row["status"] in ("failed", "busy") for row in self.rows)
+        return 1 if failed or self.error is not None else 0
+
+
+def one_after_another(plan: Plan, run_shard: ShardRunner) -> Iterator[list[Row]]:
+    """Runs the shards of `plan` in this process; yields the rows of each."""
+    for index, jobs in enumerate(plan.shards):
+        yield run_shard(plan, index, jobs)
+
+
+def carry_out(
+    plan: Plan, progress: Progress, run_shard: ShardRunner, dispatch: Dispatch = one_after_another
+) -> Outcome:
+    """Runs every shard of `plan` through `run_shard`, in the way of `dispatch`, and merges the manifest meanwhile.
+
+    A full disk or Ctrl-C ends the run early; what is packed stays, and the next run goes on from there.
+    """
+    plan.work = replace(plan.work, progress=progress)
+    outcome = Outcome(rows=[*plan.finished, *plan.filtered, *plan.given_up])
+    manifest = plan.work.manifest
+    try:
+        with plan.work.store.in_use(), _stop_on_signal(plan.work.stop):
+            for row in plan.filtered:
+                manifest.add(row)
+            for rows in dispatch(plan, run_shard):
+                outcome.rows += rows
+                manifest.merge_if_due()
+    except (Interrupted, KeyboardInterrupt):
+        outcome.interrupted = True
+    except OutputError as error:
+        outcome.error = error
+    listed = {row["episode_id"] for row in outcome.rows}
+    outcome.rows += [row for row in plan.work.recorded if row["episode_id"] not in listed]
+    try:
+        manifest.merge()
+    except OutputError as error:
+        outcome.error = outcome.error or error
+    return outcome
+
+
+def run_shard_plainly(plan: Plan, index: int, jobs: list[Job]) -> list[Row]:
+    """One shard through all stages, without Prefect."""
+    with Shard(plan.work, jobs, plan.earlier) as shard:
+        for stage in ALL_STAGES:
+            shard.run(stage)
+        return shard.rows
+
+
+@contextmanager
+def _stop_on_signal(stop: threading.Event) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the run at the next episode boundary, a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

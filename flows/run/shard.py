@@ -1,0 +1,454 @@
+"""The work itself, without Prefect: episodes through stages, each result found by its key or made.
+
+A shard goes stage by stage, so that one model is used for all its episodes in a row; within a stage, episodes run on
+threads. What fails is recorded and leaves the later stages; only a full disk or an interruption stops the shard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+
+from extractors.errors import EpisodeError, OutputError, PacketError, WeightsError
+from extractors.types import Episode
+from flows.config import Config
+from flows.models.build import weights_digests
+from flows.output.manifest import Manifest, Row, assessment_columns
+from flows.output.store import StageRecord, StageResult, Store, content_digest, json_digest
+from flows.sources.base import EpisodeInfo, Source, safe_id
+from flows.stages import STAGES, Stage, StageInputs
+from flows.stages.pack import PACK_VERSION, pack_episode, pack_key
+from packers.reader import check_digest
+from scoring.criteria import explain_score
+
+log = logging.getLogger("cuepack")
+
+LASTING_FAULTS = frozenset(
+    {"CorruptDataError", "MissingDataError", "LengthMismatchError", "UnsafePickleError", "BlankCameraError"}
+)
+"""Errors that lie in the episode's own files: trying again is of no use until these change."""
+
+ALL_STAGES = (*(stage.name for stage in STAGES), "pack")
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop; what is finished is kept. A BaseException, so that no handler takes it for a fault."""
+
+
+class Progress(Protocol):
+    """Hears about the work as it goes on; called from several threads."""
+
+    def stage_done(self, stage: str, frames: int) -> None:
+        """One episode left `stage` (finished or reused) with `frames` frames."""
+        ...
+
+    def episode_done(self, status: str) -> None:
+        """One episode is over: "done", "failed", "filtered" or "busy"."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One episode to be worked on: what the source lists, the camera asked for, and the packet's name."""
+
+    info: EpisodeInfo
+    camera: str | None = None
+
+    @property
+    def episode_id(self) -> str:
+        """The packet's id: the source's, with the camera appended when one was asked for."""
+        return self.info.episode_id if self.camera is None else f"{self.info.episode_id}-{safe_id(self.camera)}"
+
+
+@dataclass(slots=True)
+class EpisodeRun:
+    """Where one episode of a shard stands."""
+
+    job: Job
+    results: dict[str, StageResult] = field(default_factory=dict)
+    packed: dict[str, StageResult] = field(default_factory=dict)
+    actions: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_mb: dict[str, float] = field(default_factory=dict)
+    row: Row | None = None
+    episode: Episode | None = None
+    stamp: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is the same for all shards of a run.
+
+    Attributes:
+        source: the episodes.
+        config: resolved configuration.
+        store, manifest: of the output directory.
+        workers: episodes worked on at once.
+        force_from: redo this stage and those after it even where nothing changed.
+        rehash: read the source again even where size and time say it is the same.
+        stop: set to end the run at the next episode boundary.
+        progress: hears about the work.
+        recorded: rows of this process's episodes as they end, also those of a shard that is cut short.
+    """
+
+    source: Source
+    config: Config
+    store: Store
+    manifest: Manifest
+    workers: int = 1
+    force_from: str | None = None
+    rehash: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
+    progress: Progress | None = None
+    recorded: list[Row] = field(default_factory=list)
+
+    def run_key(self) -> str:
+        """Sha256 of everything but the source that a packet depends on: equal keys, nothing to redo."""
+        weights = {stage.name: weights_digests(stage.weights(self.config), self.config) for stage in STAGES}
+        versions = {stage.name: stage.version for stage in STAGES} | {"pack": PACK_VERSION}
+        return json_digest({"config": self.config.keyed(), "weights": weights, "versions": versions})
+
+
+def source_stamp(info: EpisodeInfo) -> str:
+    """What recognises an episode's files without reading them: names, sizes, times."""
+    stamp: list[Any] = [dict(info.key), info.n_frames, info.language_instruction]
+    for path in info.files:
+        try:
+            status = path.stat()
+        except OSError:
+            stamp.append([path.name, None, None])
+            continue
+        stamp.append([path.name, status.st_size, status.st_mtime_ns])
+    return json_digest(stamp)
+
+
+def is_finished(row: Mapping[str, Any] | None, job: Job, work: Work, run_key: str) -> bool:
+    """Whether the manifest and the file system say that nothing is left to do for `job`."""
+    if row is None or row.get("status") != "done" or row.get("run_key") != run_key:
+        return False
+    threshold = work.config.select.min_score
+    if threshold is not None and (row.get("score") is None or row["score"] < threshold):
+        return False
+    path = work.store.packet_path(job.episode_id)
+    try:
+        whole = path.stat().st_size == row.get("bytes")
+    except OSError:
+        return False
+    return whole and row.get("source_stamp") == source_stamp(job.info)
+
+
+def failed_as_it_is(row: Mapping[str, Any] | None, job: Job, run_key: str) -> bool:
+    """Whether `job` failed before for what is in its files, and both they and the configuration are as they were."""
+    if row is None or row.get("status") != "failed" or row.get("error_type") not in LASTING_FAULTS:
+        return False
+    return row.get("run_key") == run_key and row.get("source_stamp") == source_stamp(job.info)
+
+
+class Shard:
+    """Some episodes on their way through the stages.
+
+    Use as a context manager: it holds the episodes' locks. Then `run(stage)` for each of `ALL_STAGES`, in order;
+    `rows` says what became of each episode.
+    """
+
+    def __init__(self, work: Work, jobs: Sequence[Job], earlier: Mapping[str, Row]) -> None:
+        self.work = work
+        self.runs = [EpisodeRun(job) for job in jobs]
+        self._earlier = earlier
+        self._run_key = work.run_key()
+        self._weights = {stage.name: weights_digests(stage.weights(work.config), work.config) for stage in STAGES}
+        self._locks = ExitStack()
+        self._forced = set(ALL_STAGES[ALL_STAGES.index(work.force_from) :]) if work.force_from else set()
+
+    def __enter__(self) -> Shard:
+        for run in self.runs:
+            if not self._locks.enter_context(self.work.store.lock(run.job.episode_id)):
+                self._close(run, {"status": "busy", "error": "another run is working on this episode"})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for run in self.runs:
+            self.work.store.release(run.job.episode_id)
+        self._locks.close()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of the episodes that are over."""
+        return [run.row for run in self.runs if run.row is not None]
+
+    def run(self, stage_name: str) -> None:
+        """Takes every episode that is still under way through one stage.
+
+        Raises:
+            Interrupted: the run was asked to stop.
+            OutputError: the output directory cannot be written.
+            WeightsError: the stage's weights are missing or wrong.
+        """
+        step = self._pack if stage_name == "pack" else self._stage_step(stage_name)
+        live = [run for run in self.runs if run.row is None]
+        workers = max(1, min(self.work.workers, len(live)))
+        with _opencv_threads(workers), ThreadPoolExecutor(workers) as pool:
+            # Each thread gets the caller's context, so that Prefect knows which run its log lines belong to.
+            contexts = [copy_context() for _ in live]
+            futures = [
+                pool.submit(context.run, self._attempt, step, stage_name, run)
+                for context, run in zip(contexts, live, strict=True)
+            ]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
+
+    def _attempt(self, step: Callable[[EpisodeRun], None], stage: str, run: EpisodeRun) -> None:
+        if self.work.stop.is_set():
+            raise Interrupted
+        started = time.perf_counter()
+        try:
+            with _peak_memory() as peak:
+                try:
+                    step(run)
+                except PacketError as error:
+                    self._make_up(run, error)
+                    step(run)
+        except (OutputError, WeightsError):
+            raise
+        except Exception as error:
+            run.seconds[stage] = time.perf_counter() - started
+            self._fail(run, stage, error)
+            return
+        run.seconds[stage] = time.perf_counter() - started
+        run.peak_mb[stage] = peak[0]
+        if self.work.progress is not None:
+            self.work.progress.stage_done(stage, _n_frames(run))
+        if run.row is not None and run.row["status"] == "done":
+            run.row.update(_costs(run))
+            self._record(run)
+
+    def _make_up(self, run: EpisodeRun, error: PacketError) -> None:
+        """Makes the stages anew whose files are damaged or have gone (`.work` may be deleted at any time)."""
+        lost = set()
+        for name, result in [*run.results.items(), *run.packed.items()]:
+            try:
+                check_digest(result.path)
+            except PacketError:
+                lost.add(name)
+        if not lost:
+            raise error
+        log.warning("%s: made anew, as %s", run.job.episode_id, error)
+        for name in lost:
+            run.results.pop(name, None)
+            run.packed.pop(name, None)
+        past = list(run.results.keys() | lost)
+        for stage in STAGES:
+            if stage.name in past and stage.name not in run.results:
+                self._finish_stage(run, stage)
+
+    def _stage_step(self, name: str) -> Callable[[EpisodeRun], None]:
+        stage = next(stage for stage in STAGES if stage.name == name)
+
+        def step(run: EpisodeRun) -> None:
+            if name == "source":
+                self._begin(run)
+            if name not in run.results:
+                self._finish_stage(run, stage)
+
+        return step
+
+    def _begin(self, run: EpisodeRun) -> None:
+        """Finds what earlier runs left, and accepts the source unread where size and time say it is the same."""
+        job = run.job
+        try:
+            run.packed = self.work.store.packet_results(job.episode_id)
+        except PacketError as error:
+            log.warning("%s: its packet is made anew: %s", job.episode_id, error)
+        if self.work.rehash:
+            return
+        stamp = _stamp(run)
+        packed = run.packed.get("source")
+        same_files = self._earlier.get(job.episode_id, {}).get("source_stamp") == stamp
+        known = (
+            packed if packed is not None and same_files else self.work.store.saved_from(job.episode_id, "source", stamp)
+        )
+        settings = json_digest(dict(STAGES[0].settings(self.work.config)))
+        if (
+            known is not None
+            and known.record.version == STAGES[0].version
+            and known.record.report["settings"] == settings
+        ):
+            run.results["source"] = known
+            run.actions["source"] = "reused"
+
+    def _finish_stage(self, run: EpisodeRun, stage: Stage) -> None:
+        config, store, job = self.work.config, self.work.store, run.job
+        weights = self._weights[stage.name]
+        key = stage.key(config, run.results, weights)
+        for found in (run.packed.get(stage.name), store.saved(job.episode_id, stage.name)):
+            if found is not None and found.record.key == key and stage.name not in self._forced:
+                run.results[stage.name] = found
+                run.actions[stage.name] = "reused"
+                return
+        earlier = None if stage.name in self._forced else run.packed.get(stage.name)
+        inputs = StageInputs(lambda: self._open(run), run.results, config, earlier, weights)
+        output = stage.run(inputs)
+        report = json.loads(json.dumps(dict(output.report)))
+        if output.content is not None:
+            report["settings"] = json_digest(dict(stage.settings(config)))
+            key = json_digest({"stage": stage.name, "version": stage.version, "content": dict(output.content)})
+        record = StageRecord(
+            key=key,
+            version=stage.version,
+            backend=output.backend,
+            weights=weights,
+            device=output.device,
+            precision=output.precision,
+            outputs={name: content_digest(dataset) for name, dataset in output.datasets.items()},
+            report=report,
+        )
+        previous = run.packed.get(stage.name)
+        if previous is not None and previous.record == record and stage.name not in self._forced:
+            run.results[stage.name] = previous
+            run.actions[stage.name] = "unchanged"
+            return
+        run.results[stage.name] = store.save(job.episode_id, stage.name, record, output.datasets, stamp=_stamp(run))
+        run.actions[stage.name] = "computed"
+
+    def _pack(self, run: EpisodeRun) -> None:
+        score = run.results["quality"].record.report["scores"].get("score")
+        threshold = self.work.config.select.min_score
+        if threshold is not None and (score is None or score < threshold):
+            reasons = explain_score(run.results["quality"].record.report["scores"], self.work.config.scoring)
+            error = f"score {score} is below select.min_score={threshold}: {reasons}"
+            self._close(run, {"status": "filtered", "error": error})
+            return
+        store, episode_id = self.work.store, run.job.episode_id
+        key = pack_key(run.results, self.work.config)
+        packed = run.packed.get("pack")
+        if packed is not None and packed.record.key == key and "pack" not in self._forced:
+            run.actions["pack"] = "reused"
+        else:
+            if store.is_packed(episode_id, key) and "pack" not in self._forced:
+                run.actions["pack"] = "reused"
+            else:
+                pack_episode(store.packing_path(episode_id), episode_id, run.results, self.work.config)
+                run.actions["pack"] = "computed"
+            store.publish(episode_id)
+        store.forget(episode_id)
+        run.row = self._row(run) | {"status": "done"}
+        run.episode = None
+
+    def _open(self, run: EpisodeRun) -> Episode:
+        if run.episode is None:
+            run.episode = self.work.source.open(run.job.info, run.job.camera)
+        return run.episode
+
+    def _fail(self, run: EpisodeRun, stage: str, error: Exception) -> None:
+        expected = isinstance(error, EpisodeError | PacketError | ValueError)
+        log.log(
+            logging.WARNING if expected else logging.ERROR,
+            "%s failed in %s: %s: %s",
+            run.job.episode_id,
+            stage,
+            type(error).__name__,
+            error,
+            exc_info=None if expected else error,
+            extra={"listed_at_the_end": expected},
+        )
+        self._close(run, {"status": "failed", "stage": stage, "error_type": type(error).__name__, "error": str(error)})
+
+    def _close(self, run: EpisodeRun, outcome: Mapping[str, Any]) -> None:
+        run.row = self._row(run) | dict(outcome) | _costs(run)
+        run.episode = None
+        self._record(run)
+
+    def _record(self, run: EpisodeRun) -> None:
+        assert run.row is not None
+        if run.row["status"] != "busy":
+            self.work.manifest.add(run.row)
+            self.work.recorded.append(run.row)
+        if self.work.progress is not None:
+            self.work.progress.episode_done(run.row["status"])
+
+    def _row(self, run: EpisodeRun) -> Row:
+        info = run.job.info
+        row: Row = {
+            "episode_id": run.job.episode_id,
+            "episode_index": info.episode_index,
+            "n_frames": info.n_frames,
+            "language_instruction": info.language_instruction,
+            "camera": run.job.camera,
+            "camera_asked": run.job.camera,
+            "tags": ";".join(info.tags),
+            "source_id": info.episode_id,
+            "source_stamp": _stamp(run),
+            "run_key": self._run_key,
+            "stages_computed": ";".join(name for name, action in run.actions.items() if action == "computed"),
+        }
+        row |= self.work.store.packet_columns(run.job.episode_id, self._earlier.get(run.job.episode_id))
+        if "source" in run.results:
+            report = run.results["source"].record.report
+            row["camera"] = report["source"].get("camera")
+            row["n_frames"] = len(report["source"]["frame_sha256"])
+            row["language_instruction"] = report["language_instruction"]
+        if "masks" in run.results:
+            row["mask_recorded_j"] = run.results["masks"].record.report.get("recorded_j")
+        if "quality" in run.results:
+            row |= assessment_columns(run.results["quality"].record.report)
+        return row
+
+
+def _stamp(run: EpisodeRun) -> str:
+    """The stamp of the episode's files as they were first looked at: what changes while it is read is noticed later."""
+    if run.stamp is None:
+        run.stamp = source_stamp(run.job.info)
+    return run.stamp
+
+
+def _costs(run: EpisodeRun) -> Row:
+    seconds = {f"seconds_{name}": round(value, 4) for name, value in run.seconds.items()}
+    return seconds | {f"peak_mb_{name}": round(value, 1) for name, value in run.peak_mb.items() if value == value}
+
+
+def _n_frames(run: EpisodeRun) -> int:
+    if "source" in run.results:
+        return len(run.results["source"].record.report["source"]["frame_sha256"])
+    return run.job.info.n_frames or 0
+
+
+@contextlib.contextmanager
+def _opencv_threads(workers: int) -> Iterator[None]:
+    """With several workers each episode gets one OpenCV thread: more would only wait for each other."""
+    before = cv2.getNumThreads()
+    if workers > 1:
+        cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+@contextlib.contextmanager
+def _peak_memory() -> Iterator[list[float]]:
+    """Peak resident memory of the process meanwhile, MiB, in a list of one; NaN where Linux's /proc is not there."""
+    peak = [float("nan")]
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    yield peak
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                peak[0] = int(line.split()[1]) / 1024

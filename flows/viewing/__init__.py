@@ -1,0 +1,1 @@
+"""The packets of an output directory, shown in a browser."""

@@ -1,0 +1,325 @@
+"""An output directory, or one packet, as the viewer reads it: rows, packets, and pictures kept for the next look."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, cast, get_args
+
+from extractors.errors import ConfigError, CuepackError, PacketError
+from flows.output.annotations import ANNOTATIONS, read_annotations
+from flows.output.manifest import Manifest, Row
+from flows.output.remote_output import fetch_packets, shown
+from packers.reader import Packet, check_head
+from packers.viewer.compare import compare_packets
+from packers.viewer.episode import describe_episode, describe_points
+from packers.viewer.frames import (
+    SHEET_COLUMNS,
+    SHEET_ROWS,
+    THUMBNAIL_FRAMES,
+    THUMBNAIL_PX,
+    VIEW_VERSION,
+    FramePictures,
+    PanelName,
+    encode_image,
+    placeholder,
+)
+from packers.viewer.overview import describe_overview, folder_key
+from packers.viewer.pages import as_script
+
+UNREADABLE = "cannot be read:\ndamaged data"
+
+_STEMS = ("points", *get_args(PanelName))
+_OPEN_PACKETS = 6
+_WATCHED = ("manifest.parquet", ".work/rows.jsonl", ANNOTATIONS)
+
+
+class Library:
+    """Where the viewer gets its data from.
+
+    Files are asked for by name (`episode.js`, `rgb-0.jpg`, `points-0.js`, `thumb.jpg`); what takes time is kept in
+    DIR/.work/view, under a name that changes with the packet. Where that cannot be written, nothing is kept.
+
+    Args:
+        path: an output directory, or one packet.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.is_packet = self.path.is_file()
+        if not self.path.exists():
+            raise ConfigError(f"nothing at {path}; name an output directory of `cuepack extract`, or a packet")
+        if not self.is_packet and not _looks_like_output(self.path):
+            raise ConfigError(f"{path} holds neither a manifest nor packets; name an output directory, or a packet")
+        self._cache = None if self.is_packet else self.path / ".work" / "view"
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, tuple[threading.Lock, FramePictures]] = OrderedDict()
+        self._rows: tuple[str, dict[str, Row]] = ("", {})
+
+    @property
+    def title(self) -> str:
+        """A short name: the last parts of the path."""
+        return PurePosixPath(shown(self.path)).name or str(self.path)
+
+    def stamp(self) -> str:
+        """Changes when the manifest, its journal or the annotations do."""
+        if self.is_packet:
+            return _stamp(self.path)
+        return hashlib.sha256("\n".join(_stamp(self.path / name) for name in _WATCHED).encode()).hexdigest()[:24]
+
+    def rows(self) -> dict[str, Row]:
+        """Manifest rows by folder key, read again when they changed; without a manifest, the packets that lie there."""
+        stamp = self.stamp()
+        with self._lock:
+            if self._rows[0] != stamp:
+                self._rows = (stamp, {folder_key(str(row["episode_id"])): row for row in self._read_rows()})
+            return self._rows[1]
+
+    def notices(self) -> list[str]:
+        """What the overview should say above the cards."""
+        if self.is_packet or any((self.path / name).exists() for name in _WATCHED[:2]):
+            return []
+        return [f"There is no manifest here; `cuepack manifest rebuild {self.title}` makes one from the packets."]
+
+    def overview(self, *, server: bool, other: Library | None = None) -> bytes:
+        """The overview's data."""
+        rows = self.rows()
+        notices = self.notices()
+        try:
+            annotations = {} if self.is_packet else {k: asdict(v) for k, v in read_annotations(self.path).items()}
+        except ConfigError as error:
+            annotations = {}
+            notices.append(str(error))
+        compare = [] if other is None else [str(rows[key]["episode_id"]) for key in self.common(other)]
+        return as_script(
+            describe_overview(
+                list(rows.values()),
+                title=self.title,
+                server=server and not self.is_packet,
+                # A page that goes elsewhere does not tell where it was made.
+                directory=None if self.is_packet else shlex.quote(shown(self.path) if server else self.title),
+                thresholds=self.thresholds(),
+                annotations=annotations,
+                notices=notices,
+                compare=compare,
+            )
+        )
+
+    def thresholds(self) -> dict[str, list[dict[str, Any]]]:
+        """Column -> lines for its distribution, from the directory's config.yaml."""
+        config_file = self.path / "config.yaml"
+        if self.is_packet or not config_file.exists():
+            return {}
+        from flows.config import load_config
+
+        try:
+            config = load_config(config_file)
+        except ConfigError:
+            # Written by another version: the page is as good without the lines.
+            return {}
+        scoring = config.scoring
+        lines: dict[str, list[dict[str, Any]]] = {
+            "n_frames": [
+                {"name": "best", "value": scoring.length_low},
+                {"name": "to", "value": scoring.length_high},
+            ]
+        }
+        if config.select.min_score is not None:
+            lines["score"] = [{"name": "min", "value": config.select.min_score}]
+        return lines
+
+    def packet(self, key: str) -> Path:
+        """The packet of an episode.
+
+        Raises:
+            KeyError: no such episode, or it has no packet, or its packet would lie outside the directory.
+        """
+        row = self.rows()[key]
+        if self.is_packet:
+            return self.path
+        named = row.get("packet")
+        if not named:
+            raise KeyError(f"{key} has no packet")
+        path = (self.path / str(named)).resolve()
+        if not path.is_relative_to(self.path):
+            raise KeyError(f"the packet of {key} lies outside {self.path}")
+        try:
+            fetch_packets([path])
+        except ConfigError as error:
+            raise KeyError(f"the packet of {key} cannot be fetched: {error}") from error
+        return path
+
+    def common(self, other: Library) -> list[str]:
+        """Keys of the episodes that both have packets of; two single packets are taken as the same episode."""
+        if self.is_packet and other.is_packet:
+            return list(self.rows())
+        theirs = {key for key, row in other.rows().items() if row.get("packet")}
+        return [key for key, row in self.rows().items() if row.get("packet") and key in theirs]
+
+    def file(self, key: str, name: str) -> bytes:
+        """One of an episode's files.
+
+        Raises:
+            KeyError: there is no such episode or file.
+        """
+        if name == "episode.js":
+            return self._kept(key, name, lambda path: as_script(describe_episode(path)), _broken)
+        if name == "thumb.jpg":
+            return self._kept(key, name, lambda path: self._pictured(path, lambda p: p.thumbnail()), _no_thumbnail)
+        stem, _, rest = name.partition("-")
+        number, _, ending = rest.partition(".")
+        if not number.isdecimal() or len(number) > 6 or stem not in _STEMS:
+            raise KeyError(name)
+        index = int(number)
+        if stem == "points" and ending == "js":
+            return self._kept(key, name, lambda path: as_script(describe_points(path, index)), None)
+        if ending == ("png" if stem == "masks" else "jpg"):
+            panel = cast("PanelName", stem)
+            return self._kept(key, name, lambda path: self._pictured(path, lambda p: p.sheet(panel, index)), _no_sheet)
+        raise KeyError(name)
+
+    def compared(self, key: str, other: Library) -> bytes:
+        """What the compare page says about an episode that `other` has too."""
+        theirs = next(iter(other.rows())) if other.is_packet else key
+        names = (self.title, other.title)
+        if names[0] == names[1]:
+            names = (f"{self.path.parent.name}/{self.title}", f"{other.path.parent.name}/{other.title}")
+        try:
+            return as_script(compare_packets(self.packet(key), other.packet(theirs), names))
+        except PacketError as error:
+            empty: dict[str, Any] = {part: [] for part in ("numbers", "agreement", "settings")}
+            return as_script({"names": {"a": names[0], "b": names[1]}, **empty, "notes": [str(error)]})
+
+    def _read_rows(self) -> list[Row]:
+        if self.is_packet:
+            return [_packet_row(self.path, self.path.parent)]
+        if any((self.path / name).exists() for name in _WATCHED[:2]):
+            return list(Manifest(self.path).rows().values())
+        return [_bare_row(path, self.path) for path in sorted((self.path / "packets").glob("*/*.h5"))]
+
+    def _kept(
+        self, key: str, name: str, make: Callable[[Path], bytes], instead: Callable[[Exception], bytes] | None
+    ) -> bytes:
+        path = self.packet(key)
+        cached = self._cached(key, path, name)
+        if cached is not None:
+            try:
+                return cached.read_bytes()
+            except OSError:
+                pass
+        try:
+            content = make(path)
+        except (KeyError, IndexError) as error:
+            raise KeyError(str(error)) from error
+        except (PacketError, CuepackError) as error:
+            if instead is None:
+                return as_script({"start": 0, "tracks": {}, "cloud": [], "colours": []})
+            # Not kept: the packet may be made anew, or be there in a moment.
+            return instead(error)
+        if cached is not None:
+            _keep(cached, content)
+        return content
+
+    def _cached(self, key: str, path: Path, name: str) -> Path | None:
+        if self._cache is None:
+            return None
+        try:
+            head = f"{VIEW_VERSION} {check_head(path)} {_stamp(path)}"
+        except PacketError:
+            return None
+        digest = hashlib.sha256(head.encode()).hexdigest()[:16]
+        return self._cache / key[:2] / key / digest / name
+
+    def _pictured(self, path: Path, draw: Callable[[FramePictures], bytes]) -> bytes:
+        """Draws with a packet that is kept open for a while: ranges are found once, not for every sheet."""
+        name = f"{path} {_stamp(path)}"
+        with self._lock:
+            if name not in self._open:
+                self._open[name] = (threading.Lock(), FramePictures(Packet(path)))
+            self._open.move_to_end(name)
+            held, pictures = self._open[name]
+            while len(self._open) > _OPEN_PACKETS:
+                self._open.popitem(last=False)
+        with held:
+            return draw(pictures)
+
+
+def _looks_like_output(path: Path) -> bool:
+    return any((path / name).exists() for name in ("manifest.parquet", "run.json", "packets", ".work/rows.jsonl"))
+
+
+def _stamp(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return f"{path.name} absent"
+    return f"{path.name} {found.st_size} {found.st_mtime_ns} {found.st_ino}"
+
+
+def _bare_row(path: Path, root: Path) -> Row:
+    return {"episode_id": path.stem, "status": "done", "packet": path.relative_to(root).as_posix()}
+
+
+def _packet_row(path: Path, root: Path) -> Row:
+    """A manifest row from the packet itself; just its name where it cannot be read."""
+    row = _bare_row(path, root)
+    try:
+        with Packet(path) as packet:
+            attributes: Mapping[str, Any] = packet.attributes
+            row["n_frames"] = packet.n_frames
+    except PacketError:
+        return row
+    row["language_instruction"] = attributes.get("language_instruction")
+    row["tags"] = ";".join(attributes.get("tags") or [])
+    for name, value in (attributes.get("scores") or {}).items():
+        row[name if name == "score" else f"score_{name}"] = value
+    for modality, card in (attributes.get("quality") or {}).items():
+        row[f"quality_{modality}"] = card.get("status")
+    return row
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Writes a picture for the next look; a directory that may not be written is no fault of the looker."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            return
+
+
+@lru_cache(maxsize=1)
+def _thumbnail_placeholder() -> bytes:
+    size = (THUMBNAIL_PX, THUMBNAIL_PX)
+    return encode_image(placeholder(UNREADABLE, size, (1, THUMBNAIL_FRAMES)))
+
+
+def _broken(error: Exception) -> bytes:
+    return as_script({"broken": str(error)})
+
+
+def _no_thumbnail(error: Exception) -> bytes:
+    return _thumbnail_placeholder()
+
+
+@lru_cache(maxsize=1)
+def _sheet_placeholder() -> bytes:
+    return encode_image(placeholder(UNREADABLE, (224, 224), (SHEET_ROWS, SHEET_COLUMNS)))
+
+
+def _no_sheet(error: Exception) -> bytes:
+    return _sheet_placeholder()

@@ -1,0 +1,276 @@
+"""The viewer as a server on this machine, and as files for disk and any web host."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import webbrowser
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from extractors.errors import ConfigError, CuepackError, OutputError
+from flows.output.annotations import VERDICTS, Annotation, write_annotation
+from flows.viewing.library import Library
+from packers.viewer.episode import POINTS_FRAMES
+from packers.viewer.pages import CONTENT_SECURITY_POLICY, MEDIA_TYPES, static_files
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+HOST = "127.0.0.1"
+_OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
+_MARKER = "cuepack-viewer.json"
+_LONGEST_BODY = 20_000
+
+HEADERS = {
+    "Content-Security-Policy": f"{CONTENT_SECURITY_POLICY}; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    # Data come as scripts, which any site could otherwise load from here.
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+
+
+def make_app(library: Library, other: Library | None = None) -> Starlette:
+    """The viewer of `library` as a web application; `other` holds second packets to compare with.
+
+    It answers requests that name this machine and come from its own pages only, and reads nothing but the pages' own
+    files and what `Library` hands out by key.
+    """
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
+    from starlette.routing import Route
+
+    assets = dict(static_files())
+    sides = {"a": library} | ({} if other is None else {"b": other})
+
+    def page(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        return _answer(assets[name], name) if name in assets else _refusal(404, "no such page")
+
+    def overview(request: Request) -> Response:
+        try:
+            return _answer(library.overview(server=True, other=other), "overview.js")
+        except CuepackError as error:
+            return _refusal(500, str(error))
+
+    def stamp(request: Request) -> Response:
+        return _answer(library.stamp().encode(), "stamp")
+
+    def file(request: Request) -> Response:
+        side, key, name = (request.path_params[part] for part in ("side", "key", "name"))
+        try:
+            held = sides[side]
+            # Two single packets are one episode, whatever their files are called.
+            content = held.file(_key(held, key, side, library), name)
+        except KeyError:
+            return _refusal(404, "no such file")
+        return _answer(content, name)
+
+    def compared(request: Request) -> Response:
+        key = request.path_params["name"].removesuffix(".js")
+        try:
+            if other is None:
+                raise KeyError(key)
+            return _answer(library.compared(key, other), "compare.js")
+        except KeyError:
+            return _refusal(404, "no such comparison")
+        except CuepackError as error:
+            return _refusal(500, str(error))
+
+    async def annotations(request: Request) -> Response:
+        return await _annotate(request, library)
+
+    routes = [
+        Route("/", page),
+        Route("/data/overview.js", overview),
+        Route("/data/stamp", stamp),
+        Route("/data/compare/{name}", compared),
+        Route("/data/{side}/{key}/{name}", file),
+        Route("/annotations", annotations, methods=["POST"]),
+        Route("/{name}", page),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=_only_from_here)])
+
+
+def serve(library: Library, other: Library | None = None, *, port: int = 0, browser: bool = True) -> None:
+    """Serves the viewer on this machine's loopback address until Ctrl-C.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    import uvicorn
+
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((HOST, port))
+            # Now, so that the address works as soon as it is printed.
+            listening.listen(128)
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} cannot be used ({error.strerror}); choose another with --port, or --port 0 for a free one"
+            ) from error
+        address = f"http://{HOST}:{listening.getsockname()[1]}/"
+        print(f"{library.title}: {address}   (Ctrl-C ends)", flush=True)
+        if browser:
+            threading.Timer(0.5, webbrowser.open, (address,)).start()
+        config = uvicorn.Config(
+            make_app(library, other), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=2
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def export_site(
+    library: Library,
+    folder: Path,
+    other: Library | None = None,
+    *,
+    workers: int = 2,
+    done: Callable[[str], None] = lambda key: None,
+) -> int:
+    """Writes the viewer as files: every packed episode with all its pictures. Safe to repeat.
+
+    Args:
+        library: what to show.
+        folder: where to; made where missing, refused where it holds something else.
+        other: second packets to compare with.
+        workers: episodes drawn at once.
+        done: called with the key of each finished episode.
+
+    Returns:
+        The number of episodes written.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        OutputError: the disk is full, or the folder may not be written.
+    """
+    _check_export(folder, library)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARKER).write_text(json.dumps({"made_by": "cuepack view --export"}) + "\n", encoding="utf-8")
+        for name, content in static_files():
+            (folder / name).write_bytes(content)
+        keys = [key for key, row in library.rows().items() if row.get("packet")]
+        work: list[tuple[str, Library, str]] = [("a", library, key) for key in keys]
+        if other is not None:
+            work += [("b", other, key) for key in library.common(other)]
+        with ThreadPoolExecutor(workers) as pool:
+            for key in pool.map(lambda item: _export_episode(folder, library, *item), work):
+                done(key)
+        if other is not None:
+            for key in library.common(other):
+                _write(folder / "data" / "compare" / f"{key}.js", library.compared(key, other))
+        # Last: a site with a list is whole.
+        _write(folder / "data" / "overview.js", library.overview(server=False, other=other))
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error}; free space or fix permissions") from error
+    return len(keys)
+
+
+def episode_files(description: dict[str, Any]) -> list[str]:
+    """Names of an episode's files besides episode.js, from what episode.js says."""
+    names = ["thumb.jpg"]
+    if "broken" in description:
+        return names
+    n_frames, sheet = description["n_frames"], description["view"]["sheet_frames"]
+    for panel in description["panels"]:
+        names += [f"{panel}-{i}.{'png' if panel == 'masks' else 'jpg'}" for i in range(-(-n_frames // sheet))]
+    return names + [f"points-{index}.js" for index in range(-(-n_frames // POINTS_FRAMES))]
+
+
+def _export_episode(folder: Path, library: Library, side: str, held: Library, key: str) -> str:
+    target = folder / "data" / side / key
+    theirs = _key(held, key, side, library)
+    content = held.file(theirs, "episode.js")
+    description = json.loads(content.decode()[len("cuepack.receive(") : -len(");\n")])
+    for name in episode_files(description):
+        _write(target / name, held.file(theirs, name))
+    _write(target / "episode.js", content)
+    return key
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _check_export(folder: Path, library: Library) -> None:
+    inside = folder.resolve()
+    if not library.is_packet and (inside == library.path or inside.is_relative_to(library.path / "packets")):
+        raise ConfigError(f"--export {folder} lies among the packets; name another folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARKER).exists():
+        raise ConfigError(f"--export {folder} holds something else already; name a new or empty folder")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--export {folder} is a file; name a folder")
+
+
+def _key(held: Library, key: str, side: str, library: Library) -> str:
+    if side == "b" and held.is_packet and library.is_packet:
+        return next(iter(held.rows()))
+    return key
+
+
+def _answer(content: bytes, name: str) -> Response:
+    from starlette.responses import Response
+
+    return Response(content, media_type=MEDIA_TYPES.get(Path(name).suffix, "text/plain; charset=utf-8"))
+
+
+def _refusal(code: int, text: str) -> Response:
+    from starlette.responses import PlainTextResponse
+
+    return PlainTextResponse(text, code)
+
+
+async def _only_from_here(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Refuses what a foreign page could send: another name for this machine (DNS rebinding), another site's request."""
+    host = request.headers.get("host", "")
+    if not _is_own(host):
+        response = _refusal(403, "this viewer answers to 127.0.0.1 and localhost only")
+    elif request.headers.get("sec-fetch-site") == "cross-site" and request.headers.get("sec-fetch-mode") != "navigate":
+        response = _refusal(403, "refused: asked for by another site")
+    else:
+        response = await go_on(request)
+    response.headers.update(HEADERS)
+    return response
+
+
+def _is_own(host: str) -> bool:
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    return name.lower() in _OWN_NAMES
+
+
+async def _annotate(request: Request, library: Library) -> Response:
+    origin = request.headers.get("origin")
+    if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
+        return _refusal(403, "annotations are taken from the viewer's own pages only")
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        return _refusal(415, "wanted application/json")
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _LONGEST_BODY:
+            return _refusal(413, "too long")
+    try:
+        given = json.loads(body)
+        episode_id, verdict, note = (given[name] for name in ("episode_id", "verdict", "note"))
+        if not all(isinstance(value, str) for value in (episode_id, verdict, note)) or verdict not in VERDICTS:
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        return _refusal(400, "wanted episode_id, verdict (accept, reject or nothing) and note, all texts")
+    if library.is_packet or episode_id not in {str(row["episode_id"]) for row in library.rows().values()}:
+        return _refusal(404, "no such episode in the manifest")
+    try:
+        write_annotation(library.path, episode_id, Annotation(verdict, note))
+    except CuepackError as error:
+        return _refusal(500, str(error))
+    return _answer(b"saved", "text")

@@ -1,0 +1,1 @@
+"""Packets in the forms that other tools read."""

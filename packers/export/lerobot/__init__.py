@@ -1,0 +1,1 @@
+"""A LeRobotDataset v3.0 folder made of packets."""

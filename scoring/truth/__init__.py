@@ -1,0 +1,1 @@
+"""Metrics against ground truth, used by benchmarks alone."""

@@ -1,0 +1,81 @@
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from flows.cli import main
+from flows.output.manifest import Manifest
+from flows.sources.detect import open_source
+from tests.flows.viewing.served import write_output
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    root = tmp_path_factory.mktemp("export") / "an output"
+    rows = write_output(root, frames=6)
+    Manifest(root).write(row for row in rows.values() if row["episode_id"] != "damaged")
+    return root
+
+
+def cuepack(*arguments):
+    return CliRunner().invoke(main, ["export", *(str(argument) for argument in arguments)])
+
+
+def test_lerobot_export_has_the_order_of_the_selection_and_says_what_is_lost(output, tmp_path):
+    (tmp_path / "selection.csv").write_text("episode_id\nep_2\nep_0\n")
+    out = tmp_path / "set"
+    arguments = (output, "--format", "lerobot", "--out", out, "--selection", tmp_path / "selection.csv")
+    result = cuepack(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["counts"], report["frames"], report["exit_code"]) == ({"packets": 2}, 12, 0)
+    assert report["out"] == str(out)
+    assert "cuepack.tracks.grid.xy" in report["features"]
+    assert "pixels are LOSSY" in result.stderr
+    assert "2 frames have no action" in result.stderr
+    assert open_source(str(out)).kind == "lerobot-v3.0"
+    refused = cuepack(*arguments)
+    assert refused.exit_code == 2
+    assert "is there already" in refused.stderr
+
+
+def test_lerobot_export_takes_choices_and_refuses_what_makes_none(output, tmp_path):
+    out = tmp_path / "set"
+    packet = output / "packets" / "00" / "ep_0.h5"
+    result = cuepack(
+        packet, "--format", "lerobot", "--out", out, "--pixels", "png", "--trim", "--without", "tracks", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["frames"] == 5
+    assert report["psnr_db"] is None
+    assert not [key for key in report["features"] if "tracks" in key]
+    assert "tracks/grid/xy" in report["left_out"]
+    assert "LOSSY" not in result.stderr
+    wrong = cuepack(packet, "--format", "lerobot", "--out", tmp_path / "b", "--without", "trakcs/grid")
+    assert wrong.exit_code == 2
+    assert "did you mean tracks/grid" in wrong.stderr
+    assert cuepack(packet, "--format", "lewm-hdf5", "--out", tmp_path / "a.h5", "--trim").exit_code == 2
+    assert cuepack(packet, "--format", "lerobot", "--out", tmp_path / "b", "--with", "centroids").exit_code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+def test_packets_of_episodes_that_no_longer_pass_are_left_out_aloud(output, tmp_path):
+    root = tmp_path / "filtered"
+    shutil.copytree(output, root)
+    rows = Manifest(root).rows()
+    rows["ep_0"]["status"] = "filtered"
+    Manifest(root).write(rows.values())
+    result = cuepack(root, "--format", "lewm-hdf5", "--out", tmp_path / "all.h5", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["counts"] == {
+        "packets": sum(row["packet"] is not None for row in rows.values()) - 1
+    }
+    assert "1 packets of episodes that failed or were filtered since are left out, ep_0 for one" in result.stderr
+    (tmp_path / "selection.csv").write_text("episode_id\nep_0\n")
+    named = cuepack(
+        root, "--format", "lewm-hdf5", "--out", tmp_path / "one.h5", "--json", "--selection", tmp_path / "selection.csv"
+    )
+    assert json.loads(named.stdout)["counts"] == {"packets": 1}
+    assert "left out" not in named.stderr

@@ -1,0 +1,345 @@
+import dataclasses
+import hashlib
+import threading
+
+import pytest
+
+from extractors.backends.lucas_kanade import LucasKanade
+from extractors.errors import OutputError
+from flows.config import load_config
+from flows.output.manifest import Manifest
+from flows.output.store import Store
+from flows.run import carry_out as carrying_out
+from flows.run import shard as shard_module
+from flows.run.carry_out import carry_out, run_shard_plainly
+from flows.run.plan import Plan, Request
+from flows.run.shard import ALL_STAGES, Job, Work
+from packers.reader import Packet
+from packers.validate import validate_packet
+from tests.support import ArraySource
+
+QUICK = ("masks.backend=recorded", "depth.backend=off", "tracks.backend=off", "packet.height=48", "packet.width=64")
+
+
+class Silent:
+    def stage_done(self, stage, frames):
+        pass
+
+    def episode_done(self, status):
+        pass
+
+
+def make(tmp_path, source, *settings, force_from=None, rehash=False, workers=2):
+    config = load_config(assignments=[*QUICK, *settings]).resolved()
+    out = tmp_path / "out"
+    work = Work(source, config, Store(out), Manifest(out), workers, force_from, rehash)
+    earlier = work.manifest.rows() if out.exists() else {}
+    jobs = [Job(info) for info in source.episodes()]
+    return Plan(Request("here", out, config), work, jobs, earlier)
+
+
+def extract(tmp_path, source, *settings, **options):
+    plan = make(tmp_path, source, *settings, **options)
+    outcome = carry_out(plan, Silent(), run_shard_plainly)
+    return {row["episode_id"]: row for row in outcome.rows}, outcome
+
+
+def packets(tmp_path):
+    return sorted((tmp_path / "out" / "packets").glob("*/*.h5"))
+
+
+def digests(tmp_path):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in packets(tmp_path)}
+
+
+def test_every_episode_becomes_a_valid_packet(tmp_path):
+    rows, outcome = extract(tmp_path, ArraySource(tmp_path / "in"))
+    assert outcome.exit_code == 0
+    assert [row["status"] for row in rows.values()] == ["done"] * 3
+    for path in packets(tmp_path):
+        assert validate_packet(path) == []
+    assert not list((tmp_path / "out" / ".work" / "stages").glob("*/*/*"))
+
+
+def test_one_bad_episode_is_recorded_and_the_others_are_packed(tmp_path):
+    rows, outcome = extract(tmp_path, ArraySource(tmp_path / "in", broken=(1,)))
+    assert outcome.exit_code == 1
+    bad = rows["square_1"]
+    assert (bad["status"], bad["stage"], bad["error_type"]) == ("failed", "source", "CorruptDataError")
+    assert "frame 4" in bad["error"]
+    assert bad["packet"] is None
+    assert len(packets(tmp_path)) == 2
+
+
+def test_an_unforeseen_error_costs_its_episode_only(tmp_path, monkeypatch):
+    def explode(self, info, camera=None):
+        if info.episode_index == 2:
+            raise ZeroDivisionError("not foreseen")
+        return original(self, info, camera)
+
+    original = ArraySource.open
+    monkeypatch.setattr(ArraySource, "open", explode)
+    rows, _ = extract(tmp_path, ArraySource(tmp_path / "in"))
+    assert rows["square_2"]["error_type"] == "ZeroDivisionError"
+    assert rows["square_0"]["status"] == "done"
+
+
+def test_a_repeated_run_finds_everything_finished(tmp_path):
+    source = ArraySource(tmp_path / "in")
+    extract(tmp_path, source)
+    plan = make(tmp_path, source)
+    key = plan.work.run_key()
+    assert all(shard_module.is_finished(plan.earlier[job.episode_id], job, plan.work, key) for job in plan.jobs)
+
+
+def test_a_dilation_radius_reruns_no_model_and_does_not_open_the_source(tmp_path, monkeypatch):
+    source = ArraySource(tmp_path / "in")
+    extract(tmp_path, source)
+    monkeypatch.setattr(ArraySource, "open", lambda *args: pytest.fail("the source was opened"))
+    rows, _ = extract(tmp_path, source, "masks.dilate=[4]")
+    assert rows["square_0"]["stages_computed"] == "geometry;quality;pack"
+    with Packet(packets(tmp_path)[0]) as packet:
+        assert "masks/object_dilate4" in packet.modalities
+        assert "masks/object_dilate8" not in packet.modalities
+
+
+def test_content_changed_under_the_same_path_is_noticed(tmp_path):
+    extract(tmp_path, ArraySource(tmp_path / "in"))
+    (tmp_path / "in" / "0.txt").write_text("changed")
+    rows, _ = extract(tmp_path, ArraySource(tmp_path / "in", seed=1))
+    assert rows["square_0"]["stages_computed"].startswith("source;masks")
+    assert rows["square_1"]["stages_computed"] == ""
+
+
+def test_a_touched_but_equal_source_is_read_again_and_nothing_else(tmp_path):
+    source = ArraySource(tmp_path / "in")
+    extract(tmp_path, source)
+    before = digests(tmp_path)
+    (tmp_path / "in" / "0.txt").write_text("touched")
+    rows, _ = extract(tmp_path, source)
+    assert rows["square_0"]["stages_computed"] == ""
+    assert digests(tmp_path) == before
+
+
+def test_force_redoes_a_stage_and_those_after_it_with_equal_bytes(tmp_path):
+    source = ArraySource(tmp_path / "in")
+    extract(tmp_path, source)
+    before = digests(tmp_path)
+    rows, _ = extract(tmp_path, source, force_from="tracks")
+    assert rows["square_0"]["stages_computed"] == "tracks;geometry;quality;pack"
+    assert digests(tmp_path) == before
+
+
+def test_bytes_do_not_depend_on_workers_shards_or_place(tmp_path):
+    source = ArraySource(tmp_path / "in", count=5)
+    extract(tmp_path / "a", source, workers=1)
+    extract(tmp_path / "b", source, "run.shard_size=2", workers=4)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert len(digests(tmp_path / "a")) == 5
+
+
+def test_a_run_that_was_stopped_goes_on_from_its_finished_stages(tmp_path, monkeypatch):
+    source = ArraySource(tmp_path / "in")
+    plan = make(tmp_path, source)
+    with shard_module.Shard(plan.work, plan.jobs, {}) as shard:
+        for stage in ("source", "masks", "depth"):
+            shard.run(stage)
+    rows, _ = extract(tmp_path, source)
+    assert "masks" not in rows["square_0"]["stages_computed"].split(";")
+    assert rows["square_0"]["status"] == "done"
+
+
+def test_ctrl_c_ends_between_episodes_and_keeps_what_is_done(tmp_path):
+    source = ArraySource(tmp_path / "in")
+    plan = make(tmp_path, source, "run.shard_size=1")
+
+    def stop_after_the_first(plan, index, jobs):
+        rows = run_shard_plainly(plan, index, jobs)
+        plan.work.stop.set()
+        return rows
+
+    outcome = carry_out(plan, Silent(), stop_after_the_first)
+    assert outcome.exit_code == 130
+    assert [row["status"] for row in Manifest(tmp_path / "out").rows().values()] == ["done"]
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_packed(tmp_path, monkeypatch):
+    source = ArraySource(tmp_path / "in")
+    calls = []
+
+    def pack_once(*args):
+        calls.append(args)
+        if len(calls) > 1:
+            raise OutputError("no space left on device")
+        return original(*args)
+
+    original = shard_module.pack_episode
+    monkeypatch.setattr(shard_module, "pack_episode", pack_once)
+    _, outcome = extract(tmp_path, source, "run.shard_size=1", workers=1)
+    assert outcome.exit_code == 1
+    assert "no space" in str(outcome.error)
+    assert len(packets(tmp_path)) == 1
+    assert validate_packet(packets(tmp_path)[0]) == []
+
+
+def test_two_runs_on_one_directory_exclude_each_other_per_episode(tmp_path):
+    source = ArraySource(tmp_path / "in", count=2)
+    with Store(tmp_path / "out").lock("square_0") as held:
+        assert held
+        rows, outcome = extract(tmp_path, source)
+    assert rows["square_0"]["status"] == "busy"
+    assert rows["square_1"]["status"] == "done"
+    assert outcome.exit_code == 1
+    assert "square_0" not in Manifest(tmp_path / "out").rows()
+
+
+def test_a_clip_below_the_score_is_filtered_and_is_no_failure(tmp_path):
+    rows, outcome = extract(tmp_path, ArraySource(tmp_path / "in"), "select.min_score=0.99")
+    assert {row["status"] for row in rows.values()} == {"filtered"}
+    assert outcome.exit_code == 0
+    assert packets(tmp_path) == []
+
+
+def test_a_threshold_set_later_filters_and_destroys_nothing(tmp_path):
+    source = ArraySource(tmp_path / "in")
+    extract(tmp_path, source)
+    before = digests(tmp_path)
+    plan = make(tmp_path, source, "select.min_score=0.99")
+    key = plan.work.run_key()
+    assert not any(shard_module.is_finished(plan.earlier[job.episode_id], job, plan.work, key) for job in plan.jobs)
+    rows, _ = extract(tmp_path, source, "select.min_score=0.99")
+    assert {row["status"] for row in rows.values()} == {"filtered"}
+    assert digests(tmp_path) == before
+    rows, _ = extract(tmp_path, source)
+    assert {(row["status"], row["stages_computed"]) for row in rows.values()} == {("done", "")}
+
+
+def test_a_damaged_packet_is_made_anew(tmp_path):
+    source = ArraySource(tmp_path / "in", count=1)
+    extract(tmp_path, source)
+    before = digests(tmp_path)
+    packets(tmp_path)[0].write_bytes(b"garbage")
+    rows, _ = extract(tmp_path, source)
+    assert rows["square_0"]["status"] == "done"
+    assert digests(tmp_path) == before
+
+
+def test_stages_of_a_packet_name_every_stage_and_every_key(tmp_path):
+    extract(tmp_path, ArraySource(tmp_path / "in", count=1))
+    with Packet(packets(tmp_path)[0]) as packet:
+        stages = packet.attributes["stages"]
+        keys = {stage["key"] for stage in stages.values()}
+        assert set(stages) == set(ALL_STAGES)
+        for name in packet.modalities:
+            if name not in ("ep_len", "ep_offset"):
+                assert packet.dataset_attributes(name)["stage_key"] in keys
+
+
+def test_the_signal_handler_asks_to_stop_first(tmp_path):
+    stop = threading.Event()
+    with carrying_out._stop_on_signal(stop):
+        import signal
+
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_other_masks_track_the_foreground_again_and_take_the_grid_as_it_is(tmp_path, monkeypatch):
+    source = ArraySource(tmp_path / "in", count=1)
+    tracked = "tracks.backend=lucas-kanade"
+    extract(tmp_path, source, tracked, "masks.backend=off")
+    asked = []
+    original = LucasKanade.prepare
+
+    def count_queries(self, pixels):
+        clip = original(self, pixels)
+        monkeypatch.setattr(type(clip), "track", _counted(type(clip).track, asked), raising=True)
+        return clip
+
+    monkeypatch.setattr(LucasKanade, "prepare", count_queries)
+    extract(tmp_path, source, tracked, "masks.backend=recorded", "tracks.grid_side=20")
+    assert asked
+    assert all(set(queries[:, 0]) != {0.0} or len(queries) != 400 or on_square(queries) for queries in asked)
+    again = digests(tmp_path)
+    monkeypatch.undo()
+    rows, _ = extract(tmp_path, source, tracked, "masks.backend=recorded", force_from="tracks")
+    assert "tracks" in rows["square_0"]["stages_computed"]
+    assert digests(tmp_path) == again
+
+
+def on_square(queries):
+    """Whether a good part of the queries lies on the square (the uniform grid has 5 % there)."""
+    x, y = queries[:, 1], queries[:, 2]
+    return ((y > 14) & (y < 29) & (x < 32)).mean() > 0.3
+
+
+def _counted(track, asked):
+    def counting(self, queries):
+        asked.append(queries)
+        return track(self, queries)
+
+    return counting
+
+
+def test_another_packet_size_makes_everything_anew(tmp_path):
+    source = ArraySource(tmp_path / "in", count=1)
+    extract(tmp_path, source)
+    rows, _ = extract(tmp_path, source, "packet.height=32")
+    assert rows["square_0"]["stages_computed"] == "source;masks;depth;tracks;geometry;quality;pack"
+    with Packet(packets(tmp_path)[0]) as packet:
+        assert packet["masks/object"].shape[1:] == packet["pixels"].shape[1:3] == (32, 64)
+        assert packet["intrinsics"][1, 2] == pytest.approx(15.5)
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_in_a_packet_is_mended_by_a_rerun(tmp_path):
+    source = ArraySource(tmp_path / "in", count=1)
+    extract(tmp_path, source)
+    before = digests(tmp_path)
+    flip(packets(tmp_path)[0], -2000)
+    for settings in ((), ("masks.dilate=[8, 20]",)):
+        rows, _ = extract(tmp_path, source, *settings)
+        assert rows["square_0"]["status"] == "done"
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_a_work_file_lost_in_the_middle_of_a_run_is_made_anew(tmp_path, damage):
+    source = ArraySource(tmp_path / "in", count=1)
+    plan = make(tmp_path, source)
+    with shard_module.Shard(plan.work, plan.jobs, {}) as shard:
+        for stage in ALL_STAGES:
+            if stage == "geometry":
+                for path in (tmp_path / "out" / ".work" / "stages").glob("*/*/*.h5"):
+                    path.unlink() if damage == "remove" else flip(path, -700)
+            shard.run(stage)
+    assert [row["status"] for row in shard.rows] == ["done"]
+    assert validate_packet(packets(tmp_path)[0]) == []
+
+
+def test_a_finished_source_stage_survives_a_crash(tmp_path):
+    source = ArraySource(tmp_path / "in", count=1)
+    plan = make(tmp_path, source)
+    with shard_module.Shard(plan.work, plan.jobs, {}) as shard:
+        shard.run("source")
+    rows, _ = extract(tmp_path, source)
+    assert "source" not in rows["square_0"]["stages_computed"].split(";")
+
+
+def test_an_instruction_that_is_no_utf8_is_kept_readable(tmp_path, monkeypatch):
+    source = ArraySource(tmp_path / "in", count=1)
+    original = ArraySource.episodes
+    odd = "put \udcff in\x00to"
+    monkeypatch.setattr(
+        ArraySource, "episodes", lambda self: (dataclasses.replace(i, language_instruction=odd) for i in original(self))
+    )
+    _, outcome = extract(tmp_path, source)
+    assert outcome.exit_code == 0
+    assert Manifest(tmp_path / "out").rows()["square_0"]["status"] == "done"

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from platformdirs import user_cache_path
+
 from extractors.errors import ConfigError
 from flows.models.weights import CHECKPOINTS, checkpoint_file, model_folder
 from flows.orchestration.settings import find_server
@@ -171,7 +173,7 @@ def _prefect() -> list[Check]:
         if server.version and server.version.split(".")[0] != client.split(".")[0]:
             return [Check("prefect", "bad", says, f"use a server of version {client.split('.')[0]}")]
         return [Check("prefect", "good", says)]
-    home = Path(os.environ.get("PREFECT_HOME") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("PREFECT_HOME") or user_cache_path("cuepack"))
     if not _can_write(home):
         return [
             Check(

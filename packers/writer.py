@@ -6,16 +6,13 @@ arrays and attributes alone: names are sorted, times are not recorded.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import errno
-import fcntl
 import functools
 import hashlib
 import json
 import math
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import OutputError, PacketError, ShapeError
+from packers.atomic import written_whole
 from packers.schema import (
     DATASETS,
     DEFAULT_CONVENTION,
@@ -162,22 +160,12 @@ def write_group(path: Path | str, datasets: Mapping[str, Dataset], attributes: M
     """
     path = Path(path)
     root = {name: _root_attribute(name, attributes[name]) for name in sorted(attributes)}
-    label = hashlib.sha256(path.name.encode()).hexdigest()[:16]
-    temporary = path.with_name(f".tmp-{label}-{secrets.token_hex(8)}")
     try:
-        _remove_leftovers(path.parent, label)
-        with temporary.open("x+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with written_whole(path) as temporary, temporary.open("r+b", buffering=0) as file:
             _write_hdf5(file, datasets, root)
             _sign(file)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
     except OSError as error:
         raise _output_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def canonical_json(value: Any) -> str:
@@ -467,22 +455,6 @@ def _sign(file: IO[bytes]) -> None:
         digest.update(block)
     file.seek(0)
     file.write((MAGIC + digest.hexdigest().encode("ascii")).ljust(USER_BLOCK, b"\0"))
-
-
-def _remove_leftovers(folder: Path, label: str) -> None:
-    """Removes what killed writers of the same file left; a living one holds a lock on its temporary file."""
-    for leftover in folder.glob(f".tmp-{label}-*"):
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), leftover.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            leftover.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:

@@ -12,7 +12,7 @@ import click
 
 from extractors.errors import ConfigError
 from flows.commands.options import FINISHED, FilePath, LocalPath, assignments, print_json
-from packers.staging import built_aside
+from packers.atomic import built_aside
 
 
 @click.command()

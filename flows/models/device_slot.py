@@ -7,13 +7,14 @@ goes on in other threads meanwhile.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from packers.locks import held
 
 
 def slot_folder() -> Path:
@@ -33,10 +34,7 @@ def device_slot(model: Any) -> Iterator[None]:
         yield
         return
     path = slot_folder() / f"{_device_name(device)}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Opened anew each time: a lock belongs to the open file, so threads exclude each other like processes do.
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held(path):
         yield
 
 

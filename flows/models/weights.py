@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from extractors.errors import WeightsError
 
 
@@ -118,7 +120,7 @@ _GATE = "it is gated: ask for access on its hub page, then set HF_TOKEN or run `
 
 def model_folder() -> Path:
     """Where checkpoints are kept: $CUEPACK_MODELS, else ~/.cache/cuepack/models."""
-    return Path(os.environ.get("CUEPACK_MODELS") or Path.home() / ".cache" / "cuepack" / "models")
+    return Path(os.environ.get("CUEPACK_MODELS") or user_cache_path("cuepack") / "models")
 
 
 def checkpoint_file(name: str) -> Path:

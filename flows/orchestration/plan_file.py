@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import threading
@@ -20,6 +19,7 @@ from flows.remote.files import Remote, is_uri
 from flows.run.plan import Plan, Request
 from flows.run.shard import Job, Work
 from flows.sources.detect import open_source
+from packers.atomic import write_whole
 
 _known: dict[str, Plan] = {}
 _read: set[str] = set()
@@ -102,10 +102,7 @@ def keep_rows(path: str, shard: int, rows: Sequence[Row]) -> None:
     if is_uri(path):
         Remote(path.rpartition("/")[0]).write_text(name, text)
         return
-    file = Path(path).with_name(name)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    write_whole(Path(path).with_name(name), text)
 
 
 def shard_rows(path: str, shard: int) -> list[Row] | None:

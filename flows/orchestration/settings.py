@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
+from platformdirs import user_cache_path
+
 from extractors.errors import ConfigError
 
 log = logging.getLogger("cuepack")
@@ -75,7 +77,7 @@ def prepare(out: Path | None = None) -> None:
                 f"PREFECT_HOME={home} cannot be written; name a folder that can, unset it, or use --no-prefect"
             )
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cuepack" / "prefect"
+    home = user_cache_path("cuepack") / "prefect"
     if not _is_writable(home) and out is not None:
         log.warning("%s cannot be written; Prefect keeps its run history in %s", home, out / ".work" / "prefect")
         home = out / ".work" / "prefect"

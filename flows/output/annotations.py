@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 from extractors.errors import ConfigError, OutputError
 from flows.output.remote_output import put_back, undisturbed
+from packers.atomic import write_whole
+from packers.locks import held
 
 ANNOTATIONS = "annotations.csv"
 VERDICTS = ("accept", "reject", "")
@@ -70,24 +70,19 @@ def write_annotation(root: Path, episode_id: str, annotation: Annotation) -> Non
     if annotation.verdict not in VERDICTS:
         raise ConfigError(f"wanted a verdict of {list(VERDICTS)}, got {annotation.verdict!r}")
     path = root / ANNOTATIONS
-    temporary = path.with_name(f".{ANNOTATIONS}.{os.getpid()}.tmp")
     try:
-        lock = root / ".work" / "annotations.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("a") as held, undisturbed(path):
-            fcntl.flock(held, fcntl.LOCK_EX)
+        with held(root / ".work" / "annotations.lock"), undisturbed(path):
             kept = read_annotations(root)
             kept[episode_id] = Annotation(annotation.verdict, annotation.note[:LONGEST_NOTE])
             if not annotation.verdict and not annotation.note:
                 del kept[episode_id]
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(["episode_id", "verdict", "note"])
-                writer.writerows([name, kept[name].verdict, kept[name].note] for name in sorted(kept))
-            os.replace(temporary, path)
+            table = io.StringIO(newline="")
+            writer = csv.writer(table, lineterminator="\n")
+            writer.writerow(["episode_id", "verdict", "note"])
+            writer.writerows([name, kept[name].verdict, kept[name].note] for name in sorted(kept))
+            write_whole(path, table.getvalue())
             put_back(path)
     except OutputError:
         raise
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error}; fix permissions, or free space") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -16,6 +15,8 @@ import pandas as pd
 
 from extractors.errors import OutputError
 from flows.output.remote_output import put_back
+from packers.atomic import written_whole
+from packers.locks import held
 
 FIRST_COLUMNS = (
     "episode_id",
@@ -117,18 +118,14 @@ class Manifest:
         """
         table = _table(rows)
         self.root.mkdir(parents=True, exist_ok=True)
-        for leftover in self.root.glob(".manifest.*.tmp"):
-            leftover.unlink(missing_ok=True)
         for path in (self.parquet, self.csv):
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             try:
-                if path == self.parquet:
-                    table.to_parquet(temporary, index=False)
-                else:
-                    table.to_csv(temporary, index=False)
-                os.replace(temporary, path)
+                with written_whole(path) as temporary:
+                    if path == self.parquet:
+                        table.to_parquet(temporary, index=False)
+                    else:
+                        table.to_csv(temporary, index=False)
             except OSError as error:
-                temporary.unlink(missing_ok=True)
                 raise OutputError(f"{path} cannot be written: {error}; free space or fix permissions") from error
             put_back(path)
 
@@ -150,14 +147,7 @@ class Manifest:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the files at the top of the directory for this process: one writer at a time."""
-        path = self.root / ".work" / "manifest.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error}; fix permissions, or free space") from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with held(self.root / ".work" / "manifest.lock"):
             yield
 
 

@@ -9,7 +9,6 @@ on that machine the twin's locks hold.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -21,7 +20,9 @@ from pathlib import Path, PurePosixPath
 
 from extractors.errors import ConfigError, OutputError, RemoteError
 from flows.remote.files import PAST_STAMPS, Remote, RemoteFile, cache_folder, is_uri
-from flows.remote.mirror import Mirror, is_placeholder, open_lock, without_clashes
+from flows.remote.mirror import CACHE_REMEDY, Mirror, is_placeholder, without_clashes
+from packers.atomic import write_whole
+from packers.locks import held
 
 log = logging.getLogger("cuepack")
 
@@ -58,8 +59,7 @@ class Twin:
             RemoteError: it cannot be listed or fetched.
             OutputError: the cache cannot be written.
         """
-        with open_lock(self.root / ".work" / "manifest.lock") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
+        with held(self.root / ".work" / "manifest.lock", remedy=CACHE_REMEDY):
             _write_mark(self.root / _MARK, self.remote.uri)
             kept = self._put_what_waits()
             listing = {name: file for name, file in self.remote.top_files().items() if _TOP.fullmatch(name)}
@@ -199,8 +199,7 @@ def undisturbed(path: Path) -> Iterator[None]:
     if found is None:
         yield
         return
-    with open_lock(found[0] / ".work" / "manifest.lock") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with held(found[0] / ".work" / "manifest.lock", remedy=CACHE_REMEDY):
         yield
 
 
@@ -269,12 +268,7 @@ def _marked(path: Path) -> tuple[Path, str] | None:
 def _write_mark(path: Path, uri: str) -> None:
     if path.exists():
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps({"uri": uri}) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, json.dumps({"uri": uri}) + "\n")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path} cannot be written: {error}; free space, or set CUEPACK_CACHE to another folder"
-        ) from error
+        raise OutputError(f"{path} cannot be written: {error}; {CACHE_REMEDY}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from extractors.errors import ConfigError, OutputError
 from flows.config import Config
 from flows.output.manifest import Manifest
 from flows.output.remote_output import put_back, shown
+from packers.atomic import write_whole
 
 
 def write_run(manifest: Manifest, config: Config, run: Mapping[str, Any]) -> None:
@@ -62,9 +62,5 @@ def read_run(out: Path) -> dict[str, Any]:
 
 def _replace(path: Path, text: str) -> None:
     """Replaces a file at the top of an output directory, in a twin also there; the caller holds the manifest's lock."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, text)
     put_back(path)

@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from extractors.errors import ConfigError, OutputError, PacketError
 from extractors.instruction import task_key
 from flows.output.manifest import Manifest
 from flows.output.remote_output import fetch_packets, put_back, undisturbed
+from packers.atomic import write_whole
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -160,13 +160,10 @@ def write_selection(path: Path, selection: Sequence[Selected]) -> str:
         writer.writerow([*head, *values, candidate.source_id, instruction])
     content = body.getvalue().encode()
     digest = hashlib.sha256(content).hexdigest()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with undisturbed(path):
         try:
-            temporary.write_bytes(f"{_HASH_LINE}{digest}\n".encode() + content)
-            os.replace(temporary, path)
+            write_whole(path, f"{_HASH_LINE}{digest}\n".encode() + content)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise OutputError(f"selection {path} cannot be written: {error}; free space or fix permissions") from error
         put_back(path)
     return digest

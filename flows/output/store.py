@@ -6,8 +6,6 @@ and a rerun from one stage.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -22,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import OutputError, PacketError
+from packers.atomic import remove_if_abandoned
+from packers.locks import held, in_use
 from packers.reader import Packet, check_digest, read_dataset
 from packers.schema import Dataset
 from packers.writer import decode, write_group
@@ -187,19 +187,8 @@ class Store:
 
         The lock ends with the process, however the process ends.
         """
-        path = self.work / "locks" / f"{episode_id}.lock"
-        make_folder(path.parent)
-        try:
-            file = path.open("a")
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error}; fix permissions, or free space") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        with held(self.work / "locks" / f"{episode_id}.lock", wait=False) as alone:
+            yield alone
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -210,20 +199,9 @@ class Store:
         Raises:
             OutputError: the directory cannot be written.
         """
-        path = self.work / "run.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
-        except OSError as error:
-            raise OutputError(f"{self.root} cannot be written: {error}; fix permissions, or free space") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with in_use(self.work / "run.lock", self._remove_leftovers) as alone:
+            if not alone:
                 log.info("%s: another run is working on it, so nothing is cleaned up", self.root)
-            else:
-                self._remove_leftovers()
-            fcntl.flock(file, fcntl.LOCK_SH)
             yield
 
     def _remove_leftovers(self) -> None:
@@ -231,8 +209,8 @@ class Store:
             for path in self.root.glob(pattern):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
+                else:
+                    remove_if_abandoned(path)
 
     def _episode_work(self, episode_id: str) -> Path:
         return self.work / "stages" / self.packet_path(episode_id).parent.name / episode_id

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from platformdirs import user_cache_path
 
 from extractors.errors import ConfigError, OutputError, RemoteError, RemoteMissingError
 
@@ -72,8 +73,8 @@ def is_uri(text: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where copies of remote files are kept: $CUEPACK_CACHE, else ~/.cache/cuepack."""
-    return Path(os.environ.get("CUEPACK_CACHE") or Path.home() / ".cache" / "cuepack")
+    """Where copies of remote files are kept: $CUEPACK_CACHE, else the user's cache (~/.cache/cuepack on Linux)."""
+    return Path(os.environ.get("CUEPACK_CACHE") or user_cache_path("cuepack"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ and permissions say is the state, so that a killed process leaves nothing to rep
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -18,13 +17,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from extractors.errors import OutputError, RemoteError
 from flows.remote.files import Remote, RemoteFile
+from packers.atomic import remove_leftovers
+from packers.locks import held, in_use
 
 AT_ONCE = 8
 """Files fetched at once: object stores answer one request in tens of milliseconds."""
+
+CACHE_REMEDY = "free space, fix permissions, or set CUEPACK_CACHE to another folder"
 
 WORTH_SAYING = 1_000_000
 """Bytes from which on a fetch is announced."""
@@ -75,9 +77,7 @@ class Mirror:
         except OSError as error:
             if isinstance(error, OutputError):
                 raise
-            raise OutputError(
-                f"{self.root} cannot be written: {error}; free space, or set CUEPACK_CACHE to another folder"
-            ) from error
+            raise OutputError(f"{self.root} cannot be written: {error}; {CACHE_REMEDY}") from error
         self.fetch(name for name in listing if eager(name))
 
     def is_there(self, name: str, file: RemoteFile) -> bool:
@@ -188,8 +188,7 @@ class Mirror:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """No other process puts a file in place meanwhile: a placeholder never replaces what was just fetched."""
-        with open_lock(self._work / "mirror.lock") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with held(self._work / "mirror.lock", remedy=CACHE_REMEDY):
             yield
 
 
@@ -200,31 +199,8 @@ def clean_while_alone(work: Path) -> Iterator[None]:
     Raises:
         OutputError: the folder cannot be made or written.
     """
-    _make(work)
-    with open_lock(work / "use.lock") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass
-        else:
-            for path in work.glob(".tmp-*"):
-                path.unlink(missing_ok=True)
-        fcntl.flock(file, fcntl.LOCK_SH)
+    with in_use(work / "use.lock", lambda: remove_leftovers(work), remedy=CACHE_REMEDY):
         yield
-
-
-def open_lock(path: Path) -> TextIO:
-    """Opens a file of the cache to be locked.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        return path.open("a")
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error}; free space, fix permissions, or set CUEPACK_CACHE to another folder"
-        ) from error
 
 
 def is_placeholder(path: Path) -> bool:
@@ -264,6 +240,4 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"{folder} cannot be made: {error}; fix permissions, or set CUEPACK_CACHE to another folder"
-        ) from error
+        raise OutputError(f"{folder} cannot be made: {error}; {CACHE_REMEDY}") from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
 import shlex
 import threading
 from collections import OrderedDict
@@ -17,6 +17,7 @@ from extractors.errors import ConfigError, CuepackError, PacketError
 from flows.output.annotations import ANNOTATIONS, read_annotations
 from flows.output.manifest import Manifest, Row
 from flows.output.remote_output import fetch_packets, shown
+from packers.atomic import write_whole
 from packers.reader import Packet, check_head
 from packers.viewer.compare import compare_packets
 from packers.viewer.episode import describe_episode, describe_points
@@ -290,16 +291,9 @@ def _packet_row(path: Path, root: Path) -> Row:
 
 def _keep(path: Path, content: bytes) -> None:
     """Writes a picture for the next look; a directory that may not be written is no fault of the looker."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            return
+        write_whole(path, content)
 
 
 @lru_cache(maxsize=1)

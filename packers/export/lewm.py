@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import OutputError, PacketError
+from packers.atomic import built_aside
 from packers.reader import Packet
-from packers.staging import built_aside
 
 PROPRIO = "proprio"
 """LeWM's name for what packets call `state`."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from extractors.errors import ConfigError, OutputError
+from packers.atomic import built_aside
 from packers.reader import Packet
-from packers.staging import built_aside
 from packers.viewer.episode import DESCRIPTOR_NAMES, TRACK_SETS, object_points
 from packers.viewer.frames import OBJECT_RGB, RING_RGB, ROBOT_RGB, FramePictures, encode_image
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, OutputError
+from packers.atomic import written_whole
 from packers.reader import Packet
 from packers.viewer.frames import OBJECT_RGB, FramePictures, Image
 
@@ -52,16 +52,13 @@ def render_episode(path: Path | str, target: Path) -> None:
     ending = target.suffix.lower()
     if ending not in RENDERED:
         raise ConfigError(f"--render wants a file ending in {', '.join(RENDERED)}, got {target.name}")
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{ending}")
     with Packet(path) as packet:
         drawing = _Drawing(packet)
         try:
-            {".png": _write_png, ".gif": _write_gif, ".mp4": _write_mp4}[ending](drawing, temporary)
-            os.replace(temporary, target)
+            with written_whole(target) as temporary:
+                {".png": _write_png, ".gif": _write_gif, ".mp4": _write_mp4}[ending](drawing, temporary)
         except OSError as error:
             raise OutputError(f"{target} cannot be written: {error}; free space or fix permissions") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 class _Drawing:

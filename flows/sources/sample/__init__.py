@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from extractors.errors import ConfigError, OutputError
+from packers.atomic import TEMPORARY, write_whole
 
 SAMPLE = Path(__file__).resolve().parent
 """The folder of this package, which holds the data."""
@@ -17,7 +15,6 @@ SOURCES = ("bridge_raw", "lerobot_v30")
 
 FOLDERS = (*SOURCES, "truth")
 README = "README.md"
-_UNFINISHED = ".cuepack-copy-"
 
 
 def sample_files() -> list[Path]:
@@ -64,7 +61,7 @@ def _missing(out: Path, files: list[Path]) -> list[Path]:
         name = path.relative_to(out)
         if path.is_dir() and not path.is_symlink():
             continue
-        if path.name.startswith(_UNFINISHED):  # a call that was killed left it
+        if path.name.startswith(TEMPORARY):  # a call that was killed left it
             path.unlink()
             continue
         if name not in wanted or path.read_bytes() != (SAMPLE / name).read_bytes():
@@ -78,12 +75,4 @@ def _missing(out: Path, files: list[Path]) -> list[Path]:
 def _copy(source: Path, target: Path) -> None:
     """Copy so that a file of the right name is always whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=_UNFINISHED)
-    os.close(handle)
-    try:
-        shutil.copyfile(source, temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(target, source.read_bytes())

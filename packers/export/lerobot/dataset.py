@@ -27,6 +27,7 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, OutputError
+from packers.atomic import built_aside
 from packers.export.lerobot.features import (
     DEFAULTS,
     DONE,
@@ -54,7 +55,6 @@ from packers.export.lerobot.plan import ExportedEpisode, ExportPlan, plan_lerobo
 from packers.export.lerobot.stats import MOMENTS, DepthStats, ImageStats, Stats, StatsTotal, row_stats
 from packers.reader import Packet
 from packers.schema import SCHEMA
-from packers.staging import built_aside
 from packers.writer import canonical_json
 
 __all__ = ["ExportPlan", "FileSizes", "WrittenDataset", "check_target", "plan_lerobot", "write_lerobot"]

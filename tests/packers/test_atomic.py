@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from packers.staging import built_aside
+from packers.atomic import built_aside
 
 HOLDING = """
 import sys, time
 from pathlib import Path
-from packers.staging import built_aside
+from packers.atomic import built_aside
 with built_aside(Path(sys.argv[1])) as path:
     path.write_text("half")
     print("ready", flush=True)

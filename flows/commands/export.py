@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from extractors.errors import ConfigError
 from flows.commands.options import FINISHED, FilePath, LocalPath, OutputPath, print_json
 from flows.commands.packets import fetched
-
-FORMATS = ("lewm-hdf5", "lerobot", "rerun")
+from packers.export.formats import FORMATS, ExportRequest, Tick, check_request, export_packets
 
 
 @click.command()
@@ -22,9 +22,9 @@ FORMATS = ("lewm-hdf5", "lerobot", "rerun")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(FORMATS),
+    type=click.Choice(list(FORMATS)),
     required=True,
-    help="lewm-hdf5: one file; lerobot: v3.0; rerun: .rrd.",
+    help="; ".join(f"{name}: {each.summary}" for name, each in FORMATS.items()) + ".",
 )
 @click.option(
     "--out",
@@ -64,21 +64,12 @@ def export(
     OUT.episodes.csv that says which episode is where. lerobot: a LeRobotDataset v3.0 folder with every cue that all
     packets have. rerun: recordings for the Rerun viewer.
     """
-    if extra and form != "lewm-hdf5":
-        raise ConfigError("--with adds columns to lewm-hdf5 files; the other formats have everything already")
-    if (without or pixels or trim) and form != "lerobot":
-        raise ConfigError("--without, --pixels and --trim belong to --format lerobot")
-    if form == "lerobot":
-        from packers.export.lerobot.dataset import check_target
-
-        check_target(out)
+    request = ExportRequest((), out, _progress(0), columns=extra, without=without, pixels=pixels, trim=trim)
+    check_request(form, request.options(), out)
     packets = fetched(_chosen(path, selection))
-    if form == "lewm-hdf5":
-        result = _to_lewm(packets, out, extra)
-    elif form == "lerobot":
-        result = _to_lerobot(packets, out, without, pixels or "video", trim=trim)
-    else:
-        result = _to_rerun(packets, out)
+    result = export_packets(form, replace(request, packets=packets, progress=_progress(len(packets))))
+    for note in result.get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     if as_json:
         print_json("export", FINISHED, counts={"packets": len(packets)}, out=str(out), **result)
         return
@@ -121,69 +112,14 @@ def _chosen(path: Path, selection: Path | None) -> list[Path]:
     return [listed[name] for name in ids]
 
 
-def _to_lewm(packets: list[Path], out: Path, extra: tuple[str, ...]) -> dict[str, Any]:
-    from packers.export.lewm import write_lewm
+def _progress(total: int) -> Callable[[str], AbstractContextManager[Tick]]:
+    @contextmanager
+    def bar(name: str) -> Iterator[Tick]:
+        from rich.console import Console
+        from rich.progress import Progress
 
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: wanted a file in a folder that is there, such as {out.parent / 'train.h5'}")
-    with _progress(len(packets)) as tick:
-        joined = write_lewm(packets, out, extra, done=lambda path: tick())
-    return {"episodes": joined.episodes, "frames": joined.frames, "columns": list(joined.columns)}
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(name, total=total)
+            yield lambda path: progress.advance(task)
 
-
-def _to_lerobot(
-    packets: list[Path], out: Path, without: tuple[str, ...], pixels: Literal["video", "png"], *, trim: bool
-) -> dict[str, Any]:
-    from packers.export.lerobot.dataset import plan_lerobot, write_lerobot
-
-    with _progress(len(packets), "packets looked at") as tick:
-        plan = plan_lerobot(packets, without=without, pixels=pixels, trim=trim, done=lambda path: tick())
-    with _progress(len(packets)) as tick:
-        written = write_lerobot(plan, out, done=lambda path: tick())
-    notes = list(plan.notes)
-    if written.psnr_db is not None:
-        notes.insert(
-            0,
-            f"pixels are LOSSY: H.264 video, {written.psnr_db:.1f} dB PSNR over the first frames of the first episode; "
-            "--pixels png keeps them exactly. Cues, actions and states are exact",
-        )
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    return {
-        "episodes": written.episodes,
-        "frames": written.frames,
-        "tasks": written.tasks,
-        "features": list(written.features),
-        "psnr_db": None if written.psnr_db is None else round(written.psnr_db, 2),
-        "left_out": list(plan.left_out),
-        "notes": notes,
-    }
-
-
-def _to_rerun(packets: list[Path], out: Path) -> dict[str, Any]:
-    from packers.export.rerun import require_rerun, write_rerun
-
-    require_rerun()
-    if out.suffix == ".rrd":
-        if len(packets) != 1:
-            raise ConfigError(f"--out {out}: {len(packets)} packets make as many recordings; name a folder")
-        write_rerun(packets[0], out)
-        return {"recordings": [out.name]}
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; name a folder, or a new file ending in .rrd")
-    out.mkdir(parents=True, exist_ok=True)
-    with _progress(len(packets)) as tick:
-        for packet in packets:
-            write_rerun(packet, out / f"{packet.stem}.rrd")
-            tick()
-    return {"recordings": [f"{packet.stem}.rrd" for packet in packets]}
-
-
-@contextmanager
-def _progress(total: int, what: str = "packets") -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
+    return bar

@@ -1,0 +1,169 @@
+"""The export formats by name: the one place where a format is found and added.
+
+A format imports its writer when it is asked for, so that listing the choices needs none of their libraries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from extractors.errors import ConfigError
+
+Tick = Callable[[Path], None]
+"""Hears of each packet that is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What is to be exported, and how.
+
+    Attributes:
+        packets: the files, in the order of the episodes.
+        out: the file or folder to write.
+        columns: further datasets to take (lewm-hdf5).
+        without: datasets to leave out (lerobot).
+        pixels: how frames are stored (lerobot); None: the format's default.
+        trim: leaves out frames without an action at the ends of episodes (lerobot).
+        progress: opens a progress bar with a name; yields what ticks it.
+    """
+
+    packets: Sequence[Path]
+    out: Path
+    progress: Callable[[str], AbstractContextManager[Tick]]
+    columns: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    pixels: Literal["video", "png"] | None = None
+    trim: bool = False
+
+    def options(self) -> set[str]:
+        """The command line's options that only some formats take and that were given."""
+        given = {"--with": self.columns, "--without": self.without, "--pixels": self.pixels, "--trim": self.trim}
+        return {name for name, value in given.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFormat:
+    """One format.
+
+    Attributes:
+        summary: a few words for the help text.
+        write: writes it; returns what was written (JSON types), with `notes` for the user where there are any.
+        options: the command line's options that it takes beside the common ones.
+        check: refuses a target before the packets are looked at.
+    """
+
+    summary: str
+    write: Callable[[ExportRequest], Mapping[str, Any]]
+    options: frozenset[str] = field(default_factory=frozenset)
+    check: Callable[[Path], None] = lambda out: None
+
+
+def _check_new_folder(out: Path) -> None:
+    from packers.export.lerobot.dataset import check_target
+
+    check_target(out)
+
+
+def _check_file(out: Path) -> None:
+    if out.is_dir() or not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: wanted a file in an existing folder, such as {out.parent / 'train.h5'}")
+
+
+def _check_folder_or_recording(out: Path) -> None:
+    if out.suffix != ".rrd" and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; name a folder, or a new file ending in .rrd")
+
+
+def _lewm(request: ExportRequest) -> dict[str, Any]:
+    from packers.export.lewm import write_lewm
+
+    with request.progress("packets") as tick:
+        joined = write_lewm(request.packets, request.out, request.columns, done=tick)
+    return {"episodes": joined.episodes, "frames": joined.frames, "columns": list(joined.columns)}
+
+
+def _lerobot(request: ExportRequest) -> dict[str, Any]:
+    from packers.export.lerobot.dataset import plan_lerobot, write_lerobot
+
+    with request.progress("packets looked at") as tick:
+        plan = plan_lerobot(
+            request.packets, without=request.without, pixels=request.pixels or "video", trim=request.trim, done=tick
+        )
+    with request.progress("packets") as tick:
+        written = write_lerobot(plan, request.out, done=tick)
+    notes = list(plan.notes)
+    if written.psnr_db is not None:
+        notes.insert(
+            0,
+            f"pixels are LOSSY: H.264 video, {written.psnr_db:.1f} dB PSNR over the first frames of the first episode; "
+            "--pixels png keeps them exactly. Cues, actions and states are exact",
+        )
+    return {
+        "episodes": written.episodes,
+        "frames": written.frames,
+        "tasks": written.tasks,
+        "features": list(written.features),
+        "psnr_db": None if written.psnr_db is None else round(written.psnr_db, 2),
+        "left_out": list(plan.left_out),
+        "notes": notes,
+    }
+
+
+def _rerun(request: ExportRequest) -> dict[str, Any]:
+    from packers.export.rerun import require_rerun, write_rerun
+
+    require_rerun()
+    packets, out = request.packets, request.out
+    if out.suffix == ".rrd":
+        if len(packets) != 1:
+            raise ConfigError(f"--out {out}: {len(packets)} packets make as many recordings; name a folder")
+        write_rerun(packets[0], out)
+        return {"recordings": [out.name]}
+    out.mkdir(parents=True, exist_ok=True)
+    with request.progress("packets") as tick:
+        for packet in packets:
+            write_rerun(packet, out / f"{packet.stem}.rrd")
+            tick(packet)
+    return {"recordings": [f"{packet.stem}.rrd" for packet in packets]}
+
+
+FORMATS: dict[str, ExportFormat] = {
+    "lewm-hdf5": ExportFormat(
+        "one flat file for stable-worldmodel and LeWM", _lewm, frozenset({"--with"}), check=_check_file
+    ),
+    "lerobot": ExportFormat(
+        "a LeRobotDataset v3.0 folder with every cue that all packets have",
+        _lerobot,
+        frozenset({"--without", "--pixels", "--trim"}),
+        check=_check_new_folder,
+    ),
+    "rerun": ExportFormat("recordings for the Rerun viewer", _rerun, check=_check_folder_or_recording),
+}
+
+
+def export_packets(form: str, request: ExportRequest) -> Mapping[str, Any]:
+    """Writes packets in the format `form` of `FORMATS`; returns what was written.
+
+    Raises:
+        ConfigError: an option that the format does not take, or a target that cannot be made.
+        PacketError: a packet is damaged, or does not fit the others.
+        OutputError: the target cannot be written.
+    """
+    check_request(form, request.options(), request.out)
+    return FORMATS[form].write(request)
+
+
+def check_request(form: str, options: set[str], out: Path) -> None:
+    """Refuses what `export_packets` would refuse, before packets are fetched.
+
+    Raises:
+        ConfigError: an option that the format does not take, or a target that cannot be made.
+    """
+    for option in sorted(options - FORMATS[form].options):
+        takers = [name for name, each in FORMATS.items() if option in each.options]
+        raise ConfigError(f"{option} is an option of --format {' and '.join(takers)}, {form} does not take it")
+    FORMATS[form].check(out)

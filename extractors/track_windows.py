@@ -58,7 +58,7 @@ class WindowedTracker:
         self.precision: str = getattr(tracker, "precision", "fp32")
 
     def prepare(self, pixels: Frames) -> PreparedClip:
-        """As `PointTracker.prepare`; of a long clip nothing is computed yet, and each query set reads it anew."""
+        """As `PointTracker.prepare`; of a long clip nothing is computed yet, and each query set reads it again."""
         check_pixels(pixels)
         if len(pixels) <= self._length:
             return self._tracker.prepare(pixels)

@@ -19,7 +19,7 @@ DepthKind = Literal["relative", "metric"]
 
 
 class Frames(Protocol):
-    """T images of one size, RGB unless said otherwise; decoded anew by each iteration where they are lazy.
+    """T images of one size, RGB unless said otherwise; decoded again by each iteration where they are lazy.
 
     A (T, H, W, 3) uint8 array is one; so is a source's lazy sequence. Extractors iterate, once where they can, and
     keep only what they have made smaller: a clip may be 2,000 frames of 1280 x 720.
@@ -107,7 +107,7 @@ class Episode:
         state_names: names of the S numbers, () where unknown.
         gripper: (T,) float32 opening, 1 open, 0 closed.
         camera: intrinsics at source resolution, where the source or a table knows them.
-        recorded_depth: T lazy (H, W) float32 maps, metres along z, 0 where there is no reading.
+        recorded_depth: T lazy (H, W) float32 maps, metres along z, 0 where the reading is missing.
         recorded_masks: T lazy (H, W) bool maps of the manipulated object.
         recorded_robot: T lazy (H, W) bool maps of the robot.
         provenance: what the `source` root attribute records: dataset, kind, path, key, camera, frame_ids, and what
@@ -168,7 +168,8 @@ class Depth:
 
     Attributes:
         values: (T, H, W) float32, at the size that was asked for. `relative`: affine-invariant inverse depth on the
-            model's own scale, larger is nearer. `metric`: metres along the optical axis, 0 where there is no reading.
+            model's own scale, larger is nearer. `metric`: metres along the optical axis, 0 without a
+            reading.
         kind: which of the two it is.
         report: windows, scale and shift, precision. JSON types only.
     """

@@ -109,7 +109,7 @@ class TracksConfig(Section):
     backend: TracksBackend = Field("profile", description="what follows points; `profile` takes the profile's choice")
     grid_side: int = Field(20, ge=1, le=64, description="the uniform grid has grid_side x grid_side points")
     count: int = Field(400, ge=1, le=10_000, description="points of the foreground-biased set")
-    share: float = Field(0.6, ge=0, le=1, description="part of the foreground-biased set that lies on the object")
+    share: float = Field(0.6, ge=0, le=1, description="share of the foreground-biased set that is on the object")
     min_object_tracks: int = Field(47, ge=0, description="object points that should be visible where the object is")
     seed: int = Field(0, ge=0, description="fixes the draw of the foreground-biased set")
     threshold: float | None = Field(

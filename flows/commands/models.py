@@ -25,8 +25,8 @@ def list_models(as_json: bool) -> None:
     """List every checkpoint that a backend can use."""
     rows = [_row(checkpoint) for checkpoint in CHECKPOINTS.values()]
     if as_json:
-        here = sum(row["here"] for row in rows)
-        print_json("models list", FINISHED, counts={"models": len(rows), "here": here}, models=rows)
+        present = sum(row["here"] for row in rows)
+        print_json("models list", FINISHED, counts={"models": len(rows), "here": present}, models=rows)
         return
     for row in rows:
         print(f"{'here   ' if row['here'] else 'missing'}  {row['name']}")
@@ -83,11 +83,11 @@ def _chosen(names: Sequence[str]) -> list[Checkpoint]:
         "video-depth-anything": ("video_depth_anything_vits",),
         "grounded-sam": ("grounding-dino-tiny", "sam-vit-base"),
     }
-    wanted = [each for name in names for each in defaults.get(name, (name,))]
-    unknown = [name for name in wanted if name not in CHECKPOINTS]
+    checkpoints = [each for name in names for each in defaults.get(name, (name,))]
+    unknown = [name for name in checkpoints if name not in CHECKPOINTS]
     if unknown:
         raise ConfigError(f"no model named {', '.join(unknown)}; choose from {sorted(CHECKPOINTS)}")
-    return [CHECKPOINTS[name] for name in wanted]
+    return [CHECKPOINTS[name] for name in checkpoints]
 
 
 def _row(checkpoint: Checkpoint) -> dict[str, Any]:

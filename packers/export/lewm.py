@@ -46,9 +46,9 @@ def write_lewm(
 ) -> JoinedFile:
     """Writes `pixels` uint8 (N, H, W, 3), `action` float32 (N, A), `proprio` float32 (N, S), `ep_len`, `ep_offset`.
 
-    `proprio` is the packets' `state`, and is there when all of them have one. Rows of `action` that the source does not
-    have stay NaN: the reader leaves them out of its statistics, and the training script counts them as 0. `target` with
-    `.episodes.csv` at its end says which episode is where.
+    `proprio` is the packets' `state`, and is written when all of them have one. Rows of `action` that the source
+    does not have stay NaN: the reader leaves them out of its statistics, and the training script counts them as 0.
+    `target` with `.episodes.csv` at its end says which episode is where.
 
     Args:
         packets: in the order they are joined.
@@ -115,10 +115,10 @@ def _measured(
                 row = packet.read(dataset, 0, 1)
                 # The reader scales every column but pixels as numbers in two dimensions.
                 shape = row.shape[1:] or (1,)
-                known = shapes.setdefault(column, (shape, row.dtype))
-                if known != (shape, row.dtype):
+                first = shapes.setdefault(column, (shape, row.dtype))
+                if first != (shape, row.dtype):
                     raise PacketError(
-                        f"{path.name}: wanted {column} rows of {known[0]} {known[1]} as in {packets[0].name}, "
+                        f"{path.name}: wanted {column} rows of {first[0]} {first[1]} as in {packets[0].name}, "
                         f"got {shape} {row.dtype}; export them apart"
                     )
     return lengths, shapes

@@ -73,9 +73,9 @@ def _log_constant(rr: Any, recording: Any, packet: Packet) -> None:
     recording.log("camera/masks", rr.AnnotationContext(classes), static=True)
     recording.log("about", rr.TextDocument(_about(attributes), media_type="text/markdown"), static=True)
     if "centroids" in packet:
-        known = packet.read("centroids")[packet.read("centroids_valid")]
-        if len(known) > 1:
-            recording.log("object/path", rr.LineStrips3D([known], colors=[RING_RGB[0]]), static=True)
+        path = packet.read("centroids")[packet.read("centroids_valid")]
+        if len(path) > 1:
+            recording.log("object/path", rr.LineStrips3D([path], colors=[RING_RGB[0]]), static=True)
 
 
 def _about(attributes: dict[str, Any]) -> str:
@@ -127,8 +127,8 @@ def _log_object(rr: Any, recording: Any, packet: Packet, pictures: FramePictures
         recording.log("object/points", rr.Points3D(xyz, colors=rgb))
     if "centroids" in packet:
         centroid = packet.read("centroids", t, t + 1)
-        known = np.isfinite(centroid).all(axis=1)
-        recording.log("object/centroid", rr.Points3D(centroid[known], colors=[RING_RGB[0]], radii=-6.0))
+        valid = np.isfinite(centroid).all(axis=1)
+        recording.log("object/centroid", rr.Points3D(centroid[valid], colors=[RING_RGB[0]], radii=-6.0))
 
 
 def _log_curves(rr: Any, recording: Any, packet: Packet, t: int) -> None:

@@ -1,6 +1,6 @@
 """Packets joined into one LeRobotDataset v3.0: what `lerobot`, and our own reader, open.
 
-`plan_lerobot` decides what is exported, `write_lerobot` writes it. Beside LeRobot's own files lie
+`plan_lerobot` decides what is exported, `write_lerobot` writes it. It adds to LeRobot's own files
 `meta/cuepack.parquet`, the packets' attributes by episode, and `meta/cuepack.json`, which dataset of the packet each
 feature is.
 
@@ -101,7 +101,7 @@ def write_lerobot(
         done: called with each packet that is in.
 
     Raises:
-        ConfigError: `target` is there already.
+        ConfigError: `target` exists already.
         PacketError: a packet is damaged.
         OutputError: the data set cannot be written.
     """
@@ -121,15 +121,15 @@ def write_lerobot(
 
 
 def check_target(target: Path) -> None:
-    """Refuses a target that is there, or whose parent is not.
+    """Refuses a target that exists, or whose parent folder is missing.
 
     Raises:
         ConfigError: it cannot be made.
     """
     if target.exists() or target.is_symlink():
-        raise ConfigError(f"{target} is there already; remove it, or name another folder")
+        raise ConfigError(f"{target} exists already; remove it, or name another folder")
     if not target.parent.is_dir():
-        raise ConfigError(f"{target}: wanted a new folder in one that is there; {target.parent} is not")
+        raise ConfigError(f"{target}: wanted a new folder in an existing one; {target.parent} is missing")
 
 
 class _Writer:
@@ -419,8 +419,8 @@ def _measured_psnr(plan: ExportPlan, root: Path) -> float | None:
         av.open(str(root / VIDEO_PATH.format(video_key=feature.key, chunk_index=0, file_index=0))) as video,
     ):
         pixels = packet.read(feature.dataset, 0, n_frames)
-        for wanted, frame in zip(pixels, video.decode(video=0), strict=False):
-            squares += float(((frame.to_ndarray(format="rgb24").astype(np.float64) - wanted) ** 2).mean())
+        for packed, frame in zip(pixels, video.decode(video=0), strict=False):
+            squares += float(((frame.to_ndarray(format="rgb24").astype(np.float64) - packed) ** 2).mean())
     return float(min(99.0, 10 * np.log10(255**2 / max(squares / n_frames, 1e-9))))
 
 

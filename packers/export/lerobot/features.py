@@ -7,7 +7,7 @@ model should not pass for an observation. Nothing loses a bit but video:
 * numbers and flags: columns of float32, float64 or bool; what is constant over an episode is repeated in each row.
 * masks: 1-bit PNG images, which LeRobot reads as 0.0 and 1.0.
 * depth: float32 TIFF images, which LeRobot reads as they are (a PNG of codes would need scale and offset beside it,
-  and these differ between packets). NaN where there is no reading.
+  and these differ between packets). NaN where the reading is missing.
 """
 
 from __future__ import annotations

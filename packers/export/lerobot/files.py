@@ -48,7 +48,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class VideoSpan:
-    """Where an episode lies: from `start_s` up to `end_s` of the video at `place`."""
+    """Where an episode is stored: from `start_s` up to `end_s` of the video at `place`."""
 
     place: Place
     start_s: float
@@ -73,7 +73,7 @@ class ParquetFiles:
         self._writer: pq.ParquetWriter | None = None
 
     def place(self, n_rows: int) -> Place:
-        """Where the next table, of `n_rows`, will lie."""
+        """Where the next table, of `n_rows`, is stored."""
         if self._file is not None and self._rows:
             size = self._file.tell()
             if size * (1 + n_rows / self._rows) >= self._limit:
@@ -145,7 +145,7 @@ class VideoFiles:
             self._frames += 1
 
     def end(self) -> VideoSpan:
-        """Where the episode that `begin` began lies."""
+        """Where the episode that `begin` began is stored."""
         place = Place(*divmod(self._number, CHUNK_FILES))
         return VideoSpan(place, float(self._start / self._rate), float(self._frames / self._rate))
 

@@ -92,7 +92,7 @@ def plan_lerobot(
     survey.check_names()
     datasets = survey.shared()
     camera = camera_name(survey.cameras[0]) if len(survey.cameras) == 1 else "camera"
-    found = [feature_of(name, *survey.known[name][:2], camera, pixels) for name in datasets]
+    found = [feature_of(name, *survey.rows[name][:2], camera, pixels) for name in datasets]
     height, width = next(feature.shape[:2] for feature in found if feature.dataset == "pixels")
     if pixels == "video" and (height % 2 or width % 2):
         raise PacketError(f"frames of {height} x {width}: H.264 video wants even sides; export with --pixels png")
@@ -113,7 +113,7 @@ class _Survey:
     trim: bool
     episodes: list[ExportedEpisode] = field(default_factory=list)
     # dataset -> shape of a row, attributes, name of the packet that had it first
-    known: dict[str, tuple[tuple[int, ...], dict[str, Any], str]] = field(default_factory=dict)
+    rows: dict[str, tuple[tuple[int, ...], dict[str, Any], str]] = field(default_factory=dict)
     holders: dict[frozenset[str], list[str]] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
     cameras: list[str] = field(default_factory=list)
@@ -153,14 +153,14 @@ class _Survey:
         )
 
     def check_names(self) -> None:
-        """Refuses a name to leave out that is not there."""
+        """Refuses a name to leave out that no packet has."""
         if "pixels" in self.left_out:
             raise ConfigError("--without pixels: a LeRobot data set of packets has their pixels")
-        there = sorted(self.left_out | set(self.known))
+        names = sorted(self.left_out | set(self.rows))
         for word in self.without:
             if not any(_covers(word, dataset) for dataset in self.left_out):
-                near = difflib.get_close_matches(word, there, 1)
-                hint = f"did you mean {near[0]}?" if near else f"they have {', '.join(there)}"
+                near = difflib.get_close_matches(word, names, 1)
+                hint = f"did you mean {near[0]}?" if near else f"they have {', '.join(names)}"
                 raise ConfigError(f"--without {word}: no packet has it; {hint}")
 
     def shared(self) -> list[str]:
@@ -170,7 +170,7 @@ class _Survey:
             PacketError: some packets lack what others have.
         """
         every = frozenset.intersection(*self.holders)
-        partial = sorted(set(self.known) - every)
+        partial = sorted(set(self.rows) - every)
         if not partial:
             return sorted(every)
         lacking: dict[str, list[str]] = {}
@@ -214,7 +214,7 @@ class _Survey:
         row = shape[1:] if is_per_frame(dataset) else shape
         if is_per_frame(dataset) and shape[0] != packet.n_frames:
             raise PacketError(f"{packet.path.name}: wanted {packet.n_frames} rows of {dataset}, got {shape[0]}")
-        first = self.known.setdefault(dataset, (row, attributes, packet.path.name))
+        first = self.rows.setdefault(dataset, (row, attributes, packet.path.name))
         for what, wanted, got in (
             ("rows", first[0], row),
             *((word, first[1].get(word), attributes.get(word)) for word in ("units", "convention", "names")),

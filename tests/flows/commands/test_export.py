@@ -37,7 +37,7 @@ def test_lerobot_export_has_the_order_of_the_selection_and_says_what_is_lost(out
     assert open_source(str(out)).kind == "lerobot-v3.0"
     refused = cuepack(*arguments)
     assert refused.exit_code == 2
-    assert "is there already" in refused.stderr
+    assert "exists already" in refused.stderr
 
 
 def test_lerobot_export_takes_choices_and_refuses_what_makes_none(output, tmp_path):

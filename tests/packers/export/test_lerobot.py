@@ -321,7 +321,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(packets, tmp_path
     target = tmp_path / "set"
     target.mkdir()
     plan = plan_lerobot(packets[:1])
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         write_lerobot(plan, target)
     with pytest.raises(ConfigError, match="wanted a new folder"):
         write_lerobot(plan, tmp_path / "no" / "set")

@@ -6,19 +6,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import FINISHED, FilePath, LocalPath, OutputPath, print_json
+from flows.commands.options import FINISHED, FilePath, LocalPath, OutputOrFile, print_json
 from flows.commands.packets import fetched
+
+if TYPE_CHECKING:
+    from flows.output.directory import Opened
 
 FORMATS = ("lewm-hdf5", "lerobot", "rerun")
 
 
 @click.command()
-@click.argument("path", type=OutputPath(packet=True), metavar="DIR|PACKET")
+@click.argument("path", type=OutputOrFile(), metavar="DIR|PACKET")
 @click.option(
     "--format",
     "form",
@@ -47,7 +50,7 @@ FORMATS = ("lewm-hdf5", "lerobot", "rerun")
 @click.option("--trim", is_flag=True, help="lerobot: leave out frames without an action at the ends of episodes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def export(
-    path: Path,
+    path: Opened,
     form: str,
     out: Path,
     selection: Path | None,
@@ -72,7 +75,7 @@ def export(
         from packers.export.lerobot.dataset import check_target
 
         check_target(out)
-    packets = fetched(_chosen(path, selection))
+    packets = fetched(path, _chosen(path, selection))
     if form == "lewm-hdf5":
         result = _to_lewm(packets, out, extra)
     elif form == "lerobot":
@@ -85,13 +88,13 @@ def export(
     print(f"{len(packets)} packets -> {out}")
 
 
-def _chosen(path: Path, selection: Path | None) -> list[Path]:
+def _chosen(given: Opened, selection: Path | None) -> list[Path]:
     """Packets in the order of the selection, else of the manifest's finished episodes, else of their names."""
     from flows.commands.packets import packet_files
     from flows.output.manifest import Manifest
     from flows.output.selection import read_selection
 
-    files = packet_files(path)
+    files, path = packet_files(given), given.path
     if path.is_file():
         return files
     rows = Manifest(path).rows()

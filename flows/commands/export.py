@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import FINISHED, FilePath, LocalPath, OutputPath, print_json
+from flows.commands.options import FINISHED, FilePath, LocalPath, OutputOrFile, print_json
 from flows.commands.packets import fetched
 from packers.export.formats import FORMATS, ExportRequest, Tick, check_request, export_packets
 
+if TYPE_CHECKING:
+    from flows.output.directory import Opened
+
 
 @click.command()
-@click.argument("path", type=OutputPath(packet=True), metavar="DIR|PACKET")
+@click.argument("path", type=OutputOrFile(), metavar="DIR|PACKET")
 @click.option(
     "--format",
     "form",
@@ -47,7 +50,7 @@ from packers.export.formats import FORMATS, ExportRequest, Tick, check_request, 
 @click.option("--trim", is_flag=True, help="lerobot: leave out frames without an action at the ends of episodes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def export(
-    path: Path,
+    path: Opened,
     form: str,
     out: Path,
     selection: Path | None,
@@ -66,7 +69,7 @@ def export(
     """
     request = ExportRequest((), out, _progress(0), columns=extra, without=without, pixels=pixels, trim=trim)
     check_request(form, request.options(), out)
-    packets = fetched(_chosen(path, selection))
+    packets = fetched(path, _chosen(path, selection))
     result = export_packets(form, replace(request, packets=packets, progress=_progress(len(packets))))
     for note in result.get("notes", ()):
         print(f"note: {note}", file=sys.stderr)
@@ -76,13 +79,13 @@ def export(
     print(f"{len(packets)} packets -> {out}")
 
 
-def _chosen(path: Path, selection: Path | None) -> list[Path]:
+def _chosen(given: Opened, selection: Path | None) -> list[Path]:
     """Packets in the order of the selection, else of the manifest's finished episodes, else of their names."""
     from flows.commands.packets import packet_files
     from flows.output.manifest import Manifest
     from flows.output.selection import read_selection
 
-    files = packet_files(path)
+    files, path = packet_files(given), given.path
     if path.is_file():
         return files
     rows = Manifest(path).rows()

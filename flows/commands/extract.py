@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -28,6 +27,7 @@ PROCESS_STARTED = time.monotonic()
 MOST_FAILURES_SHOWN = 20
 
 if TYPE_CHECKING:
+    from flows.output.directory import OutputDirectory
     from flows.run.carry_out import Outcome
     from flows.run.plan import Plan
     from flows.run.progress import RunProgress
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @settings_options
 @output_options
-def extract(source: str, out: Path, **options: Any) -> None:
+def extract(source: str, out: OutputDirectory, **options: Any) -> None:
     """Read, score, extract and pack the episodes of SOURCE.
 
     Safe to repeat: finished episodes are not redone. SOURCE is a folder of BridgeData V2 (raw), RLDS/TFDS,
@@ -83,7 +83,7 @@ def extract(source: str, out: Path, **options: Any) -> None:
 )
 @settings_options
 @output_options
-def rerun(directory: Path, episode_ids: Sequence[str], force_from: str | None, **options: Any) -> None:
+def rerun(directory: OutputDirectory, episode_ids: Sequence[str], force_from: str | None, **options: Any) -> None:
     """Redo single episodes of an output DIRECTORY, with its own configuration and --set on top."""
     from flows.run.plan import rerun_plans
 
@@ -148,15 +148,13 @@ def _carry_out(
         return carry_out(plan, progress, run_shard_plainly)
     from flows.orchestration.settings import prepare
 
-    prepare(plan.request.out)
+    prepare(plan.request.out.root)
     from flows.orchestration.flows import run_with_prefect
 
     return run_with_prefect(plan, progress, if_server_lost=if_server_lost, rerun=rerun)
 
 
 def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str, Any]) -> None:
-    from flows.output.remote_output import shown
-
     counts = {status: sum(row["status"] == status for row in outcome.rows) for status in ("done", "failed", "filtered")}
     busy = [row for row in outcome.rows if row["status"] == "busy"]
     counts["reused"] = len(plan.finished)
@@ -178,7 +176,7 @@ def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str
         return
     print(
         f"{counts['done']} packed ({counts['reused']} of them before), {counts['failed']} failed, "
-        f"{counts['filtered']} filtered -> {shown(plan.request.out)}"
+        f"{counts['filtered']} filtered -> {plan.request.out.label}"
     )
     compared = [row["mask_recorded_j"] for row in outcome.rows if row.get("mask_recorded_j") is not None]
     if compared:

@@ -14,6 +14,7 @@ from flows.commands.options import FAILED, FINISHED, LocalPath, OutputPath, prin
 
 if TYPE_CHECKING:
     from flows.orchestration.deployments import Schedule
+    from flows.output.directory import OutputDirectory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -26,16 +27,13 @@ def manifest() -> None:
 @manifest.command()
 @click.argument("directory", type=OutputPath(), metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def rebuild(directory: Path, as_json: bool) -> None:
+def rebuild(directory: OutputDirectory, as_json: bool) -> None:
     """Make manifest.parquet and manifest.csv of DIR anew from its packets, and say what they cannot tell.
 
     Exit code 0: every packet is listed; 1: some are damaged or gone.
     """
-    from flows.commands.packets import fetched
     from flows.output.rebuild import rebuild_manifest
-    from flows.output.remote_output import shown
 
-    fetched(sorted((directory / "packets").glob("*/*.h5")))
     rebuilt = rebuild_manifest(directory)
     code = FAILED if rebuilt.damaged or rebuilt.lost else FINISHED
     for path, reason in rebuilt.damaged.items():
@@ -53,9 +51,8 @@ def rebuild(directory: Path, as_json: bool) -> None:
         ]
         print_json("manifest rebuild", code, counts=counts, findings=findings, unknown=rebuilt.unknown())
     else:
-        print(
-            f"{counts['kept']} rows kept, {counts['made']} made from packets -> {shown(directory / 'manifest.parquet')}"
-        )
+        table = directory.name_of(directory.root / "manifest.parquet")
+        print(f"{counts['kept']} rows kept, {counts['made']} made from packets -> {table}")
     sys.exit(code)
 
 

@@ -15,30 +15,37 @@ from extractors.errors import ConfigError
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
+    from flows.output.directory import Opened, OutputDirectory
+
     _PathType = click.ParamType[Path]
+    _OutputType = click.ParamType[OutputDirectory]
+    _OpenedType = click.ParamType[Opened]
 else:
-    _PathType = click.ParamType  # older versions of click are not generic
+    _PathType = _OutputType = _OpenedType = click.ParamType  # older versions of click are not generic
 
 
-class OutputPath(_PathType):
-    """An output directory, by path or URI. Commands get a local path: of a URI its twin, brought up to date.
-
-    Args:
-        packet: a single packet may be named too; of a URI it is fetched.
-    """
+class OutputPath(_OutputType):
+    """An output directory, by path or URI."""
 
     name = "path"
 
-    def __init__(self, *, packet: bool = False) -> None:
-        self._packet = packet
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> OutputDirectory:
+        """The directory; the stand-in of one behind a URI is brought up to date."""
+        from flows.output.directory import OutputDirectory
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The local path."""
-        if isinstance(value, Path):
-            return value
-        from flows.output.remote_output import output_directory, output_or_packet
+        return value if isinstance(value, OutputDirectory) else OutputDirectory.open(value)
 
-        return output_or_packet(value) if self._packet else output_directory(value)
+
+class OutputOrFile(_OpenedType):
+    """An output directory, or a single packet or table, by path or URI; a packet behind a URI is fetched."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Opened:
+        """What was named."""
+        from flows.output.directory import Opened
+
+        return value if isinstance(value, Opened) else Opened.open(value)
 
 
 class FilePath(_PathType):
@@ -48,7 +55,7 @@ class FilePath(_PathType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The local path."""
-        from flows.output.remote_output import fetched_file
+        from flows.remote.places import fetched_file
 
         return value if isinstance(value, Path) else fetched_file(value)
 

@@ -7,25 +7,27 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import FAILED, FINISHED, OutputPath, print_json
+from flows.commands.options import FAILED, FINISHED, OutputOrFile, print_json
+
+if TYPE_CHECKING:
+    from flows.output.directory import Opened
 
 
 @click.command()
-@click.argument("packet", type=OutputPath(packet=True))
+@click.argument("packet", type=OutputOrFile())
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def inspect(packet: Path, as_json: bool) -> None:
+def inspect(packet: Opened, as_json: bool) -> None:
     """Print a PACKET's tree, provenance, scores and quality card."""
-    from flows.output.remote_output import shown
     from packers.inspect import describe_packet, format_packet
 
-    if not packet.is_file():
-        raise ConfigError(f"no packet at {shown(packet)}; manifest.csv lists the packets of an output directory")
-    description = describe_packet(packet)
+    if not packet.path.is_file():
+        raise ConfigError(f"no packet at {packet.label}; manifest.csv lists the packets of an output directory")
+    description = describe_packet(packet.path)
     if as_json:
         print_json("inspect", FINISHED, counts={"packets": 1}, packet=description)
         return
@@ -34,9 +36,9 @@ def inspect(packet: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("path", type=OutputPath(packet=True))
+@click.argument("path", type=OutputOrFile())
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def validate(path: Path, as_json: bool) -> None:
+def validate(path: Opened, as_json: bool) -> None:
     """Check a packet, or every packet of an output directory, against the schema.
 
     Exit code 0: all good; 1: findings; 2: nothing to check.
@@ -56,15 +58,15 @@ def validate(path: Path, as_json: bool) -> None:
     sys.exit(code)
 
 
-def _validated(path: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    from flows.output.remote_output import shown
+def _validated(given: Opened) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
     from packers.validate import validate_packet
 
-    for packet in fetched(packet_files(path)):
+    path, name_of = given.path, given.directory.name_of
+    for packet in fetched(given, packet_files(given)):
         found = validate_packet(packet)
         yield (
             packet,
-            [{"packet": shown(packet), "dataset": f.dataset, "frame": f.frame, "reason": f.reason} for f in found],
+            [{"packet": name_of(packet), "dataset": f.dataset, "frame": f.frame, "reason": f.reason} for f in found],
         )
     if path.is_dir():
         listed = _manifest_findings(path)
@@ -72,31 +74,28 @@ def _validated(path: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
             yield path / "manifest.parquet", listed
 
 
-def packet_files(path: Path) -> list[Path]:
-    """The packet at `path`, or all packets of an output directory; those of a twin may be placeholders.
+def packet_files(given: Opened) -> list[Path]:
+    """The packet that was named, or all packets of an output directory; those behind a URI may be placeholders.
 
     Raises:
         ConfigError: there is none.
     """
+    path = given.path
     if path.is_file():
         return [path]
     files = sorted((path / "packets").glob("*/*.h5")) if path.is_dir() else []
     if not files and not (path / "manifest.parquet").exists():
-        from flows.output.remote_output import shown
-
-        raise ConfigError(f"no packets at {shown(path)}; name a packet or an output directory of `cuepack extract`")
+        raise ConfigError(f"no packets at {given.label}; name a packet or an output directory of `cuepack extract`")
     return files
 
 
-def fetched(packets: list[Path]) -> list[Path]:
+def fetched(given: Opened, packets: list[Path]) -> list[Path]:
     """The same packets, all of them here: those behind a URI are fetched, which standard error says.
 
     Raises:
         ConfigError: one cannot be fetched.
     """
-    from flows.output.remote_output import fetch_packets
-
-    fetch_packets(packets)
+    given.directory.fetch(packets)
     return packets
 
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import FINISHED, OutputPath, print_json
+from flows.commands.options import FINISHED, OutputOrFile, print_json
 
 if TYPE_CHECKING:
+    from flows.output.directory import Opened
     from flows.output.selection import Candidate, Pick, Selected
 
 
 @click.command()
-@click.argument("path", type=OutputPath(), metavar="DIR|SCORES.csv")
+@click.argument("given", type=OutputOrFile(), metavar="DIR|SCORES.csv")
 @click.option("--top", type=click.IntRange(min=1), metavar="K", help="The K best.")
 @click.option("--random", "drawn", type=click.IntRange(min=1), metavar="K", help="K drawn by --seed.")
 @click.option("--min-score", type=click.FloatRange(0, 1), metavar="X", help="All that score X and more, 0 to 1.")
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 @click.option(
     "--val-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Share of episodes for validation."
 )
-@click.option("--compare", type=OutputPath(), metavar="OTHER", help="Rank stability against another run.")
+@click.option("--compare", type=OutputOrFile(), metavar="OTHER", help="Rank stability against another run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def select(path: Path, compare: Path | None, as_json: bool, **options: Any) -> None:
+def select(given: Opened, compare: Opened | None, as_json: bool, **options: Any) -> None:
     """Pick clips of an output DIR, or of a csv written by `cuepack score`, into a selection file.
 
     The file pins the episodes, their order and their split; `cuepack extract --selection` takes it. Equal clips and
@@ -42,13 +43,13 @@ def select(path: Path, compare: Path | None, as_json: bool, **options: Any) -> N
     from flows.output.selection import choose, read_candidates
 
     pick = _pick(options, comparing=compare is not None)
-    candidates = _wanted(path, read_candidates(path), options["annotated"])
+    candidates = _admitted(given.directory.root, read_candidates(given.path), options["annotated"])
     selection = choose(candidates, pick) if pick is not None else []
     result: dict[str, Any] = {"counts": _counts(candidates, selection)}
     if compare is not None:
-        result["compare"] = _compared(candidates, read_candidates(compare), pick)
+        result["compare"] = _compared(candidates, read_candidates(compare.path), pick)
     if pick is not None:
-        result |= _written(path, selection, options["name"] or pick.name)
+        result |= _written(given, selection, options["name"] or pick.name)
     if as_json:
         episodes = [
             {"episode_id": s.candidate.episode_id, "order": s.order, "split": s.split, "score": s.candidate.score}
@@ -59,13 +60,13 @@ def select(path: Path, compare: Path | None, as_json: bool, **options: Any) -> N
     _print(result)
 
 
-def _wanted(path: Path, candidates: list[Candidate], annotated: str | None) -> list[Candidate]:
+def _admitted(root: Path, candidates: list[Candidate], annotated: str | None) -> list[Candidate]:
     """The candidates that a person's verdict in annotations.csv admits."""
     if annotated is None:
         return candidates
     from flows.output.annotations import read_annotations
 
-    said = read_annotations(path if path.is_dir() else path.parent)
+    said = read_annotations(root)
     admitted = {"accept"} if annotated == "accept" else {"accept", ""}
     verdicts = {name: note.verdict for name, note in said.items()}
     return [candidate for candidate in candidates if verdicts.get(candidate.episode_id, "") in admitted]
@@ -105,14 +106,16 @@ def _compared(ours: list[Candidate], others: list[Candidate], pick: Pick | None)
     return stability
 
 
-def _written(path: Path, selection: list[Selected], name: str) -> dict[str, Any]:
-    from flows.output.remote_output import shown
-    from flows.output.selection import check_packets, selection_path, write_selection
+def _written(given: Opened, selection: list[Selected], name: str) -> dict[str, Any]:
+    from flows.output.selection import check_packets, selection_file, write_selection
 
-    target = selection_path(path, name)
-    if path.is_dir():
-        check_packets(path, selection)
-    return {"selection": shown(target), "sha256": write_selection(target, selection)}
+    directory, file = given.directory, selection_file(name)
+    if given.path.is_dir():
+        check_packets(directory, selection)
+    return {
+        "selection": directory.name_of(directory.root / file),
+        "sha256": write_selection(directory, file, selection),
+    }
 
 
 def _print(result: dict[str, Any]) -> None:

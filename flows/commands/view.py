@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import LocalPath, OutputPath
+from flows.commands.options import LocalPath, OutputOrFile
 
 if TYPE_CHECKING:
+    from flows.output.directory import Opened
     from flows.viewing.library import Library
 
 DEFAULT_PORT = 8765
 
 
 @click.command()
-@click.argument("path", type=OutputPath(packet=True), metavar="DIR|PACKET")
+@click.argument("path", type=OutputOrFile(), metavar="DIR|PACKET")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -30,9 +31,9 @@ DEFAULT_PORT = 8765
 @click.option("--no-browser", is_flag=True, help="Print the address only.")
 @click.option("--export", "export_to", type=LocalPath(), help="Write the pages as files into this folder.")
 @click.option("--render", type=LocalPath(), metavar="FILE", help="One packet as .mp4, .gif or .png.")
-@click.option("--compare", type=OutputPath(packet=True), metavar="OTHER", help="A second directory or packet.")
+@click.option("--compare", type=OutputOrFile(), metavar="OTHER", help="A second directory or packet.")
 def view(
-    path: Path, port: int, *, no_browser: bool, export_to: Path | None, render: Path | None, compare: Path | None
+    path: Opened, port: int, *, no_browser: bool, export_to: Path | None, render: Path | None, compare: Opened | None
 ) -> None:
     """Look at the packets of DIR in a browser, or at one PACKET.
 
@@ -40,15 +41,17 @@ def view(
     web host. --compare puts the packets of a second run beside those of the first.
     """
     if render is not None:
-        _render(path, render, export_to is not None or compare is not None)
+        _render(path.path, render, export_to is not None or compare is not None)
         return
     from flows.viewing.library import Library
     from flows.viewing.server import serve
 
-    library = Library(path)
-    other = Library(compare) if compare is not None else None
-    if other is not None and not library.common(other):
-        raise ConfigError(f"{path} and {compare} have no episode in common; compare runs on the same source and camera")
+    library = Library(path.path, path.directory)
+    other = Library(compare.path, compare.directory) if compare is not None else None
+    if compare is not None and other is not None and not library.common(other):
+        raise ConfigError(
+            f"{path.label} and {compare.label} have no episode in common; compare runs on the same source and camera"
+        )
     if export_to is not None:
         _export(library, export_to, other)
         return

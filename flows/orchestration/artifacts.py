@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from prefect.artifacts import (
@@ -23,9 +23,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from flows.output.directory import OutputDirectory
 from flows.output.manifest import Row
-from flows.output.remote_output import fetch_packets
-from flows.output.remote_output import shown as named
 from flows.run.progress import RunProgress
 from packers.viewer.contact_sheet import contact_sheet, data_uri
 
@@ -43,17 +42,17 @@ PROGRESS_EVERY_S = 5.0
 _REASON_CHARACTERS = 300
 
 
-def artifact_key(kind: str, out: Path) -> str:
+def artifact_key(kind: str, out: OutputDirectory) -> str:
     """`kind` and the output directory's name, spelled as Prefect wants keys: lower case, digits, dashes.
 
     Runs into one directory share their keys, so that the dashboard lists them as versions of one thing.
     """
-    name = re.sub(r"[^a-z0-9]+", "-", PurePosixPath(named(out)).name.lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", PurePosixPath(out.label).name.lower()).strip("-")
     return f"{kind}-{name}" if name else kind
 
 
 @contextmanager
-def reported_progress(progress: RunProgress, out: Path) -> Iterator[None]:
+def reported_progress(progress: RunProgress, out: OutputDirectory) -> Iterator[None]:
     """Keeps a progress artifact of the current flow run up to date meanwhile, from a thread of its own."""
     artifact = _written(
         "progress", lambda: create_progress_artifact(0.0, artifact_key("progress", out), progress.summary())
@@ -87,7 +86,7 @@ def reported_progress(progress: RunProgress, out: Path) -> Iterator[None]:
         update()
 
 
-def report_run(rows: Sequence[Row], out: Path) -> None:
+def report_run(rows: Sequence[Row], out: OutputDirectory) -> None:
     """Leaves the failures table, the contact sheet and the summary of a run at the current flow run."""
     failed = [row for row in rows if row["status"] == "failed"]
     packed = [row for row in rows if row["status"] == "done"]
@@ -101,27 +100,27 @@ def report_run(rows: Sequence[Row], out: Path) -> None:
     )
 
 
-def failure_rows(failed: Sequence[Row], out: Path) -> list[dict[str, str]]:
+def failure_rows(failed: Sequence[Row], out: OutputDirectory) -> list[dict[str, str]]:
     """The failures table: episode, stage, reason, and the command that tries again, at most `MOST_FAILURES` rows."""
     return [
         {
             "episode": str(row["episode_id"]),
             "stage": str(row.get("stage") or ""),
             "reason": _shortened(f"{row.get('error_type')}: {row.get('error')}"),
-            "rerun": f"cuepack rerun {shlex.quote(named(out))} {row['episode_id']}",
+            "rerun": f"cuepack rerun {shlex.quote(out.label)} {row['episode_id']}",
         }
         for row in failed[:MOST_FAILURES]
     ]
 
 
-def summary_text(rows: Sequence[Row], out: Path) -> str:
+def summary_text(rows: Sequence[Row], out: OutputDirectory) -> str:
     """Counts, scores, quality, tags and costs of a run, in Markdown."""
     counts = Counter(str(row["status"]) for row in rows)
     packed = [row for row in rows if row["status"] == "done"]
     said = [
         f"# {counts['done']} packed, {counts['failed']} failed, {counts['filtered']} filtered"
         + (f", {counts['busy']} left to another run" if counts["busy"] else ""),
-        f"Packets and manifest: `{named(out)}`",
+        f"Packets and manifest: `{out.label}`",
     ]
     said += _table(("score", "episodes", "mean", "least", "greatest"), _score_lines(packed))
     said += _table(("quality", "pass", "warn", "fail", "absent"), _quality_lines(packed))
@@ -132,7 +131,7 @@ def summary_text(rows: Sequence[Row], out: Path) -> str:
     return "\n\n".join(said) + "\n"
 
 
-def _failures(failed: Sequence[Row], out: Path) -> Any:
+def _failures(failed: Sequence[Row], out: OutputDirectory) -> Any:
     kinds = Counter(str(row.get("error_type")) for row in failed)
     listed = f"the first {MOST_FAILURES} of {len(failed)}" if len(failed) > MOST_FAILURES else str(len(failed))
     return create_table_artifact(
@@ -143,12 +142,12 @@ def _failures(failed: Sequence[Row], out: Path) -> Any:
     )
 
 
-def _sheet(packed: Sequence[Row], out: Path) -> Any:
+def _sheet(packed: Sequence[Row], out: OutputDirectory) -> Any:
     # Evenly spread over the run, so that a camera that moved half way through is seen.
     step = max(1, len(packed) // SHEET_PACKETS)
     shown = packed[::step][:SHEET_PACKETS]
-    packets = [out / str(row["packet"]) for row in shown]
-    fetch_packets(packets)
+    packets = [out.root / str(row["packet"]) for row in shown]
+    out.fetch(packets)
     sheet = contact_sheet(packets)
     lines = "\n".join(f"{number}. `{row['episode_id']}`" for number, row in enumerate(shown, 1))
     return create_image_artifact(

@@ -22,6 +22,7 @@ from prefect.settings import get_current_settings
 
 from extractors.errors import ConfigError, CuepackError
 from flows.config import Config
+from flows.orchestration.handed import Handed
 from flows.orchestration.plan_file import published, shard_rows
 from flows.orchestration.settings import server_answers
 from flows.orchestration.shard_flow import in_windows, run_shard
@@ -43,7 +44,7 @@ PATIENCE_S = 60.0
 
 _TRIES = 2
 
-ShardFlow = Callable[[str, int, str, str, str], list[Row]]
+ShardFlow = Callable[[Handed[Plan], int, str, str, str], list[Row]]
 
 
 def check_engine(config: Config) -> None:
@@ -82,11 +83,11 @@ def dispatch_shards(plan: Plan, run_here: ShardFlow, watch: ServerWatch) -> Iter
         "dask": _on_dask,
         "workers": _on_workers,
     }
+    if plan.work.config.run.engine == "local":
+        yield from _in_this_process(plan, run_here, watch)
+        return
     with published(plan) as file:
-        if plan.work.config.run.engine == "local":
-            yield from _in_this_process(plan, file, run_here, watch)
-        else:
-            yield from ways[plan.work.config.run.engine](plan, file)
+        yield from ways[plan.work.config.run.engine](plan, file)
 
 
 def lost_server(error: Exception) -> bool:
@@ -101,8 +102,9 @@ def lost_server(error: Exception) -> bool:
     return False
 
 
-def _in_this_process(plan: Plan, file: str, run_here: ShardFlow, watch: ServerWatch) -> Iterator[list[Row]]:
+def _in_this_process(plan: Plan, run_here: ShardFlow, watch: ServerWatch) -> Iterator[list[Row]]:
     """As flow runs; without them, and saying so, while the server is away: a night's batch is not lost with it."""
+    handed = Handed(plan)
     for index, jobs in enumerate(plan.shards):
         if watch.away and server_answers():
             log.warning("the Prefect server answers again; the run goes on in the dashboard")
@@ -110,7 +112,7 @@ def _in_this_process(plan: Plan, file: str, run_here: ShardFlow, watch: ServerWa
         rows = None
         if not watch.away:
             try:
-                rows = run_here(*shard_call(plan, file, index))
+                rows = run_here(handed, *shard_call(plan, index))
             except Exception as error:
                 if not lost_server(error):
                     raise
@@ -123,9 +125,14 @@ def _in_this_process(plan: Plan, file: str, run_here: ShardFlow, watch: ServerWa
         yield run_shard_plainly(plan, index, jobs) if rows is None else rows
 
 
-def shard_call(plan: Plan, file: str, index: int) -> tuple[str, int, str, str, str]:
-    """The parameters of the flow run of one shard: the plan's path, its number, and what names it."""
-    return file, index, plan.work.source.dataset, camera_label(plan), episode_range(plan.shards[index])
+def shard_call(plan: Plan, index: int) -> tuple[int, str, str, str]:
+    """The parameters of the flow run of one shard beside the plan: its number, and what names it."""
+    return index, plan.work.source.dataset, camera_label(plan), episode_range(plan.shards[index])
+
+
+def _parameters(plan: Plan, file: str, index: int) -> dict[str, Any]:
+    names = ("plan", "shard", "dataset", "camera", "episodes")
+    return dict(zip(names, (file, *shard_call(plan, index)), strict=True))
 
 
 def camera_label(plan: Plan) -> str:
@@ -162,11 +169,9 @@ def _on_dask(plan: Plan, file: str) -> Iterator[list[Row]]:
 
 
 def _on_task_runner(plan: Plan, file: str, runner: Any) -> Iterator[list[Row]]:
-    names = ("plan", "shard", "dataset", "camera", "episodes")
-
     def submit(index: int) -> Any:
         _stop_if_asked(plan)
-        return active.submit(run_shard, dict(zip(names, shard_call(plan, file, index), strict=True)))
+        return active.submit(run_shard, _parameters(plan, file, index))
 
     with runner as active:
         for index, future in in_windows(submit, len(plan.shards), plan.work.config.run.in_flight):
@@ -179,7 +184,6 @@ def _on_task_runner(plan: Plan, file: str, runner: Any) -> Iterator[list[Row]]:
 
 
 def _on_workers(plan: Plan, file: str) -> Iterator[list[Row]]:
-    names = ("plan", "shard", "dataset", "camera", "episodes")
     tries = dict.fromkeys(range(len(plan.shards)), 0)
     under_way: dict[int, Any] = {}
     warn_at = time.monotonic() + PATIENCE_S
@@ -187,8 +191,7 @@ def _on_workers(plan: Plan, file: str) -> Iterator[list[Row]]:
         while tries or under_way:
             _stop_if_asked(plan)
             for index in list(tries)[: plan.work.config.run.in_flight - len(under_way)]:
-                parameters = dict(zip(names, shard_call(plan, file, index), strict=True))
-                under_way[index] = _start_on_workers(parameters), tries.pop(index) + 1
+                under_way[index] = _start_on_workers(_parameters(plan, file, index)), tries.pop(index) + 1
             time.sleep(POLL_S)
             for index, (run_id, tried) in list(under_way.items()):
                 state = client.read_flow_run(run_id).state

@@ -6,11 +6,10 @@ record of work is the manifest and the packets; without Prefect's database nothi
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 from uuid import UUID
@@ -33,11 +32,13 @@ from flows.orchestration.dispatch import (
     episode_range,
     lost_server,
 )
+from flows.orchestration.handed import Handed
 from flows.orchestration.settings import check_server
-from flows.orchestration.shard_flow import extract_shard, list_episodes
-from flows.output.manifest import Manifest, Row
-from flows.output.remote_output import fetched_file, output_directory, shown
+from flows.orchestration.shard_flow import list_episodes, shard_here
+from flows.output.directory import OutputDirectory
+from flows.output.manifest import Row
 from flows.output.selection import read_selection
+from flows.remote.places import fetched_file
 from flows.run.carry_out import Outcome, carry_out
 from flows.run.plan import Plan, Request, make_plan, parse_indices, record_run, rerun_plans
 from flows.run.progress import RunProgress
@@ -61,11 +62,6 @@ class _Given:
     progress: RunProgress
     if_server_lost: Callable[[Outcome], NoReturn] | None = None
     outcome: Outcome | None = None
-    rows: list[Row] = field(default_factory=list)
-
-
-_given: dict[str, _Given] = {}
-_given_lock = threading.Lock()
 
 
 def run_with_prefect(
@@ -81,29 +77,35 @@ def run_with_prefect(
     """
     check_server()
     check_engine(plan.work.config)
-    out = shown(plan.request.out)
-    with _hand_over(_Given(plan, progress, if_server_lost)) as given:
-        try:
-            if rerun and plan.request.ids and len(plan.request.ids) <= MOST_RERUN:
-                stage: Any = plan.request.force_from
-                state: Any = rerun_episode(out, list(plan.request.ids), stage, return_state=True)
-            else:
-                state = extract_dataset(plan.request.source, out, plan.request.camera, return_state=True)
-        except Exception as error:
-            if given.outcome is None or not lost_server(error):
-                raise
-            if_server_lost(given.outcome)
-        if given.outcome is None:
-            state.result(raise_on_failure=True)
-            raise RuntimeError(f"the flow run ended before its work began: {state}")
-        return given.outcome
+    given, request = _Given(plan, progress, if_server_lost), plan.request
+    try:
+        if rerun and request.ids and len(request.ids) <= MOST_RERUN:
+            state: Any = _rerun_given(
+                request.out.label, list(request.ids), request.force_from, Handed(given), return_state=True
+            )
+        else:
+            name = _run_name(plan)
+            state = _extract_given(
+                request.source, request.out.label, request.camera, name, Handed(given), return_state=True
+            )
+    except Exception as error:
+        if given.outcome is None or not lost_server(error):
+            raise
+        if_server_lost(given.outcome)
+    if given.outcome is None:
+        state.result(raise_on_failure=True)
+        raise RuntimeError(f"the flow run ended before its work began: {state}")
+    return given.outcome
+
+
+@flow(name="extract-dataset", flow_run_name="{name}", validate_parameters=False)
+def _extract_given(source: str, out: str, camera: str | None, name: str, given: Handed[_Given]) -> State[Any]:
+    """What `cuepack extract` runs: its own plan, under the name that the dashboard lists batches by."""
+    return _verdict(_carry_out(given.value.plan, given.value.progress, given.value))
 
 
 def _name_extract() -> str:
     parameters = runtime.flow_run.parameters
-    given = _given.get(parameters["out"])
-    if given is not None:
-        return _run_name(given.plan)
     chosen = parameters.get("episodes") or (Path(parameters["selection"]).stem if parameters.get("selection") else "")
     source = str(parameters["source"]).rstrip("/").rsplit("/", 1)[-1]
     return (
@@ -116,6 +118,13 @@ def _name_rerun() -> str:
     ids, stage = parameters["episode_ids"], parameters.get("from_stage")
     listed = ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
     return f"{Path(parameters['out']).name} {listed}{f' from {stage}' if stage else ''}"
+
+
+@flow(name="rerun-episode", flow_run_name=_name_rerun, validate_parameters=False)
+def _rerun_given(out: str, episode_ids: list[str], from_stage: str | None, given: Handed[_Given]) -> State[Any]:
+    """What `cuepack rerun` runs: its own plan."""
+    _one_shard_each(given.value.plan)
+    return _verdict(_carry_out(given.value.plan, given.value.progress, given.value))
 
 
 @flow(name="extract-dataset", flow_run_name=_name_extract)
@@ -143,15 +152,12 @@ def extract_dataset(
         settings: Single settings, section.key=value each, such as masks.dilate=[4,12].
         new_only: Leave out episodes whose own files made them fail before, as long as these have not changed.
     """
-    given = _handed_over(out)
-    if given is not None:
-        return _verdict(_carry_out(given.plan, given.progress, given))
 
     def make() -> Plan:
         return make_plan(
             Request(
                 source=source,
-                out=output_directory(out),
+                out=OutputDirectory.open(out),
                 config=load_config(fetched_file(config_file) if config_file else None, settings or ()),
                 camera=camera,
                 indices=parse_indices(episodes) if episodes else None,
@@ -183,12 +189,8 @@ def rerun_episode(
         from_stage: Redo this stage and those after it. None: what failed or changed.
         settings: Settings on top of the directory's own, section.key=value each, such as masks.backend=motion.
     """
-    given = _handed_over(out)
-    if given is not None:
-        _one_shard_each(given.plan)
-        return _verdict(_carry_out(given.plan, given.progress, given))
     plans = list_episodes(
-        lambda: rerun_plans(output_directory(out), episode_ids, force_from=from_stage, settings=settings or ())
+        lambda: rerun_plans(OutputDirectory.open(out), episode_ids, force_from=from_stage, settings=settings or ())
     )
     for plan in plans:
         _one_shard_each(plan)
@@ -210,8 +212,8 @@ def rerun_failed(
         limit: At most this many episodes.
         hopeless_too: Also those that failed for what is in their own files, though these and the settings are the same.
     """
-    directory = list_episodes(lambda: output_directory(out))
-    rows = Manifest(directory).rows().values()
+    directory = list_episodes(lambda: OutputDirectory.open(out))
+    rows = directory.manifest.rows().values()
     failed = [str(row["episode_id"]) for row in rows if row["status"] == "failed"][:limit]
     if not failed:
         return Completed(message=f"no episode of {out} is listed as failed")
@@ -235,7 +237,7 @@ def _carry_out(plan: Plan, progress: RunProgress, given: _Given) -> Outcome:
     watch = ServerWatch()
 
     def dispatch(plan: Plan, _: object) -> Iterator[list[Row]]:
-        return dispatch_shards(plan, extract_shard, watch)
+        return dispatch_shards(plan, shard_here, watch)
 
     get_run_logger().info(
         "%d episodes to work on in %d shards; %d finished before, %d filtered, %d given up as they are",
@@ -279,11 +281,6 @@ def _verdict(*outcomes: Outcome) -> State[Any]:
     return Completed(name=name, message=message, data=dict(counts))
 
 
-def _handed_over(out: str) -> _Given | None:
-    # A flow that looked at `_given` itself would take it along to Ray and Dask, which pickle flows with their globals.
-    return _given.get(out)
-
-
 def _run_name(plan: Plan) -> str:
     return f"{plan.work.source.dataset} {camera_label(plan)} {episode_range(plan.jobs)}"
 
@@ -299,15 +296,3 @@ def _one_shard_each(plan: Plan) -> None:
         config = plan.work.config
         run = config.run.model_copy(update={"shard_size": 1})
         plan.work = replace(plan.work, config=config.model_copy(update={"run": run}))
-
-
-@contextmanager
-def _hand_over(given: _Given) -> Iterator[_Given]:
-    name = shown(given.plan.request.out)
-    with _given_lock:
-        _given[name] = given
-    try:
-        yield given
-    finally:
-        with _given_lock:
-            del _given[name]

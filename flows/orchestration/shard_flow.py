@@ -14,8 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.tasks import exponential_backoff
 
+from flows.orchestration.handed import Handed
 from flows.orchestration.plan_file import find_plan, keep_rows
 from flows.output.manifest import Row
+from flows.run.plan import Plan
 from flows.run.shard import ALL_STAGES, Shard
 
 Made = TypeVar("Made")
@@ -85,8 +87,14 @@ def run_shard(plan: str, shard: int, dataset: str, camera: str, episodes: str) -
 
 
 @flow(name="extract-shard", flow_run_name="{dataset} {camera} shard-{shard:04d} {episodes}", validate_parameters=False)
+def shard_here(plan: Handed[Plan], shard: int, dataset: str, camera: str, episodes: str) -> list[Row]:
+    """Works on one shard of a plan of this process; `dataset`, `camera` and `episodes` name the run."""
+    return _work_on(plan.value, shard, episodes)
+
+
+@flow(name="extract-shard", flow_run_name="{dataset} {camera} shard-{shard:04d} {episodes}", validate_parameters=False)
 def extract_shard(plan: str, shard: int, dataset: str, camera: str, episodes: str) -> list[Row]:
-    """Works on one shard of a published plan; started by extract-dataset, on this machine or another.
+    """Works on one shard of a published plan; started by extract-dataset, for another process than its own.
 
     Args:
         plan: Path or URI of the plan in DIR/.work/plans.
@@ -95,14 +103,22 @@ def extract_shard(plan: str, shard: int, dataset: str, camera: str, episodes: st
         camera: The camera's name, for the run's name.
         episodes: The range of episodes, for the run's name.
     """
-    found, logger = find_plan(plan), get_run_logger()
-    with Shard(found.work, found.shards[shard], found.earlier) as work:
+    found = find_plan(plan)
+    # While this is held, a dispatcher that starts again on this machine does not clean up under the shard.
+    with found.work.store.in_use():
+        rows = _work_on(found, shard, episodes)
+    keep_rows(plan, shard, rows)
+    return rows
+
+
+def _work_on(plan: Plan, shard: int, episodes: str) -> list[Row]:
+    logger = get_run_logger()
+    with Shard(plan.work, plan.shards[shard], plan.earlier) as work:
         for stage in ALL_STAGES:
             logger.info("%s: %s", episodes, run_stage(work, stage))
         rows = work.rows
     for row in rows if len(rows) == 1 else []:
         logger.info("%s: %s, score %s", row["episode_id"], row["status"], row.get("score"))
-    keep_rows(plan, shard, rows)
     return rows
 
 

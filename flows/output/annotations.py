@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from extractors.errors import ConfigError, OutputError
-from flows.output.remote_output import put_back, undisturbed
-from packers.atomic import write_whole
+from extractors.errors import ConfigError
+from flows.output.directory import OutputDirectory
 from packers.locks import held
 
 ANNOTATIONS = "annotations.csv"
@@ -60,7 +59,7 @@ def read_annotations(root: Path) -> dict[str, Annotation]:
     return found
 
 
-def write_annotation(root: Path, episode_id: str, annotation: Annotation) -> None:
+def write_annotation(directory: OutputDirectory, episode_id: str, annotation: Annotation) -> None:
     """Keeps one annotation, replacing the episode's earlier one; an empty one removes it. Safe between processes.
 
     Raises:
@@ -69,20 +68,13 @@ def write_annotation(root: Path, episode_id: str, annotation: Annotation) -> Non
     """
     if annotation.verdict not in VERDICTS:
         raise ConfigError(f"wanted a verdict of {list(VERDICTS)}, got {annotation.verdict!r}")
-    path = root / ANNOTATIONS
-    try:
-        with held(root / ".work" / "annotations.lock"), undisturbed(path):
-            kept = read_annotations(root)
-            kept[episode_id] = Annotation(annotation.verdict, annotation.note[:LONGEST_NOTE])
-            if not annotation.verdict and not annotation.note:
-                del kept[episode_id]
-            table = io.StringIO(newline="")
-            writer = csv.writer(table, lineterminator="\n")
-            writer.writerow(["episode_id", "verdict", "note"])
-            writer.writerows([name, kept[name].verdict, kept[name].note] for name in sorted(kept))
-            write_whole(path, table.getvalue())
-            put_back(path)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}; fix permissions, or free space") from error
+    with held(directory.root / ".work" / "annotations.lock"), directory.undisturbed():
+        kept = read_annotations(directory.root)
+        kept[episode_id] = Annotation(annotation.verdict, annotation.note[:LONGEST_NOTE])
+        if not annotation.verdict and not annotation.note:
+            del kept[episode_id]
+        table = io.StringIO(newline="")
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["episode_id", "verdict", "note"])
+        writer.writerows([name, kept[name].verdict, kept[name].note] for name in sorted(kept))
+        directory.write(ANNOTATIONS, table.getvalue())

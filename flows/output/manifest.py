@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from extractors.errors import OutputError
-from flows.output.remote_output import put_back
 from packers.atomic import written_whole
 from packers.locks import held
 
@@ -53,10 +52,15 @@ class Manifest:
 
     Finished rows go to a journal at once, and into manifest.parquet and .csv when `merge` is called, so that neither
     a crash nor a second run on the same directory loses one.
+
+    Args:
+        root: the local folder of the directory.
+        put: called with each file at the top that was written (`OutputDirectory.put`).
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, put: Callable[[Path], None] = lambda path: None) -> None:
         self.root = root
+        self._put = put
         self.parquet = root / "manifest.parquet"
         self.csv = root / "manifest.csv"
         self._journal = root / ".work" / "rows.jsonl"
@@ -112,7 +116,7 @@ class Manifest:
             self._merge_seconds = self._merged_at - started
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replaces both files by `rows`, in a twin also there; half-written ones of a killed process go.
+        """Replaces both files by `rows`, also behind a URI; half-written ones of a killed process go.
 
         The caller holds `locked`.
         """
@@ -127,7 +131,7 @@ class Manifest:
                         table.to_csv(temporary, index=False)
             except OSError as error:
                 raise OutputError(f"{path} cannot be written: {error}; free space or fix permissions") from error
-            put_back(path)
+            self._put(path)
 
     def forget_journal(self) -> None:
         """Empties the journal, whose rows were just written. The caller holds `locked`."""

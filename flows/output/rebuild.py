@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from extractors.errors import ConfigError, OutputError, PacketError
+from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest, Row, assessment_columns
-from flows.output.remote_output import put_back, shown
 from flows.output.store import Store, json_digest
 from flows.sources.base import safe_id
 from packers.reader import Packet, check_digest
@@ -61,25 +61,27 @@ class Rebuilt:
         return said
 
 
-def rebuild_manifest(out: Path) -> Rebuilt:
-    """Rewrites manifest.parquet and manifest.csv of `out` from its packets; every packet is read whole.
+def rebuild_manifest(directory: OutputDirectory) -> Rebuilt:
+    """Rewrites manifest.parquet and manifest.csv from the packets; every packet is fetched and read whole.
 
     Rows of the old manifest are kept where their sha256 is the packet's, and where there is no packet (failed and
     filtered episodes). An unreadable manifest is set aside as `manifest.parquet.unreadable`, never deleted.
 
     Raises:
-        ConfigError: `out` holds neither packets nor a manifest.
+        ConfigError: the directory holds neither packets nor a manifest, or a packet cannot be fetched.
         OutputError: the manifest cannot be written.
     """
+    out = directory.root
     packets = sorted((out / "packets").glob("*/*.h5"))
-    manifest = Manifest(out)
+    manifest = directory.manifest
     if not packets and not manifest.parquet.exists():
         raise ConfigError(
-            f"{shown(out)} holds neither packets nor a manifest; name an output directory of `cuepack extract`"
+            f"{directory.label} holds neither packets nor a manifest; name an output directory of `cuepack extract`"
         )
+    directory.fetch(packets)
     # A run that goes on meanwhile adds its rows to the journal; the lock keeps both from being half seen.
     with manifest.locked():
-        earlier, rebuilt = _earlier_rows(manifest)
+        earlier, rebuilt = _earlier_rows(manifest, directory)
         rows: dict[str, Row] = {}
         for path in packets:
             _add_packet(out, path, earlier, rows, rebuilt)
@@ -131,13 +133,13 @@ def packet_row(out: Path, path: Path) -> Row:
     return row | assessment_columns({name: attributes[name] for name in ("scores", "quality", "tags")})
 
 
-def _earlier_rows(manifest: Manifest) -> tuple[dict[str, Row], Rebuilt]:
+def _earlier_rows(manifest: Manifest, directory: OutputDirectory) -> tuple[dict[str, Row], Rebuilt]:
     try:
         return manifest.rows(), Rebuilt()
     except OutputError as error:
         aside = manifest.parquet.with_name(f"{manifest.parquet.name}.unreadable")
         os.replace(manifest.parquet, aside)
-        put_back(aside)
+        directory.put(aside)
         # The journal may still hold rows of a run that was cut short.
         return manifest.rows(), Rebuilt(manifest_error=str(error), aside=aside)
 

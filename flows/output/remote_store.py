@@ -8,24 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from extractors.errors import OutputError, PacketError, RemoteError, RemoteMissingError
-from flows.output.remote_output import Twin, twin_of
 from flows.output.store import StageResult, Store, packet_facts
-from flows.remote.mirror import is_placeholder
+from flows.remote.mirror import Mirror, is_placeholder
 from packers.reader import Packet, check_digest
 from packers.validate import validate_packet
 
 
 class RemoteStore(Store):
-    """A twin's packets, work files and locks.
+    """The packets, work files and locks of a directory's stand-in.
 
     Args:
-        twin: the directory.
+        mirror: the stand-in's copies.
         keep_local: keep the packets that were put there, for looking at them here.
     """
 
-    def __init__(self, twin: Twin, *, keep_local: bool) -> None:
-        super().__init__(twin.root)
-        self._twin = twin
+    def __init__(self, mirror: Mirror, *, keep_local: bool) -> None:
+        super().__init__(mirror.root)
+        self._mirror = mirror
         self._keep_local = keep_local
         self._put: dict[str, dict[str, Any]] = {}
         self._fetched: set[str] = set()
@@ -38,9 +37,9 @@ class RemoteStore(Store):
             PacketError: the packet is damaged or of another schema.
             OutputError: it cannot be fetched now.
         """
-        name, mirror = self._name(episode_id), self._twin.mirror
+        name, mirror = self._name(episode_id), self._mirror
         try:
-            file = self._twin.remote.describe(name)
+            file = self._mirror.remote.describe(name)
             if not mirror.is_there(name, file):
                 mirror.forget(name, file)
             if is_placeholder(mirror.root / name):
@@ -86,11 +85,11 @@ class RemoteStore(Store):
             path.unlink(missing_ok=True)
             raise PacketError(f"{name} was not put there, as it breaks the schema: {reasons}")
         facts = packet_facts(path, name)
-        file = self._twin.remote.put(path, name)
+        file = self._mirror.remote.put(path, name)
         if self._keep_local:
-            self._twin.mirror.adopt(path, name, file)
+            self._mirror.adopt(path, name, file)
         else:
-            self._twin.mirror.forget(name, file)
+            self._mirror.forget(name, file)
             path.unlink(missing_ok=True)
         with self._lock:
             self._put[episode_id] = facts
@@ -114,15 +113,9 @@ class RemoteStore(Store):
     def release(self, episode_id: str) -> None:
         """Drops the copy of an earlier packet that was fetched to work on the episode."""
         if episode_id in self._fetched and not self._keep_local:
-            self._twin.mirror.forget(self._name(episode_id))
+            self._mirror.forget(self._name(episode_id))
             with self._lock:
                 self._fetched.discard(episode_id)
 
     def _name(self, episode_id: str) -> str:
         return self.packet_path(episode_id).relative_to(self.root).as_posix()
-
-
-def open_store(root: Path, *, keep_local: bool = False) -> Store:
-    """The store of an output directory, local or a twin."""
-    twin = twin_of(root)
-    return Store(root) if twin is None else RemoteStore(twin, keep_local=keep_local)

@@ -21,9 +21,8 @@ import pandas as pd
 
 from extractors.errors import ConfigError, OutputError, PacketError
 from extractors.instruction import task_key
+from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest
-from flows.output.remote_output import fetch_packets, put_back, undisturbed
-from packers.atomic import write_whole
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -140,8 +139,8 @@ def choose(candidates: Iterable[Candidate], pick: Pick) -> list[Selected]:
     return [Selected(c, order, "val" if _group(c) in val else "train") for order, c in enumerate(chosen)]
 
 
-def write_selection(path: Path, selection: Sequence[Selected]) -> str:
-    """Writes a selection file whose first line holds the sha256 of the rest, which is returned.
+def write_selection(directory: OutputDirectory, name: str, selection: Sequence[Selected]) -> str:
+    """Writes the selection file `name`, whose first line holds the sha256 of the rest, which is returned.
 
     Raises:
         OutputError: it cannot be written.
@@ -160,12 +159,8 @@ def write_selection(path: Path, selection: Sequence[Selected]) -> str:
         writer.writerow([*head, *values, candidate.source_id, instruction])
     content = body.getvalue().encode()
     digest = hashlib.sha256(content).hexdigest()
-    with undisturbed(path):
-        try:
-            write_whole(path, f"{_HASH_LINE}{digest}\n".encode() + content)
-        except OSError as error:
-            raise OutputError(f"selection {path} cannot be written: {error}; free space or fix permissions") from error
-        put_back(path)
+    with directory.undisturbed():
+        directory.write(name, f"{_HASH_LINE}{digest}\n".encode() + content)
     return digest
 
 
@@ -210,15 +205,15 @@ def rank_stability(ours: Sequence[Candidate], others: Sequence[Candidate]) -> di
     return {"episodes": len(common), "tau": tau}
 
 
-def selection_path(path: Path, name: str) -> Path:
-    """Where a selection from `path` is written: in the directory, or beside the csv file.
+def selection_file(name: str) -> str:
+    """The file's name of a selection.
 
     Raises:
         ConfigError: the name is not fit for a file.
     """
     if not NAME.fullmatch(name):
         raise ConfigError(f"--name wants letters, digits and . _ -, got {name!r}")
-    return (path if path.is_dir() else path.parent) / f"selection-{name}.csv"
+    return f"selection-{name}.csv"
 
 
 def _rank(candidate: Candidate, pick: Pick) -> tuple[Any, ...]:
@@ -304,12 +299,13 @@ def _check_csv(root: Path) -> None:
             )
 
 
-def check_packets(root: Path, selection: Iterable[Selected]) -> None:
+def check_packets(directory: OutputDirectory, selection: Iterable[Selected]) -> None:
     """Raises ConfigError where a chosen packet gives itself another score than the manifest does."""
     from packers.reader import Packet
 
     selection = list(selection)
-    fetch_packets(root / str(item.candidate.values["packet"]) for item in selection)
+    root = directory.root
+    directory.fetch(root / str(item.candidate.values["packet"]) for item in selection)
     for item in selection:
         candidate = item.candidate
         try:

@@ -14,11 +14,11 @@ from typing import Any
 from extractors.errors import ConfigError, EpisodeError, SourceError, UnknownCameraError
 from flows.config import Config, load_config
 from flows.models.build import weights_digests
-from flows.output.manifest import Manifest, Row
-from flows.output.remote_output import overlap, shown
-from flows.output.remote_store import open_store
+from flows.output.directory import OutputDirectory
+from flows.output.manifest import Row
 from flows.output.run_record import read_run, write_run
 from flows.output.store import json_digest
+from flows.remote.places import is_inside
 from flows.run.shard import Job, Work, failed_as_it_is, is_finished
 from flows.sources.base import EpisodeInfo, Source
 from flows.sources.detect import HUB_PREFIX, open_source, source_location
@@ -38,7 +38,7 @@ class Request:
 
     Attributes:
         source: path or URI of the episodes.
-        out: the output directory; for one behind a URI, its twin.
+        out: the output directory.
         config: as given, profile not yet resolved.
         camera: the view asked for, None for the source's default.
         indices: episode indices to take, None for all.
@@ -50,7 +50,7 @@ class Request:
     """
 
     source: str
-    out: Path
+    out: OutputDirectory
     config: Config
     camera: str | None = None
     indices: frozenset[int] | None = None
@@ -106,14 +106,14 @@ def make_plan(request: Request) -> Plan:
     work = Work(
         source=source,
         config=config,
-        store=open_store(request.out, keep_local=config.run.keep_local),
-        manifest=Manifest(request.out),
+        store=request.out.store(keep_local=config.run.keep_local),
+        manifest=request.out.manifest,
         workers=config.run.workers or os.cpu_count() or 1,
         force_from=request.force_from,
         rehash=request.rehash,
     )
     run_key = work.run_key()
-    earlier = work.manifest.rows() if request.out.exists() else {}
+    earlier = work.manifest.rows()
     plan = Plan(request, work, [], earlier, fingerprint=listed)
     for job in _chosen_jobs(source, infos, request):
         row = earlier.get(job.episode_id)
@@ -134,7 +134,7 @@ def make_plan(request: Request) -> Plan:
 
 
 def rerun_plans(
-    out: Path,
+    out: OutputDirectory,
     episode_ids: Sequence[str],
     *,
     force_from: str | None = None,
@@ -149,11 +149,11 @@ def rerun_plans(
         SourceError, WeightsError, OutputError: the run cannot start.
     """
     recorded = read_run(out)["source"]
-    rows = Manifest(out).rows()
+    rows = out.manifest.rows()
     unknown = [name for name in episode_ids if name not in rows]
     if unknown:
-        raise ConfigError(f"{shown(out)} has no episode {_some(unknown)}; manifest.csv lists the ids")
-    config = load_config(config_file, settings, base=load_config(out / "config.yaml"))
+        raise ConfigError(f"{out.label} has no episode {_some(unknown)}; manifest.csv lists the ids")
+    config = load_config(config_file, settings, base=load_config(out.root / "config.yaml"))
     by_camera: dict[str | None, list[str]] = {}
     for name in episode_ids:
         by_camera.setdefault(rows[name].get("camera_asked"), []).append(name)
@@ -196,7 +196,7 @@ def record_run(plan: Plan, command: str) -> None:
         "devices": _devices(config),
         "weights": weights,
     }
-    write_run(plan.work.manifest, config, run)
+    write_run(plan.request.out, config, run)
 
 
 def parse_indices(text: str) -> frozenset[int]:
@@ -221,20 +221,20 @@ def parse_indices(text: str) -> frozenset[int]:
     return frozenset(chosen)
 
 
-def _check_output(out: Path, source: Source, listed: str) -> None:
+def _check_output(out: OutputDirectory, source: Source, listed: str) -> None:
     """Refuses an output that is inside the source, or holds packets of another source."""
     location = source_location(source)
-    if source.root.is_dir() and overlap(location, shown(out)):
-        raise ConfigError(f"the output {shown(out)} lies inside the source {location}; choose an --out outside it")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; name a directory")
-    if not (out / "run.json").exists():
+    if source.root.is_dir() and is_inside(out.label, location):
+        raise ConfigError(f"the output {out.label} lies inside the source {location}; choose an --out outside it")
+    if out.root.exists() and not out.root.is_dir():
+        raise ConfigError(f"--out {out.label} is a file; name a directory")
+    if not (out.root / "run.json").exists():
         return
     earlier = read_run(out)["source"]
     # A data set that was moved has another path and the same episodes.
     if earlier["path"] != location and earlier["fingerprint"] != listed:
         raise ConfigError(
-            f"{shown(out)} holds packets of another source ({earlier['kind']} {earlier['path']}); choose another --out"
+            f"{out.label} holds packets of another source ({earlier['kind']} {earlier['path']}); choose another --out"
         )
 
 

@@ -101,6 +101,7 @@ class Work:
         stop: set to end the run at the next episode boundary.
         progress: hears about the work.
         recorded: rows of this process's episodes as they end, also those of a shard that is cut short.
+        journal: whether rows go to the manifest's journal; another process takes them up otherwise.
     """
 
     source: Source
@@ -113,6 +114,7 @@ class Work:
     stop: threading.Event = field(default_factory=threading.Event)
     progress: Progress | None = None
     recorded: list[Row] = field(default_factory=list)
+    journal: bool = True
 
     def run_key(self) -> str:
         """Sha256 of everything but the source that a packet depends on: equal keys, nothing to redo."""
@@ -378,7 +380,8 @@ class Shard:
     def _record(self, run: EpisodeRun) -> None:
         assert run.row is not None
         if run.row["status"] != "busy":
-            self.work.manifest.add(run.row)
+            if self.work.journal:
+                self.work.manifest.add(run.row)
             self.work.recorded.append(run.row)
         if self.work.progress is not None:
             self.work.progress.episode_done(run.row["status"])

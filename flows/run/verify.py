@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from extractors.errors import ConfigError, EpisodeError, PacketError, UnknownCameraError
 from extractors.geometry import resize_rgb
 from extractors.types import Episode
-from flows.output.remote_output import shown
+from flows.output.directory import OutputDirectory
 from flows.output.run_record import read_run
 from flows.sources.base import EpisodeInfo, Source, safe_id
 from flows.sources.detect import open_source
@@ -161,7 +161,7 @@ class Verifier:
         return None
 
 
-def verified_source(directory: Path, override: str | None) -> Source:
+def verified_source(directory: OutputDirectory, override: str | None) -> Source:
     """The source that the packets of an output directory were made from, or the one named.
 
     Raises:
@@ -174,7 +174,9 @@ def verified_source(directory: Path, override: str | None) -> Source:
         recorded = read_run(directory)["source"]
         return open_source(recorded["asked"] if ":" in recorded["asked"] else recorded["path"])
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{shown(directory / 'run.json')} does not name the source; name it with --source") from error
+        raise ConfigError(
+            f"{directory.name_of(directory.root / 'run.json')} does not name the source; name it with --source"
+        ) from error
 
 
 def _read(episode: Episode, packet: Packet) -> _Reading:

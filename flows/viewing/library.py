@@ -15,8 +15,8 @@ from typing import Any, cast, get_args
 
 from extractors.errors import ConfigError, CuepackError, PacketError
 from flows.output.annotations import ANNOTATIONS, read_annotations
-from flows.output.manifest import Manifest, Row
-from flows.output.remote_output import fetch_packets, shown
+from flows.output.directory import OutputDirectory
+from flows.output.manifest import Row
 from packers.atomic import write_whole
 from packers.reader import Packet, check_head
 from packers.viewer.compare import compare_packets
@@ -50,14 +50,16 @@ class Library:
 
     Args:
         path: an output directory, or one packet.
+        directory: the output directory of `path`, None for the local one at `path`.
 
     Raises:
         ConfigError: there is neither.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, directory: OutputDirectory | None = None) -> None:
         self.path = path.resolve()
         self.is_packet = self.path.is_file()
+        self.directory = directory or OutputDirectory.open(self.path)
         if not self.path.exists():
             raise ConfigError(f"nothing at {path}; name an output directory of `cuepack extract`, or a packet")
         if not self.is_packet and not _looks_like_output(self.path):
@@ -70,7 +72,7 @@ class Library:
     @property
     def title(self) -> str:
         """A short name: the last parts of the path."""
-        return PurePosixPath(shown(self.path)).name or str(self.path)
+        return PurePosixPath(self.directory.name_of(self.path)).name or str(self.path)
 
     def stamp(self) -> str:
         """Changes when the manifest, its journal or the annotations do."""
@@ -108,7 +110,9 @@ class Library:
                 title=self.title,
                 server=server and not self.is_packet,
                 # A page that goes elsewhere does not tell where it was made.
-                directory=None if self.is_packet else shlex.quote(shown(self.path) if server else self.title),
+                directory=None
+                if self.is_packet
+                else shlex.quote(self.directory.name_of(self.path) if server else self.title),
                 thresholds=self.thresholds(),
                 annotations=annotations,
                 notices=notices,
@@ -155,7 +159,7 @@ class Library:
         if not path.is_relative_to(self.path):
             raise KeyError(f"the packet of {key} lies outside {self.path}")
         try:
-            fetch_packets([path])
+            self.directory.fetch([path])
         except ConfigError as error:
             raise KeyError(f"the packet of {key} cannot be fetched: {error}") from error
         return path
@@ -205,7 +209,7 @@ class Library:
         if self.is_packet:
             return [_packet_row(self.path, self.path.parent)]
         if any((self.path / name).exists() for name in _WATCHED[:2]):
-            return list(Manifest(self.path).rows().values())
+            return list(self.directory.manifest.rows().values())
         return [_bare_row(path, self.path) for path in sorted((self.path / "packets").glob("*/*.h5"))]
 
     def _kept(

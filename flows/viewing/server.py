@@ -270,7 +270,7 @@ async def _annotate(request: Request, library: Library) -> Response:
     if library.is_packet or episode_id not in {str(row["episode_id"]) for row in library.rows().values()}:
         return _refusal(404, "no such episode in the manifest")
     try:
-        write_annotation(library.path, episode_id, Annotation(verdict, note))
+        write_annotation(library.directory, episode_id, Annotation(verdict, note))
     except CuepackError as error:
         return _refusal(500, str(error))
     return _answer(b"saved", "text")

@@ -8,10 +8,11 @@ from pathlib import Path
 from fsspec.implementations.memory import MemoryFileSystem
 
 from flows.config import load_config
-from flows.output.remote_output import output_directory
+from flows.output.directory import OutputDirectory
 from flows.run.carry_out import carry_out, run_shard_plainly
 from flows.run.plan import Request, make_plan, record_run
 from flows.sources.sample import SAMPLE
+from tests.flows.batches import Silent
 
 SETTINGS = (
     "run.profile=cpu",
@@ -23,16 +24,6 @@ SETTINGS = (
 )
 TWO = ("tabletop_plate", "tabletop_tray")
 """Folders of the sample, an episode each."""
-
-
-class Silent:
-    """Progress that nobody looks at."""
-
-    def stage_done(self, stage: str, frames: int) -> None:
-        """One episode left `stage`."""
-
-    def episode_done(self, status: str) -> None:
-        """One episode is over."""
 
 
 def put_tree(folder: Path, target: str) -> None:
@@ -52,7 +43,7 @@ def two_episodes(target: str = "data/bridge_raw") -> str:
 def extract(source, out, *settings, **wanted):
     """A run without Prefect; its outcome and its plan."""
     config = load_config(assignments=[*SETTINGS, *settings])
-    plan = make_plan(Request(str(source), output_directory(str(out)), config, **wanted))
+    plan = make_plan(Request(str(source), OutputDirectory.open(str(out)), config, **wanted))
     record_run(plan, "test")
     return carry_out(plan, Silent(), run_shard_plainly), plan
 

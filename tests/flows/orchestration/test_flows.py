@@ -11,7 +11,9 @@ from flows.cli import main
 from flows.config import load_config
 from flows.orchestration import artifacts, dispatch, plan_file, shard_flow
 from flows.orchestration import flows as flows_of
+from flows.orchestration.handed import Handed
 from flows.orchestration.plan_file import find_plan, keep_rows, published, shard_rows
+from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest
 from flows.run.carry_out import Outcome, carry_out, run_shard_plainly
 from flows.run.plan import Request, make_plan, record_run, rerun_plans
@@ -39,7 +41,9 @@ def sample(tmp_path_factory):
 
 
 def plan_for(sample, out, *settings, **request):
-    return make_plan(Request(str(sample), out, load_config(assignments=[*SETTINGS, *settings]), **request))
+    return make_plan(
+        Request(str(sample), OutputDirectory.open(out), load_config(assignments=[*SETTINGS, *settings]), **request)
+    )
 
 
 def row(number, status="done", **more):
@@ -59,7 +63,8 @@ def test_shards_go_on_plainly_while_the_server_is_away(sample, tmp_path, monkeyp
     plan = plan_for(sample, tmp_path / "out", "run.shard_size=1")
     answers, asked = iter([False, True]), []
 
-    def flow(file, shard, *names):
+    def flow(handed, shard, *names):
+        assert handed.value is plan
         asked.append(shard)
         rows = run_shard_plainly(plan, shard, plan.shards[shard])
         if shard == 1:
@@ -122,11 +127,11 @@ def test_a_loop_of_causes_ends():
 
 
 def test_the_failures_table_gives_reason_and_command_and_stays_small(tmp_path):
-    rows = artifacts.failure_rows([failure(n) for n in range(250)], tmp_path / "my robots")
+    rows = artifacts.failure_rows([failure(n) for n in range(250)], OutputDirectory.open(tmp_path / "my robots"))
     assert len(rows) == artifacts.MOST_FAILURES
     assert rows[7]["rerun"] == f"cuepack rerun '{tmp_path}/my robots' e7"
     assert rows[7]["reason"] == "CorruptDataError: frame 4 is cut off"
-    long = artifacts.failure_rows([failure(0) | {"error": "x" * 5000}], tmp_path)
+    long = artifacts.failure_rows([failure(0) | {"error": "x" * 5000}], OutputDirectory.open(tmp_path))
     assert len(long[0]["reason"]) == 300
 
 
@@ -138,7 +143,7 @@ def test_the_summary_counts_and_averages(tmp_path):
         row(1, score=0.8, score_task=None, quality_depth="warn", seconds_masks=4.0, peak_mb_masks=500.0, tags=""),
         failure(2),
     ]
-    text = artifacts.summary_text(rows, tmp_path)
+    text = artifacts.summary_text(rows, OutputDirectory.open(tmp_path))
     assert "# 2 packed, 1 failed, 0 filtered" in text
     assert "| score | 2 | 0.600 | 0.400 | 0.800 |" in text
     assert "| score_task | 1 | 1.000 | 1.000 | 1.000 |" in text
@@ -148,14 +153,17 @@ def test_the_summary_counts_and_averages(tmp_path):
 
 
 def test_keys_are_what_prefect_takes(tmp_path):
-    assert artifacts.artifact_key("progress", tmp_path / "Bridge_V2 (new)") == "progress-bridge-v2-new"
+    assert (
+        artifacts.artifact_key("progress", OutputDirectory.open(tmp_path / "Bridge_V2 (new)"))
+        == "progress-bridge-v2-new"
+    )
 
 
 def test_a_dashboard_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda *arguments: 1 / 0)
     monkeypatch.setattr(artifacts, "create_table_artifact", lambda *arguments: 1 / 0)
     monkeypatch.setattr(artifacts.log, "propagate", True)
-    artifacts.report_run([failure(0)], tmp_path)
+    artifacts.report_run([failure(0)], OutputDirectory.open(tmp_path))
     assert "dashboard's failures" in caplog.text
     assert "dashboard's summary" in caplog.text
 
@@ -185,7 +193,7 @@ def test_a_plan_on_disk_is_paths_and_ids_and_makes_the_same_packets(sample, tmp_
     with published(plan) as file:
         kept = json.loads(Path(file).read_text())
         assert [len(shard) for shard in kept["shards"]] == [3, 1]
-        plan_file._known.clear()  # as in another process
+        plan_file._last.clear()  # as in another process
         found = find_plan(file)
         assert found is not plan
         assert find_plan(file) is found
@@ -207,7 +215,7 @@ def test_a_worker_without_the_plan_or_the_source_says_what_to_mount(sample, tmp_
         find_plan(str(tmp_path / "out" / ".work" / "plans" / "x" / "plan.json"))
     plan = plan_for(sample, tmp_path / "out")
     with published(plan) as file:
-        plan_file._known.clear()
+        plan_file._last.clear()
         kept = json.loads(Path(file).read_text())
         kept["shards"][0][0] = "not-here"
         Path(file).write_text(json.dumps(kept))
@@ -262,8 +270,8 @@ def test_submitting_keeps_to_its_window():
 def test_run_names_say_dataset_camera_and_episodes(sample, tmp_path):
     plan = plan_for(sample, tmp_path / "out")
     assert flows_of._run_name(plan) == "bridge_data_v2 default-camera episodes 0-3"
-    call = dispatch.shard_call(plan, "file", 1)
-    assert call == ("file", 1, "bridge_data_v2", "default-camera", "episode 3")
+    call = dispatch.shard_call(plan, 1)
+    assert call == (1, "bridge_data_v2", "default-camera", "episode 3")
 
 
 def test_a_rerun_gets_a_shard_for_each_episode(sample, tmp_path):
@@ -313,7 +321,7 @@ def test_rerun_plans_refuse_an_episode_that_is_not_listed(sample, tmp_path):
     out = tmp_path / "out"
     record_run(plan_for(sample, out), "test")
     with pytest.raises(ConfigError, match=r"no episode nobody; manifest\.csv"):
-        rerun_plans(out, ["nobody"])
+        rerun_plans(OutputDirectory.open(out), ["nobody"])
 
 
 def test_the_contact_sheet_shows_a_row_per_packet_and_black_for_a_damaged_one(sample, tmp_path):
@@ -331,11 +339,14 @@ def test_the_contact_sheet_shows_a_row_per_packet_and_black_for_a_damaged_one(sa
         contact_sheet([])
 
 
-def test_flows_can_be_pickled_for_another_process_while_a_run_is_on(sample, tmp_path):
+def test_what_is_handed_to_a_flow_stays_in_this_process(sample, tmp_path):
     plan = plan_for(sample, tmp_path / "out")
-    with flows_of._hand_over(flows_of._Given(plan, RunProgress(4, 7, quiet=True))):
-        for each in (flows_of.extract_dataset, flows_of.rerun_episode, flows_of.extract_shard, shard_flow.run_shard):
-            assert len(cloudpickle.dumps(each)) < 100_000
+    parameters = flows_of._extract_given.serialize_parameters({"out": "x", "given": Handed(plan)})
+    assert parameters == {"out": "x", "given": "<Handed>"}
+    # Ray and Dask get the parameters of the surrounding flow along with a task.
+    assert cloudpickle.loads(cloudpickle.dumps(Handed(plan))).value is None
+    for each in (flows_of.extract_dataset, flows_of.rerun_episode, shard_flow.extract_shard, shard_flow.run_shard):
+        assert len(cloudpickle.dumps(each)) < 100_000
 
 
 def test_a_run_that_leaves_without_its_server_gives_the_terminal_back(sample, tmp_path, monkeypatch):

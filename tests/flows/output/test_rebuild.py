@@ -6,14 +6,13 @@ from click.testing import CliRunner
 
 from extractors.errors import ConfigError, PacketError
 from flows.cli import main
-from flows.config import load_config
+from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest
 from flows.output.rebuild import packet_row, rebuild_manifest
 from flows.output.store import Store
 from flows.run.carry_out import carry_out, run_shard_plainly
-from flows.run.plan import Plan, Request
-from flows.run.shard import Job, Work
-from tests.flows.run.crashing import SETTINGS, Silent
+from tests.flows.batches import Silent, array_plan
+from tests.flows.run.crashing import SETTINGS
 from tests.support import ArraySource
 
 COSTS = ("seconds_", "peak_mb_", "stages_computed", "source_stamp")
@@ -21,11 +20,9 @@ COSTS = ("seconds_", "peak_mb_", "stages_computed", "source_stamp")
 
 @pytest.fixture
 def packed(tmp_path):
-    config, out = load_config(assignments=SETTINGS).resolved(), tmp_path / "out"
+    out = tmp_path / "out"
     source = ArraySource(tmp_path / "in", count=3, broken=(1,))
-    work = Work(source, config, Store(out), Manifest(out))
-    plan = Plan(Request("here", out, config), work, [Job(info) for info in source.episodes()], {})
-    assert carry_out(plan, Silent(), run_shard_plainly).exit_code == 1
+    assert carry_out(array_plan(source, out, SETTINGS), Silent(), run_shard_plainly).exit_code == 1
     return out
 
 
@@ -37,7 +34,7 @@ def test_rows_from_packets_alone_say_all_but_costs_and_the_source_s_times(packed
     before = Manifest(packed).rows()
     for path in (packed / "manifest.parquet", packed / "manifest.csv"):
         path.unlink()
-    rebuilt = rebuild_manifest(packed)
+    rebuilt = rebuild_manifest(OutputDirectory.open(packed))
     assert sorted(rebuilt.made) == ["square_0", "square_2"]
     after = Manifest(packed).rows()
     for name in rebuilt.made:
@@ -48,7 +45,7 @@ def test_rows_from_packets_alone_say_all_but_costs_and_the_source_s_times(packed
 
 def test_rows_of_failed_episodes_and_costs_stay_where_the_old_manifest_has_them(packed):
     before = Manifest(packed).rows()
-    rebuilt = rebuild_manifest(packed)
+    rebuilt = rebuild_manifest(OutputDirectory.open(packed))
     assert Manifest(packed).rows() == before
     assert sorted(rebuilt.kept) == ["square_0", "square_1", "square_2"]
     assert rebuilt.unknown() == []
@@ -56,7 +53,7 @@ def test_rows_of_failed_episodes_and_costs_stay_where_the_old_manifest_has_them(
 
 def test_an_unreadable_manifest_is_set_aside_and_what_it_held_is_named(packed):
     (packed / "manifest.parquet").write_bytes(b"PAR1 no more")
-    rebuilt = rebuild_manifest(packed)
+    rebuilt = rebuild_manifest(OutputDirectory.open(packed))
     assert rebuilt.aside is not None
     assert rebuilt.aside.read_bytes() == b"PAR1 no more"
     assert list(Manifest(packed).rows()) == ["square_0", "square_2"]
@@ -69,7 +66,7 @@ def test_damaged_and_missing_packets_are_not_listed(packed):
     content[-100] ^= 1
     damaged.write_bytes(content)
     packet(packed, 2).unlink()
-    rebuilt = rebuild_manifest(packed)
+    rebuilt = rebuild_manifest(OutputDirectory.open(packed))
     assert list(rebuilt.damaged) == [damaged.relative_to(packed).as_posix()]
     assert sorted(rebuilt.lost) == ["square_0", "square_2"]
     assert list(Manifest(packed).rows()) == ["square_1"]
@@ -84,15 +81,12 @@ def test_a_packet_under_another_episode_s_name_is_refused(packed):
 
 def test_after_a_rebuild_nothing_is_computed_again(packed, tmp_path):
     Manifest(packed).parquet.unlink()
-    rebuild_manifest(packed)
+    rebuild_manifest(OutputDirectory.open(packed))
     source = ArraySource(tmp_path / "in", count=3, broken=(1,))
-    work = Work(source, load_config(assignments=SETTINGS).resolved(), Store(packed), Manifest(packed))
-    plan = Plan(
-        Request("here", packed, work.config), work, [Job(info) for info in source.episodes()], work.manifest.rows()
-    )
+    plan = array_plan(source, packed, SETTINGS)
     rows = {row["episode_id"]: row for row in carry_out(plan, Silent(), run_shard_plainly).rows}
     assert rows["square_0"]["stages_computed"] == ""
-    assert work.run_key() == rows["square_0"]["run_key"] == packet_row(packed, packet(packed, 0))["run_key"]
+    assert plan.work.run_key() == rows["square_0"]["run_key"] == packet_row(packed, packet(packed, 0))["run_key"]
 
 
 def test_the_camera_that_was_asked_for_is_told_from_the_id(packed):
@@ -113,4 +107,4 @@ def test_the_command_counts_and_fails_on_damage(packed):
 
 def test_a_folder_that_is_no_output_directory_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="neither packets nor a manifest"):
-        rebuild_manifest(tmp_path)
+        rebuild_manifest(OutputDirectory.open(tmp_path))

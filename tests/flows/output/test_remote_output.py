@@ -18,8 +18,7 @@ from flows.config import load_config
 from flows.orchestration import plan_file
 from flows.orchestration.plan_file import find_plan, keep_rows, published, shard_rows
 from flows.output.annotations import Annotation, read_annotations, write_annotation
-from flows.output.manifest import Manifest
-from flows.output.remote_output import Twin, output_directory, shown
+from flows.output.directory import OutputDirectory, RemoteDirectory
 from flows.remote.mirror import is_placeholder
 from flows.run.carry_out import carry_out, run_shard_plainly
 from flows.run.plan import Request, make_plan, rerun_plans
@@ -67,12 +66,12 @@ def test_packets_have_the_bytes_of_a_local_run(packed, memory, tmp_path):
 
 def test_here_stay_placeholders_and_no_work(memory):
     _, plan = extract(two_episodes(), "memory://store/out")
-    root = plan.request.out
+    root = plan.request.out.root
     copies = list(root.glob("packets/*/*.h5"))
     assert len(copies) == 2
     assert all(is_placeholder(path) for path in copies)
     assert waiting(root) == []
-    assert shown(root) == "memory://store/out"
+    assert plan.request.out.name_of(root) == "memory://store/out"
 
 
 def test_a_second_run_does_nothing_and_fetches_no_packet(packed, memory, monkeypatch):
@@ -99,7 +98,7 @@ def test_what_was_packed_a_minute_ago_and_what_another_machine_packed_is_found(m
 
 def test_what_another_run_put_since_the_plan_was_made_is_taken_up(memory, tmp_path, monkeypatch):
     source = two_episodes()
-    late = make_plan(Request(source, output_directory("memory://store/out"), load_config(assignments=SETTINGS)))
+    late = make_plan(Request(source, OutputDirectory.open("memory://store/out"), load_config(assignments=SETTINGS)))
     monkeypatch.setenv("CUEPACK_CACHE", str(tmp_path / "elsewhere"))
     extract(source, "memory://store/out")
     monkeypatch.undo()
@@ -112,7 +111,7 @@ def test_what_another_run_put_since_the_plan_was_made_is_taken_up(memory, tmp_pa
 def test_a_changed_setting_takes_the_rest_from_the_packets_there(packed, memory, tmp_path):
     outcome, plan = extract(packed, "memory://store/out", "masks.dilate=[4]")
     assert {row["stages_computed"] for row in outcome.rows} == {"geometry;quality;pack"}
-    assert all(is_placeholder(path) for path in plan.request.out.glob("packets/*/*.h5"))
+    assert all(is_placeholder(path) for path in plan.request.out.root.glob("packets/*/*.h5"))
     extract(packed, tmp_path / "local", "masks.dilate=[4]")
     assert remote_packets("store/out") == local_packets(tmp_path / "local")
 
@@ -165,12 +164,12 @@ def test_a_put_that_fails_ends_the_run_and_the_next_only_puts(memory, monkeypatc
     assert isinstance(outcome.error, OutputError)
     assert "connection reset" in str(outcome.error)
     assert remote_packets("store/out") == {}
-    assert len(waiting(plan.request.out)) == 1
-    monkeypatch.setattr("flows.run.shard.pack_episode", _only_others(waiting(plan.request.out)[0].name))
+    assert len(waiting(plan.request.out.root)) == 1
+    monkeypatch.setattr("flows.run.shard.pack_episode", _only_others(waiting(plan.request.out.root)[0].name))
     outcome, plan = extract(source, "memory://store/out", "run.workers=1", "run.shard_size=1")
     assert outcome.exit_code == 0
     assert sorted(row["stages_computed"] == "" for row in outcome.rows) == [False, True]
-    assert waiting(plan.request.out) == []
+    assert waiting(plan.request.out.root) == []
     assert len(remote_packets("store/out")) == 2
 
 
@@ -225,7 +224,7 @@ def test_a_kill_between_packet_and_put_costs_nothing_but_the_put(memory, tmp_pat
     killed = subprocess.run([sys.executable, "-c", code, str(tray), out], env=os.environ | {"PYTHONPATH": os.getcwd()})
     assert killed.returncode == -signal.SIGKILL
     assert local_packets(tmp_path / "out") == {}
-    assert len(waiting(output_directory(out))) == 1
+    assert len(waiting(OutputDirectory.open(out).root)) == 1
     outcome, _ = extract(tray, out)
     assert [row["stages_computed"] for row in outcome.rows] == [""]
     extract(tray, tmp_path / "local")
@@ -235,7 +234,7 @@ def test_a_kill_between_packet_and_put_costs_nothing_but_the_put(memory, tmp_pat
 
 def test_packets_put_there_can_be_kept_here(memory):
     _, plan = extract(two_episodes(), "memory://store/out", "run.keep_local=true")
-    assert local_packets(plan.request.out) == remote_packets("store/out")
+    assert local_packets(plan.request.out.root) == remote_packets("store/out")
     _, again = extract("memory://data/bridge_raw", "memory://store/out")
     assert len(again.finished) == 2
 
@@ -251,8 +250,8 @@ def test_a_packet_that_breaks_the_schema_is_not_put(memory, monkeypatch):
 def test_rerun_finds_the_uri_of_the_source(packed, memory):
     run = json.loads(memory.cat_file("/store/out/run.json"))
     assert run["source"]["path"] == "memory://data/bridge_raw"
-    out = output_directory("memory://store/out")
-    name = next(iter(Manifest(out).rows()))
+    out = OutputDirectory.open("memory://store/out")
+    name = next(iter(out.manifest.rows()))
     before = remote_packets("store/out")
     (plan,) = rerun_plans(out, [name], force_from="geometry")
     outcome = carry_out(plan, Silent(), run_shard_plainly)
@@ -262,15 +261,15 @@ def test_rerun_finds_the_uri_of_the_source(packed, memory):
 
 def test_workers_elsewhere_get_the_plan_by_uri_and_their_rows_come_back(packed, memory, monkeypatch, tmp_path):
     config = load_config(assignments=[*SETTINGS, "run.engine=workers", "masks.dilate=[4]"])
-    request = Request(packed, output_directory("memory://store/out"), config)
+    request = Request(packed, OutputDirectory.open("memory://store/out"), config)
     plan = make_plan(request)
     with published(plan) as file:
         assert file.startswith("memory://store/out/.work/plans/")
-        monkeypatch.setattr(plan_file, "_known", {})
+        monkeypatch.setattr(plan_file, "_last", {})
         monkeypatch.setenv("CUEPACK_CACHE", str(tmp_path / "another-machine"))
         found = find_plan(file)
         assert [job.episode_id for job in found.jobs] == [job.episode_id for job in plan.jobs]
-        assert found.request.out != plan.request.out
+        assert found.request.out.root != plan.request.out.root
         rows = run_shard_plainly(found, 0, found.jobs)
         keep_rows(file, 0, rows)
         assert [row["status"] for row in shard_rows(file, 0)] == ["done", "done"]
@@ -314,12 +313,12 @@ def test_a_selection_there_is_taken_by_extract(packed, memory, tmp_path):
 
 
 def test_the_manifest_there_is_rebuilt_from_the_packets(packed, memory):
-    before = Manifest(output_directory("memory://store/out")).rows()
+    before = OutputDirectory.open("memory://store/out").manifest.rows()
     memory.pipe_file("/store/out/manifest.parquet", b"garbage")
     result = cuepack("manifest", "rebuild", "memory://store/out")
     assert "memory://store/out/manifest.parquet" in result.output
     assert memory.cat_file("/store/out/manifest.parquet.unreadable") == b"garbage"
-    after = Manifest(output_directory("memory://store/out")).rows()
+    after = OutputDirectory.open("memory://store/out").manifest.rows()
     assert {name: row["sha256"] for name, row in after.items()} == {n: row["sha256"] for n, row in before.items()}
 
 
@@ -332,7 +331,10 @@ def test_the_manifest_there_is_rebuilt_from_the_packets(packed, memory):
         (["view", "memory://store/out", "--export", "memory://pages"], "wants a path of this machine"),
         (["sample", "--out", "memory://sample"], "wants a path of this machine"),
         (["inspect", "memory://store/some.h5"], "no packet of an output directory"),
-        (["inspect", "memory://store/out/packets/00/none.h5"], "there is no packet memory://store/out"),
+        (
+            ["inspect", "memory://store/out/packets/00/none.h5"],
+            "packets/00/none.h5 does not exist",
+        ),
         (["rerun", "memory://elsewhere", "x"], "memory://elsewhere is no cuepack output directory"),
     ],
 )
@@ -356,13 +358,15 @@ def test_a_full_disk_there_is_told_from_a_full_cache_and_keeps_no_half_file(memo
 
     monkeypatch.setattr(LocalFileSystem, "put_file", full)
     with pytest.raises(OutputError, match="free space there") as caught:
-        Twin(f"file://{tmp_path}/out").remote.put(Path(__file__), "run.json")
+        RemoteDirectory(f"file://{tmp_path}/out").remote.put(Path(__file__), "run.json")
     assert "CUEPACK_CACHE" not in str(caught.value)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_is_a_usage_fault(packed, memory):
-    (Twin("memory://store/out").root / ".work" / "manifest.lock").mkdir()  # root would pass any permission
+    lock = RemoteDirectory("memory://store/out").root / ".work" / "manifest.lock"
+    lock.unlink()
+    lock.mkdir()  # root would pass any permission
     result = cuepack("validate", "memory://store/out")
     assert result.exit_code == 2
     assert "manifest.lock cannot be written" in result.output
@@ -373,14 +377,14 @@ def test_a_cache_that_is_full_is_a_usage_fault(packed, memory, monkeypatch):
     def full(self, *text, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(MemoryFileSystem, "get_file", full)
     result = cuepack("validate", "memory://store/out")
     assert result.exit_code == 2
-    assert "remote.json cannot be written" in result.output
+    assert "CUEPACK_CACHE" in result.output
 
 
 def test_a_verdict_that_could_not_be_put_there_is_put_there_by_the_next_command(memory, monkeypatch, caplog):
-    root = output_directory("memory://store/out")
+    root = OutputDirectory.open("memory://store/out")
     write_annotation(root, "first", Annotation("accept"))
 
     def refuse(*_, **__):
@@ -392,11 +396,11 @@ def test_a_verdict_that_could_not_be_put_there_is_put_there_by_the_next_command(
         with pytest.raises(OutputError, match="kept here"):
             write_annotation(root, "second", Annotation("reject", "a note"))
         with caplog.at_level("WARNING", "cuepack"):
-            assert set(read_annotations(output_directory("memory://store/out"))) == {"first", "second"}
+            assert set(read_annotations(OutputDirectory.open("memory://store/out").root)) == {"first", "second"}
         assert "is here only" in caplog.text
     assert b"second" not in memory.cat_file("/store/out/annotations.csv")
-    assert set(read_annotations(output_directory("memory://store/out"))) == {"first", "second"}
+    assert set(read_annotations(OutputDirectory.open("memory://store/out").root)) == {"first", "second"}
     assert b"second" in memory.cat_file("/store/out/annotations.csv")
     # Nothing waits any more: what is written there by others is taken up again.
     memory.pipe_file("/store/out/annotations.csv", b"episode_id,verdict,note\nthird,accept,\n")
-    assert set(read_annotations(output_directory("memory://store/out"))) == {"third"}
+    assert set(read_annotations(OutputDirectory.open("memory://store/out").root)) == {"third"}

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from extractors.errors import ConfigError
 from flows.cli import main
-from flows.config import load_config
 from flows.output.annotations import Annotation, write_annotation
+from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest
 from flows.output.selection import (
     Candidate,
@@ -19,13 +19,11 @@ from flows.output.selection import (
     rank_stability,
     read_candidates,
     read_selection,
-    selection_path,
+    selection_file,
     write_selection,
 )
-from flows.output.store import Store
 from flows.run.carry_out import carry_out, run_shard_plainly
-from flows.run.plan import Plan, Request
-from flows.run.shard import Job, Work
+from tests.flows.batches import array_plan
 from tests.support import ArraySource
 
 QUICK = ("masks.backend=recorded", "depth.backend=off", "tracks.backend=off", "packet.height=24", "packet.width=32")
@@ -77,7 +75,7 @@ def test_the_file_does_not_depend_on_the_order_of_the_input(tmp_path, pick, by_t
     shuffled = clips()
     random.Random(1).shuffle(shuffled)
     for name, given in (("a", clips()), ("b", shuffled)):
-        write_selection(tmp_path / name, choose(given, pick))
+        write_selection(OutputDirectory.open(tmp_path), name, choose(given, pick))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -152,7 +150,7 @@ def test_two_cameras_of_one_episode_share_a_split():
 
 def test_a_selection_is_read_back_in_its_order(tmp_path):
     selection = choose(clips(), Pick("random", 6, seed=2))
-    digest = write_selection(tmp_path / "s.csv", selection)
+    digest = write_selection(OutputDirectory.open(tmp_path), "s.csv", selection)
     head, _, rest = (tmp_path / "s.csv").read_bytes().partition(b"\n")
     assert head.decode() == f"# sha256={digest}"
     assert hashlib.sha256(rest).hexdigest() == digest
@@ -161,7 +159,7 @@ def test_a_selection_is_read_back_in_its_order(tmp_path):
 
 def test_a_changed_selection_is_refused(tmp_path):
     path = tmp_path / "s.csv"
-    write_selection(path, choose(clips(), Pick("top", 3)))
+    write_selection(OutputDirectory.open(path.parent), path.name, choose(clips(), Pick("top", 3)))
     path.write_bytes(path.read_bytes().replace(b"train", b"val", 1))
     with pytest.raises(ConfigError, match="was changed"):
         read_selection(path)
@@ -174,7 +172,7 @@ def test_a_plain_list_of_ids_is_a_selection(tmp_path):
 
 def test_instructions_with_newlines_nul_and_hashes_survive(tmp_path):
     wild = [Candidate("a", 0.5, 'put # the "cup"\nin\x00 the, sink'), Candidate("b", 0.4, "x\r\ny")]
-    write_selection(tmp_path / "s.csv", choose(wild, Pick("top", 2)))
+    write_selection(OutputDirectory.open(tmp_path), "s.csv", choose(wild, Pick("top", 2)))
     assert read_selection(tmp_path / "s.csv") == ("a", "b")
     assert (tmp_path / "s.csv").read_bytes().count(b"\n") == 4
     rows = [
@@ -228,7 +226,7 @@ def test_rank_stability_is_kendalls_tau():
 
 def test_a_name_cannot_leave_the_directory(tmp_path):
     with pytest.raises(ConfigError, match="--name wants"):
-        selection_path(tmp_path, "../x")
+        selection_file("../x")
 
 
 def manifest(root, scores):
@@ -246,10 +244,8 @@ def manifest(root, scores):
 def test_runs_in_another_order_with_more_workers_give_the_same_file(tmp_path):
     source = ArraySource(tmp_path / "in", count=3)
     for name, workers, step in (("a", 1, 1), ("b", 3, -1)):
-        config = load_config(assignments=QUICK).resolved()
-        work = Work(source, config, Store(tmp_path / name), Manifest(tmp_path / name), workers)
-        jobs = [Job(info) for info in source.episodes()][::step]
-        plan = Plan(Request("here", tmp_path / name, config), work, jobs, {})
+        plan = array_plan(source, tmp_path / name, QUICK, workers=workers)
+        plan.jobs = plan.jobs[::step]
         assert carry_out(plan, Silent(), run_shard_plainly).exit_code == 0
         assert run(tmp_path / name, "--top", 2, "--name", "best")[0] == 0
     assert (tmp_path / "a/selection-best.csv").read_bytes() == (tmp_path / "b/selection-best.csv").read_bytes()
@@ -258,10 +254,7 @@ def test_runs_in_another_order_with_more_workers_give_the_same_file(tmp_path):
 
 def test_a_manifest_that_flatters_a_packet_is_noticed(tmp_path):
     source, root = ArraySource(tmp_path / "in", count=2), tmp_path / "out"
-    config = load_config(assignments=QUICK).resolved()
-    work = Work(source, config, Store(root), Manifest(root))
-    plan = Plan(Request("here", root, config), work, [Job(info) for info in source.episodes()], {})
-    carry_out(plan, Silent(), run_shard_plainly)
+    carry_out(array_plan(source, root, QUICK), Silent(), run_shard_plainly)
     rows = Manifest(root).rows()
     rows["square_1"]["score"] = 1.0
     Manifest(root).write(rows.values())
@@ -334,8 +327,8 @@ def test_compare_alone_writes_nothing(tmp_path):
 def test_annotations_of_the_viewer_decide_what_may_be_picked(tmp_path):
     path = tmp_path / "scores.csv"
     scores_csv(path, [{"episode_id": f"e{k}", "score": 0.5} for k in range(4)])
-    write_annotation(tmp_path, "e0", Annotation("reject", "blurred"))
-    write_annotation(tmp_path, "e1", Annotation("accept", ""))
+    write_annotation(OutputDirectory.open(tmp_path), "e0", Annotation("reject", "blurred"))
+    write_annotation(OutputDirectory.open(tmp_path), "e1", Annotation("accept", ""))
     for rule, wanted in (("accept", {"e1"}), ("not-reject", {"e1", "e2", "e3"})):
         code, output = run(path, "--min-score", 0, "--annotated", rule, "--name", rule)
         assert code == 0, output

@@ -10,45 +10,21 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from flows.config import load_config
-from flows.output.manifest import Manifest
-from flows.output.store import Store
 from flows.run.carry_out import carry_out, run_shard_plainly
-from flows.run.plan import Plan, Request
-from flows.run.shard import Job, Work
+from flows.run.plan import Plan
+from tests.flows.batches import QUICK, Silent, array_plan
 from tests.support import ArraySource
 
-SETTINGS = (
-    "masks.backend=recorded",
-    "depth.backend=off",
-    "tracks.backend=off",
-    "packet.height=48",
-    "packet.width=64",
-    "run.shard_size=3",
-)
+SETTINGS = (*QUICK, "run.shard_size=3")
 
 # A fork server has cv2, h5py and the engine imported once; each batch starts in milliseconds, in a clean process.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["tests.flows.run.crashing"])
 
 
-class Silent:
-    """Progress that nobody looks at."""
-
-    def stage_done(self, stage: str, frames: int) -> None:
-        """One episode left `stage`."""
-
-    def episode_done(self, status: str) -> None:
-        """One episode is over."""
-
-
 def plan_batch(root: Path, count: int = 6) -> Plan:
     """The plan of a batch over `count` clips of `root`/in, into `root`/out."""
-    config = load_config(assignments=SETTINGS).resolved()
-    source, out = ArraySource(root / "in", count=count), root / "out"
-    work = Work(source, config, Store(out), Manifest(out), workers=2)
-    earlier = work.manifest.rows() if out.exists() else {}
-    return Plan(Request("here", out, config), work, [Job(info) for info in source.episodes()], earlier)
+    return array_plan(ArraySource(root / "in", count=count), root / "out", SETTINGS, workers=2)
 
 
 def start_batch(root: Path) -> tuple[BaseProcess, Connection]:

@@ -6,36 +6,20 @@ import pytest
 
 from extractors.backends.lucas_kanade import LucasKanade
 from extractors.errors import OutputError
-from flows.config import load_config
 from flows.output.manifest import Manifest
 from flows.output.store import Store
 from flows.run import carry_out as carrying_out
 from flows.run import shard as shard_module
 from flows.run.carry_out import carry_out, run_shard_plainly
-from flows.run.plan import Plan, Request
-from flows.run.shard import ALL_STAGES, Job, Work
+from flows.run.shard import ALL_STAGES
 from packers.reader import Packet
 from packers.validate import validate_packet
+from tests.flows.batches import QUICK, Silent, array_plan
 from tests.support import ArraySource
 
-QUICK = ("masks.backend=recorded", "depth.backend=off", "tracks.backend=off", "packet.height=48", "packet.width=64")
 
-
-class Silent:
-    def stage_done(self, stage, frames):
-        pass
-
-    def episode_done(self, status):
-        pass
-
-
-def make(tmp_path, source, *settings, force_from=None, rehash=False, workers=2):
-    config = load_config(assignments=[*QUICK, *settings]).resolved()
-    out = tmp_path / "out"
-    work = Work(source, config, Store(out), Manifest(out), workers, force_from, rehash)
-    earlier = work.manifest.rows() if out.exists() else {}
-    jobs = [Job(info) for info in source.episodes()]
-    return Plan(Request("here", out, config), work, jobs, earlier)
+def make(tmp_path, source, *settings, workers=2, **work):
+    return array_plan(source, tmp_path / "out", [*QUICK, *settings], workers=workers, **work)
 
 
 def extract(tmp_path, source, *settings, **options):

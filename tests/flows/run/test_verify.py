@@ -9,16 +9,13 @@ from click.testing import CliRunner
 from extractors.errors import ConfigError
 from extractors.types import Episode
 from flows.cli import main
-from flows.config import load_config
-from flows.output.manifest import Manifest
-from flows.output.store import Store
+from flows.output.directory import OutputDirectory
 from flows.run.carry_out import carry_out, run_shard_plainly
-from flows.run.plan import Plan, Request
-from flows.run.shard import Job, Work
 from flows.run.verify import Verifier, verified_source
 from packers.reader import Packet, read_dataset
 from packers.schema import Dataset
 from packers.writer import write_packet
+from tests.flows.batches import array_plan
 from tests.support import ArraySource
 
 QUICK = ("masks.backend=recorded", "depth.backend=off", "tracks.backend=off", "packet.height=24", "packet.width=32")
@@ -54,10 +51,7 @@ class TwoCameras(ArraySource):
 def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("verify")
     source = TwoCameras(root / "in", count=2)
-    config = load_config(assignments=QUICK).resolved()
-    work = Work(source, config, Store(root / "out"), Manifest(root / "out"))
-    plan = Plan(Request("here", root / "out", config), work, [Job(info) for info in source.episodes()], {})
-    assert carry_out(plan, Silent(), run_shard_plainly).exit_code == 0
+    assert carry_out(array_plan(source, root / "out", QUICK), Silent(), run_shard_plainly).exit_code == 0
     return root, source
 
 
@@ -195,7 +189,7 @@ def test_a_packet_of_another_schema_is_a_finding(made, packet):
 
 def test_without_run_json_the_source_must_be_named(tmp_path):
     with pytest.raises(ConfigError, match=r"run\.json"):
-        verified_source(tmp_path, None)
+        verified_source(OutputDirectory.open(tmp_path), None)
 
 
 @pytest.fixture(scope="module")

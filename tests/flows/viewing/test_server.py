@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from extractors.errors import ConfigError
 from flows.cli import main
 from flows.output.annotations import Annotation, read_annotations, write_annotation
+from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest
 from flows.viewing.library import Library
 from tests.flows.viewing.served import SCRIPT, served, write_output
@@ -158,18 +159,18 @@ def test_annotations_are_taken_from_own_pages_only(output, address):
 
 
 def test_an_annotation_is_replaced_and_taken_back(tmp_path):
-    write_annotation(tmp_path, "b", Annotation("reject", "blurred"))
-    write_annotation(tmp_path, "a", Annotation("accept"))
-    write_annotation(tmp_path, "b", Annotation("", "sharp after all"))
+    write_annotation(OutputDirectory.open(tmp_path), "b", Annotation("reject", "blurred"))
+    write_annotation(OutputDirectory.open(tmp_path), "a", Annotation("accept"))
+    write_annotation(OutputDirectory.open(tmp_path), "b", Annotation("", "sharp after all"))
     assert read_annotations(tmp_path) == {"a": Annotation("accept"), "b": Annotation("", "sharp after all")}
-    write_annotation(tmp_path, "b", Annotation())
+    write_annotation(OutputDirectory.open(tmp_path), "b", Annotation())
     assert list(read_annotations(tmp_path)) == ["a"]
 
 
 def test_an_annotation_file_that_is_not_understood_is_left_alone(tmp_path):
     (tmp_path / "annotations.csv").write_text("episode_id,verdict\na,perhaps\n")
     with pytest.raises(ConfigError, match="perhaps"):
-        write_annotation(tmp_path, "b", Annotation("accept"))
+        write_annotation(OutputDirectory.open(tmp_path), "b", Annotation("accept"))
     assert (tmp_path / "annotations.csv").read_text() == "episode_id,verdict\na,perhaps\n"
 
 

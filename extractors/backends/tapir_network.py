@@ -76,19 +76,6 @@ class State:
     logits: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Past:
-    """What a causal block remembers of the two frames before.
-
-    Attributes:
-        normed: (n, 2, 512), the input of its first convolution over time.
-        hidden: four (n, 2, 512), the inputs of its second one; the f-th holds the checkpoint's channels f, 4 + f, ...
-    """
-
-    normed: Tensor
-    hidden: tuple[Tensor, ...]
-
-
 def pyramid(size: Size) -> list[Size]:
     """Resolutions of refinement for a video of `size`, each side a multiple of 8: from 256 x 256 up to its own.
 
@@ -100,7 +87,8 @@ def pyramid(size: Size) -> list[Size]:
         return [BASE]
 
     def side_at(level: int, side: int) -> int:
-        return COARSE_STRIDE * round((SIDE * (side / SIDE) ** (level / (count - 1))) // COARSE_STRIDE)
+        grown: float = SIDE * (side / SIDE) ** (level / (count - 1))
+        return COARSE_STRIDE * int(grown // COARSE_STRIDE)
 
     return [(side_at(level, size[0]), side_at(level, size[1])) for level in range(count)]
 
@@ -126,7 +114,7 @@ class TapirNetwork(nn.Module):
     def guess(
         self, maps: FeatureMaps, queries: Tensor, *, temperature: float = TEMPERATURE, chunk: int = CPU_CHUNK
     ) -> State:
-        """The first guess, frame by frame; in its own frame a query is where it was posed.
+        """The first guess, frame by frame, without regard to where the query was posed.
 
         Args:
             maps: of the clip at 256 x 256.
@@ -140,11 +128,9 @@ class TapirNetwork(nn.Module):
         for first in range(0, maps.n_frames, step):
             cells = maps.coarse[first : first + step]
             costs = torch.matmul(vectors.to(cells.dtype), cells.flatten(1, 2).transpose(1, 2))  # t n cells
-            costs = costs.unflatten(-1, cells.shape[1:3]).transpose(0, 1)
+            costs = costs.view(*costs.shape[:2], *cells.shape[1:3]).transpose(0, 1)
             states.append(self.torch_cost_volume_track_mods(costs, temperature))
-        points, logits = (torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
-        own = torch.arange(maps.n_frames, device=queries.device) == queries[:, :1].round()
-        return State(torch.where(own[..., None], queries[:, None, 1:], points), logits)
+        return State(*(torch.cat(parts, dim=1) for parts in zip(*states, strict=True)))
 
     def refine(
         self,
@@ -153,33 +139,26 @@ class TapirNetwork(nn.Module):
         state: State,
         *,
         iterations: int = ITERATIONS,
-        past: Sequence[Sequence[Past]] | None = None,
-    ) -> Iterator[tuple[State, list[Past]]]:
+    ) -> Iterator[State]:
         """The guess after each iteration on one level.
 
         Args:
             maps: of the clip at the level's resolution.
-            queries: (n, 3), (frame, x, y) in 256-pixels; or (n, 384), their features where the frames are elsewhere.
+            queries: (n, 3), (frame, x, y) in 256-pixels.
             state: positions from the level before, logits of the first guess.
             iterations: how many.
-            past: of the frames before, per iteration and block (causal networks).
-
-        Yields:
-            The state, and what the next frames need to know of these (causal networks).
         """
-        features = maps.at(queries) if queries.shape[1] == 3 else queries
-        features = features[:, None].expand(-1, maps.n_frames, -1)
+        features = maps.at(queries)[:, None].expand(-1, maps.n_frames, -1)
         height, width = maps.resolution
         scale = state.points.new_tensor([SIDE / width, SIDE / height])
-        for iteration in range(iterations):
+        # Two numbers stand where a position could be; the network was trained with zeros there.
+        nothing = torch.zeros_like(state.points)
+        for _ in range(iterations):
             seen = correlate(maps, state.points, features)
-            nothing = torch.zeros_like(state.points)
-            tokens = torch.cat([nothing, state.logits, features, seen], dim=-1)
-            delta, kept = self.torch_pips_mixer(tokens, None if past is None else past[iteration])
-            delta = delta.float()
+            delta = self.torch_pips_mixer(torch.cat([nothing, state.logits, features, seen], dim=-1)).float()
             state = State(state.points + delta[..., :2] * scale, state.logits + delta[..., 2:4])
             features = features + delta[..., 4:]
-            yield state, kept
+            yield state
 
     def forward(
         self,
@@ -199,13 +178,23 @@ class TapirNetwork(nn.Module):
             iterations: per level.
             chunk: tokens of the first guess at once.
         """
-        state = first = self.guess(grids[0], queries, temperature=temperature, chunk=chunk)
-        results = []
+        first = self.guess(grids[0], queries, temperature=temperature, chunk=chunk)
+        points, results = put_queries(first.points, queries), []
         for maps in grids[1:]:
             # A level looks at the scores afresh, and goes on from the positions.
-            *_, (state, _) = self.refine(maps, queries, State(state.points, first.logits), iterations=iterations)
+            *_, state = self.refine(maps, queries, State(points, first.logits), iterations=iterations)
+            points = state.points
             results.append(state)
-        return State(*(torch.stack(part).mean(dim=0) for part in zip(*((s.points, s.logits) for s in results), strict=True)))
+        return State(
+            torch.stack([state.points for state in results]).mean(dim=0),
+            torch.stack([state.logits for state in results]).mean(dim=0),
+        )
+
+
+def put_queries(points: Tensor, queries: Tensor) -> Tensor:
+    """`points` (n, T, 2) with each of `queries` (n, 3) where it was posed in its own frame."""
+    own = torch.arange(points.shape[1], device=points.device) == queries[:, :1].round()
+    return torch.where(own[..., None], queries[:, None, 1:], points)
 
 
 def correlate(maps: FeatureMaps, points: Tensor, features: Tensor) -> Tensor:
@@ -221,7 +210,7 @@ def correlate(maps: FeatureMaps, points: Tensor, features: Tensor) -> Tensor:
     some = max(_CACHED // n_frames, 1) if points.device.type == "cpu" else n_points
     for first in range(0, n_points, some):
         part = slice(first, first + some)
-        fine, coarse = features[part].split([FINE, COARSE], dim=-1)
+        fine, coarse = features[part, :, :FINE], features[part, :, FINE:]
         for index, (level, vectors) in enumerate(((maps.fine, fine), (maps.coarse, coarse), (maps.pooled, coarse))):
             seen[part, :, 49 * index : 49 * (index + 1)] = patch_products(level, points[part], vectors)
     return seen
@@ -271,14 +260,13 @@ class Mixer(nn.Module):
         self.layer_norm = nn.LayerNorm(_WIDTH, bias=False)
         self.linear_1 = Linear(_WIDTH, 4 + FINE + COARSE)
 
-    def forward(self, tokens: Tensor, past: Sequence[Past] | None = None) -> tuple[Tensor, list[Past]]:
-        """(n, T, 535) -> (n, T, 388), of x, y, the two logits, features; and what the next frames need (causal)."""
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(n, T, 535) -> (n, T, 388): of x, y, the two logits, features."""
         path = self.linear(tokens)
-        kept = []
-        for index, block in enumerate(self.blocks):
-            path, last = block(path, None if past is None else past[index])
-            kept += [] if last is None else [last]
-        return self.linear_1(self.layer_norm(path)), kept
+        for block in self.blocks:
+            path = block(path)
+        out: Tensor = self.linear_1(self.layer_norm(path))
+        return out
 
 
 class MixerBlock(nn.Module):
@@ -286,50 +274,45 @@ class MixerBlock(nn.Module):
 
     def __init__(self, *, causal: bool) -> None:
         super().__init__()
-        self._causal = causal
+        # A causal network sees the two frames before, any other the one before and the one after.
+        self._pad = (2, 0) if causal else (1, 1)
         self.layer_norm = nn.LayerNorm(_WIDTH, bias=False)
         self.mlp1_up = nn.Conv1d(_WIDTH, _FACTOR * _WIDTH, 3, groups=_WIDTH)
         self.mlp1_up_1 = nn.Conv1d(_FACTOR * _WIDTH, _FACTOR * _WIDTH, 3, groups=_FACTOR * _WIDTH)
         self.layer_norm_1 = nn.LayerNorm(_WIDTH, bias=False)
         self.conv_channels_mixer = ChannelMixer()
 
-    def forward(self, path: Tensor, past: Past | None) -> tuple[Tensor, Past | None]:
-        """(n, T, 512) -> the same shape, and what a causal block must remember."""
-        mixed, last = self._over_time(self.layer_norm(path), past)
-        path = path + mixed
-        return self.conv_channels_mixer(self.layer_norm_1(path), add=path), last
+    def forward(self, path: Tensor) -> Tensor:
+        """(n, T, 512) -> the same shape."""
+        path = path + self._over_time(self.layer_norm(path))
+        out: Tensor = self.conv_channels_mixer(self.layer_norm_1(path), add=path)
+        return out
 
-    def _over_time(self, normed: Tensor, past: Past | None) -> tuple[Tensor, Past | None]:
+    def _over_time(self, normed: Tensor) -> Tensor:
         """The two convolutions and the sum over the four channels that each of the 512 becomes between them.
 
-        Done as four pairs of plain depthwise convolutions: one pair's channels are next to each other in memory, and
-        nothing four times as wide is ever written.
+        Done as four pairs of plain depthwise convolutions, which a CPU does four times faster than the grouped ones:
+        a pair's channels are next to each other in memory, and nothing four times as wide is written.
         """
-        up, up_bias = self.mlp1_up.weight.view(_WIDTH, _FACTOR, 3), self.mlp1_up.bias
-        down, down_bias = self.mlp1_up_1.weight.view(_WIDTH, _FACTOR, 3), self.mlp1_up_1.bias
-        assert up_bias is not None
-        assert down_bias is not None
-        before = self._with_past(normed, None if past is None else past.normed)
-        total, hidden = down_bias.view(_WIDTH, _FACTOR).sum(dim=1).to(normed.dtype), []
+        up, up_bias = _by_part(self.mlp1_up)
+        down, down_bias = _by_part(self.mlp1_up_1)
+        total = down_bias.sum(dim=1).to(normed.dtype).expand_as(normed)
         for part in range(_FACTOR):
-            inner = self._depthwise(before, up[:, part], up_bias.view(_WIDTH, _FACTOR)[:, part])
-            inner = self._with_past(F.gelu(inner, approximate="tanh"), None if past is None else past.hidden[part])
-            total = total + self._depthwise(inner, down[:, part], None)
-            hidden.append(inner[:, -2:])
-        return total, Past(before[:, -2:], tuple(hidden)) if self._causal else None
-
-    def _with_past(self, values: Tensor, past: Tensor | None) -> Tensor:
-        """Causal blocks see the two frames before (zeros at the start); others pad on both sides, see `_depthwise`."""
-        if not self._causal:
-            return values
-        return F.pad(values, (0, 0, 2, 0)) if past is None else torch.cat([past, values], dim=1)
+            inner = self._depthwise(normed, up[:, part], up_bias[:, part])
+            total = total + self._depthwise(F.gelu(inner, approximate="tanh"), down[:, part], None)
+        return total
 
     def _depthwise(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(n, T, 512) by (512, 3) over time; as a picture of one row, channels last, a CPU does it fastest."""
-        picture = values.transpose(1, 2)[:, :, None]
-        padding = (0, 0) if self._causal else (0, 1)
-        out = F.conv2d(picture, weight[:, None, None], bias, padding=padding, groups=_WIDTH)
+        picture = F.pad(values, (0, 0, *self._pad)).transpose(1, 2)[:, :, None]
+        out = F.conv2d(picture, weight[:, None, None], bias, groups=_WIDTH)
         return out[:, :, 0].transpose(1, 2)
+
+
+def _by_part(convolution: nn.Conv1d) -> tuple[Tensor, Tensor]:
+    """Weight (512, 4, 3) and bias (512, 4) of what each of the 512 channels becomes or comes from."""
+    assert convolution.bias is not None
+    return convolution.weight.view(_WIDTH, _FACTOR, 3), convolution.bias.view(_WIDTH, _FACTOR)
 
 
 class ChannelMixer(nn.Module):

@@ -244,7 +244,7 @@ def measure_half(weights: Path) -> None:
     tracker = CoTracker3(weights=weights, device="cpu", network_size=(96, 128), support_grid=0)
     points = grid_queries((96, 128), side=side)
     exact = tracker.prepare(pixels).run(points)
-    images = torch.cat([resize(torch.from_numpy(frame), (96, 128)) for frame in pixels])
+    images = torch.cat([resize(on_device(frame, torch.device("cpu")), (96, 128)) for frame in pixels])
     for dtype in (torch.float16, torch.bfloat16):
         with torch.inference_mode(), torch.autocast("cpu", dtype=dtype):
             maps = FeatureMaps(tuple(level.to(dtype) for level in tracker.network.encode(images).levels))

@@ -35,6 +35,7 @@ from extractors.backends.cotracker_network import (
     FeatureMaps,
     encode_motion,
 )
+from extractors.backends.network_tracker import on_device
 from extractors.track_queries import grid_queries, object_queries
 from extractors.track_windows import WindowedTracker
 from extractors.tracks import PointTracker

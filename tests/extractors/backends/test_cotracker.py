@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from extractors.backends.cotracker import CoTracker3, CoTrackerClip, grid, load_network, resize
 from extractors.backends.cotracker_network import CoTrackerNetwork, FeatureMaps
+from extractors.backends.network_tracker import on_device
 from extractors.build import TRACKERS
 from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, ShapeError, WeightsError
 from extractors.track_queries import grid_queries

@@ -31,6 +31,7 @@ RADIUS = 3
 """A patch reaches so many cells to each side: 7 x 7."""
 
 _BLOCK = 2 * RADIUS + 2
+_STEM = 64
 _EXTRA = 5
 
 
@@ -145,9 +146,9 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.initial_conv = nn.Conv2d(3, 64, 7, stride=2, bias=False)
+        self.initial_conv = nn.Conv2d(3, _STEM, 7, stride=2, bias=False)
         self.block_groups = nn.ModuleList(
-            [_Group(64, 64, 1), _Group(64, FINE, 2), _Group(FINE, COARSE, 2), _Group(COARSE, COARSE, 1)]
+            [_Group(_STEM, _STEM, 1), _Group(_STEM, FINE, 2), _Group(FINE, COARSE, 2), _Group(COARSE, COARSE, 1)]
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

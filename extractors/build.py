@@ -43,6 +43,12 @@ def _cotracker3(**settings: Any) -> PointTracker:
     return CoTracker3(**settings)
 
 
+def _tapir(**settings: Any) -> PointTracker:
+    from extractors.backends.tapir import Tapir
+
+    return Tapir(**settings)
+
+
 def _lucas_kanade(**settings: Any) -> PointTracker:
     from extractors.backends.lucas_kanade import LucasKanade
 
@@ -60,5 +66,9 @@ SEGMENTERS: dict[str, Callable[..., Segmenter]] = {
 DEPTH_ESTIMATORS: dict[str, Callable[..., DepthEstimator]] = {"video-depth-anything": _video_depth_anything}
 """Name -> builder; the builder's keyword arguments are the backend's settings."""
 
-TRACKERS: dict[str, Callable[..., PointTracker]] = {"cotracker3": _cotracker3, "lucas-kanade": _lucas_kanade}
+TRACKERS: dict[str, Callable[..., PointTracker]] = {
+    "cotracker3": _cotracker3,
+    "tapir": _tapir,
+    "lucas-kanade": _lucas_kanade,
+}
 """Builders by backend name; the keyword arguments are the backend's settings."""

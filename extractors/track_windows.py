@@ -1,8 +1,8 @@
 """Very long clips for trackers that hold a whole clip: windows that overlap, each point handed on to the next one.
 
-CoTracker3 keeps about 8 MB of features for every frame, so that 2,000 frames take 16 GB. In windows the features of one
-of them are held. It is an option, not the published way: a point that is hidden while one window ends cannot be taken
-up by the next and stays lost, and small errors add up over the windows.
+CoTracker3 keeps about 8 MB of features for every frame, TAPIR 3.4 MB, so that 2,000 frames take 16 and 7 GB. In windows
+the features of one of them are held. It is an option, not the published way: a point that is hidden while one window
+ends cannot be taken up by the next and stays lost, and small errors add up over the windows.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _WindowedClip:
         self._tracker, self._pixels, self._windows = tracker, pixels, windows
         self._size: Size = (int(pixels.shape[1]), int(pixels.shape[2]))
 
-    def track(self, queries: NDArray[np.float32]) -> Tracks:
+    def track(self, queries: NDArray[np.float32], *, is_grid: bool = False) -> Tracks:
         """Forward through all windows, then back for what was posed in a later one.
 
         Raises:
@@ -83,7 +83,7 @@ class _WindowedClip:
         """
         check_queries(queries, len(self._pixels), self._size)
         queries = np.asarray(queries, np.float32)
-        passes = _Passes(queries, len(self._pixels), self._size, self._windows)
+        passes = _Passes(queries, len(self._pixels), self._size, self._windows, is_grid=is_grid)
         source, kept = iter(self._pixels), list[Frame]()
         for index, window in enumerate(self._windows):
             following = self._windows[index + 1].start if index + 1 < len(self._windows) else window.past
@@ -137,8 +137,10 @@ class _Posed(NamedTuple):
 class _Passes:
     """The tracks of one query set while they grow, window by window."""
 
-    def __init__(self, queries: NDArray[np.float32], n_frames: int, size: Size, windows: list[Window]) -> None:
-        self._queries, self._windows = queries, windows
+    def __init__(
+        self, queries: NDArray[np.float32], n_frames: int, size: Size, windows: list[Window], *, is_grid: bool
+    ) -> None:
+        self._queries, self._windows, self._is_grid = queries, windows, is_grid
         self._limit = np.array([size[1] - 0.5, size[0] - 0.5], np.float32)
         shape = (n_frames, len(queries))
         self._xy = np.broadcast_to(queries[None, :, 1:], (*shape, 2)).copy()
@@ -194,7 +196,7 @@ class _Passes:
         queries = np.concatenate([part.queries for part in parts])
         if not len(queries):
             return
-        found = clip.track(queries - np.array([window.start, 0, 0], np.float32))
+        found = clip.track(queries - np.array([window.start, 0, 0], np.float32), is_grid=self._is_grid)
         first = 0
         for points, _, wanted in parts:
             into, column = slice(wanted.start, wanted.stop), slice(first, first + len(points))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -22,12 +22,14 @@ from extractors.track_queries import (
 )
 from extractors.types import Frames, Size, Tracks
 
+Background = Literal["grid", "own"]
+
 
 class PreparedClip(Protocol):
     """A clip that a tracker has read once; several query sets share that work."""
 
-    def track(self, queries: NDArray[np.float32]) -> Tracks:
-        """As `PointTracker.track`, on the clip that was prepared."""
+    def track(self, queries: NDArray[np.float32], *, is_grid: bool = False) -> Tracks:
+        """As `PointTracker.track`, on the clip that was prepared; `is_grid`: the queries cover the picture evenly."""
         ...
 
 
@@ -77,6 +79,7 @@ def extract_tracks(
     grid_side: int = 20,
     count: int = 400,
     share: float = 0.6,
+    background: Background = "grid",
     seed: int = 0,
     min_object_tracks: int = 47,
     max_rounds: int = 4,
@@ -95,7 +98,10 @@ def extract_tracks(
         size: (height, width) of the packet, in whose pixels the result is given.
         grid_side: the grid has `grid_side` x `grid_side` points on frame 0.
         count: points of the foreground set.
-        share: part of them on the object; those off it are taken from the grid, as far as it has them.
+        share: part of them on the object.
+        background: where those off it come from: "grid" takes the grid's tracks as far as it has them; "own" poses
+            them all and tracks them together with the object's, so that a tracker whose points help each other sees
+            the set as published.
         seed: fixes the draw of the foreground set.
         min_object_tracks: K of the guarantee.
         max_rounds: most times that more queries are posed.
@@ -118,53 +124,52 @@ def extract_tracks(
     grid = known_grid
     if grid is None:
         assert clip is not None
-        grid = _in_packet(clip.track(grid_queries(source, side=grid_side)), source, size)
+        grid = _in_packet(clip.track(grid_queries(source, side=grid_side), is_grid=True), source, size)
     sets = {"grid": _as_set(grid, _on_mask(grid.queries, masks, size), masks, size, min_object_tracks, [])}
     if has_object:
         assert masks is not None
         assert clip is not None
-        sets["foreground"] = _track_foreground(
-            clip,
-            masks,
-            grid,
-            source,
-            size,
-            count=count,
-            share=share,
-            seed=seed,
-            min_object_tracks=min_object_tracks,
-            max_rounds=max_rounds,
-        )
+        foreground = _Foreground(count, share, background, seed, min_object_tracks, max_rounds)
+        sets["foreground"] = _track_foreground(clip, masks, grid, source, size, foreground)
     return sets
 
 
+@dataclass(frozen=True, slots=True)
+class _Foreground:
+    """What the set that favours the object shall be, as in `extract_tracks`."""
+
+    count: int
+    share: float
+    background: Background
+    seed: int
+    min_object_tracks: int
+    max_rounds: int
+
+
 def _track_foreground(
-    clip: PreparedClip,
-    masks: NDArray[np.bool_],
-    grid: Tracks,
-    source: Size,
-    size: Size,
-    *,
-    count: int,
-    share: float,
-    seed: int,
-    min_object_tracks: int,
-    max_rounds: int,
+    clip: PreparedClip, masks: NDArray[np.bool_], grid: Tracks, source: Size, size: Size, wanted: _Foreground
 ) -> TrackSet:
     """The set that favours the object, whose points come first; `grid` and the result are in packet pixels."""
     mask_size: Size = (masks.shape[1], masks.shape[2])
-    queries = object_queries(masks, count=count, share=share, seed=seed)
-    known = rescale_points(grid.queries[:, 1:], size, mask_size)
-    reused, more = background_points(masks[0], known, count - len(queries), seed=seed)
+    queries = object_queries(masks, count=wanted.count, share=wanted.share, seed=wanted.seed)
+    known = rescale_points(grid.queries[:, 1:], size, mask_size)[: None if wanted.background == "grid" else 0]
+    reused, more = background_points(masks[0], known, wanted.count - len(queries), seed=wanted.seed)
     tracks = clip.track(rescale_queries(np.concatenate([queries, more]), mask_size, source))
     posed_first, background = _some(tracks, slice(len(queries))), _some(tracks, slice(len(queries), None))
     of_object, posed = _top_up(
-        clip, posed_first, masks, source, most=count, seed=seed, wanted=min_object_tracks, rounds=max_rounds
+        clip,
+        posed_first,
+        masks,
+        source,
+        most=wanted.count,
+        seed=wanted.seed,
+        wanted=wanted.min_object_tracks,
+        rounds=wanted.max_rounds,
     )
     everything = _joined(_in_packet(of_object, source, size), _some(grid, reused), _in_packet(background, source, size))
     # What was posed again takes the place of background points.
-    on_object = np.arange(count) < len(of_object.queries)
-    return _as_set(_some(everything, slice(count)), on_object, masks, size, min_object_tracks, posed)
+    on_object = np.arange(wanted.count) < len(of_object.queries)
+    return _as_set(_some(everything, slice(wanted.count)), on_object, masks, size, wanted.min_object_tracks, posed)
 
 
 def _on_mask(queries: NDArray[np.float32], masks: NDArray[np.bool_] | None, size: Size) -> NDArray[np.bool_]:

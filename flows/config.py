@@ -19,11 +19,12 @@ from extractors.errors import ConfigError
 from extractors.prompts import DEFAULT_PROMPTS
 from scoring.settings import ScoringSettings
 
-Profile = Literal["auto", "cpu", "gpu"]
+Profile = Literal["auto", "cpu", "gpu", "gpu-open"]
 
 _PROFILES: dict[str, dict[str, str]] = {
     "cpu": {"masks": "motion", "depth": "off", "tracks": "lucas-kanade"},
     "gpu": {"masks": "sam3", "depth": "video-depth-anything", "tracks": "cotracker3"},
+    "gpu-open": {"masks": "grounded-sam", "depth": "video-depth-anything", "tracks": "tapir"},
 }
 
 
@@ -43,7 +44,7 @@ MasksBackend = Annotated[
 ]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 DepthBackend = Annotated[Literal["profile", "video-depth-anything", "recorded", "off"], BeforeValidator(_yaml_off)]
-TracksBackend = Annotated[Literal["profile", "lucas-kanade", "cotracker3", "off"], BeforeValidator(_yaml_off)]
+TracksBackend = Annotated[Literal["profile", "lucas-kanade", "cotracker3", "tapir", "off"], BeforeValidator(_yaml_off)]
 
 
 class PacketConfig(Section):
@@ -110,23 +111,43 @@ class TracksConfig(Section):
     grid_side: int = Field(20, ge=1, le=64, description="the uniform grid has grid_side x grid_side points")
     count: int = Field(400, ge=1, le=10_000, description="points of the foreground-biased set")
     share: float = Field(0.6, ge=0, le=1, description="share of the foreground-biased set that is on the object")
+    background: Literal["grid", "own"] = Field(
+        "grid",
+        description="background points of the foreground-biased set: the grid's tracks, or posed and tracked with it",
+    )
     min_object_tracks: int = Field(47, ge=0, description="object points that should be visible where the object is")
     seed: int = Field(0, ge=0, description="fixes the draw of the foreground-biased set")
     threshold: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="visible: visibility x confidence above this; none: 0.6 (cotracker3), 0.3 (lucas-kanade)",
+        description="visible: a score above this; none: 0.6 (cotracker3), 0.5 (tapir), 0.3 (lucas-kanade)",
     )
-    iterations: int = Field(6, ge=1, le=32, description="refinements of cotracker3")
+    visible_by: Literal["both", "visibility"] = Field(
+        "both", description="the score of cotracker3 and tapir: visibility x confidence, or visibility alone"
+    )
+    iterations: int | None = Field(
+        None, ge=1, le=32, description="refinements; none: as published, 6 (cotracker3), 4 a level (tapir)"
+    )
     support_grid: int = Field(6, ge=0, le=20, description="cotracker3 tracks this grid along (side); 0: none")
+    support_for: Literal["all", "explicit"] = Field(
+        "all", description="query sets that cotracker3's support grid goes along with; explicit: not the uniform grid"
+    )
+    causal: bool = Field(False, description="tapir: the weights are those of its online variant, which looks back only")
+    tapir_px: int = Field(
+        256,
+        ge=256,
+        le=1024,
+        multiple_of=8,
+        description="side of the square that tapir sees, pixels; 512 is refined on two levels, for five times the work",
+    )
     window_frames: int | None = Field(
         None,
         ge=16,
-        description="cotracker3 sees longer clips in windows of so many frames, each holding 8 MB of features a frame; "
-        "none: whole, as published",
+        description="cotracker3 and tapir see longer clips in windows of so many frames, each holding 8 MB (tapir: 3.4 "
+        "MB) of features a frame; none: whole, as published",
     )
-    weights: str | None = Field(None, description="checkpoint file of cotracker3; none: the model folder")
+    weights: str | None = Field(None, description="checkpoint file of cotracker3 or tapir; none: the model folder")
     precision: Literal["fp32", "fp16"] = Field("fp32", description="fp16 needs a CUDA device")
 
 
@@ -175,7 +196,11 @@ class SelectConfig(Section):
 class RunConfig(Section):
     """How the work is done; nothing here changes a packet."""
 
-    profile: Profile = Field("auto", description="gpu = sam3 + video-depth-anything + cotracker3; cpu needs no weights")
+    profile: Profile = Field(
+        "auto",
+        description="gpu = sam3 + video-depth-anything + cotracker3; gpu-open = grounded-sam + video-depth-anything + "
+        "tapir, licences that anyone may use; cpu needs no weights",
+    )
     workers: int = Field(0, ge=0, le=256, description="episodes worked on at once; 0: one per CPU core")
     shard_size: int = Field(64, ge=1, le=10_000, description="episodes per shard (one flow run)")
     engine: Literal["local", "ray", "dask", "workers"] = Field(
@@ -184,6 +209,11 @@ class RunConfig(Section):
     engine_address: str | None = Field(None, description="Ray or Dask cluster; none: one is started on this machine")
     in_flight: int = Field(2, ge=1, le=1000, description="shards under way at once on ray, dask and workers")
     keep_local: bool = Field(False, description="--out URI: keep the packets put there in the cache too, to look at")
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether the profile's models want a CUDA device; of a resolved configuration."""
+        return self.profile.startswith("gpu")
 
 
 class Config(Section):

@@ -15,17 +15,22 @@ from typing import Literal
 from platformdirs import user_cache_path
 
 from extractors.errors import ConfigError
-from flows.models.weights import CHECKPOINTS, checkpoint_file, model_folder
+from flows.config import Profile
+from flows.models.build import profile_weights
+from flows.models.weights import CHECKPOINTS, checkpoint_file, is_here, model_folder
 from flows.orchestration.settings import find_server
 from flows.remote.files import cache_folder
 
 Grade = Literal["good", "note", "bad"]
+Licence = Literal["any", "open"]
 
 LOW_DISK_GB = 10.0
 """A thousand episodes of 40 frames at 224 x 224 take about 2.2 GB, their unfinished stages less."""
 
 LOW_MEMORY_GB = 4.0
 """A worker needs about 0.5 GB on the CPU profile, 3 GB with the small models."""
+
+_WITH_WEIGHTS: tuple[Profile, ...] = ("gpu-open", "gpu")
 
 _VIDEO_CODECS = {"h264": "most LeRobot videos", "av1": "LeRobot v2.1 and v3.0", "hevc": "phone and camera videos"}
 
@@ -47,12 +52,16 @@ class Check:
     todo: str = ""
 
 
-def examine(out: Path) -> list[Check]:
-    """Looks at this machine and at where `out` is going to be written. Changes nothing, downloads nothing."""
+def examine(out: Path, licence: Licence = "any") -> list[Check]:
+    """Looks at this machine and at where `out` is going to be written. Changes nothing, downloads nothing.
+
+    `licence`: "open" counts only profiles whose weights anyone may use.
+    """
     checks: list[Callable[[], list[Check]]] = [
         _processor,
         _devices,
         _weights,
+        lambda: _profiles(licence),
         _codecs,
         _packages,
         _remote,
@@ -116,6 +125,25 @@ def _weights() -> list[Check]:
         return [Check("weights", "good", says)]
     todo = f"`cuepack models fetch {missing[0]}`, see `cuepack models list`; --profile cpu needs none"
     return [Check("weights", "note", says, todo)]
+
+
+def _profiles(licence: Licence) -> list[Check]:
+    """Which profiles can run here, by their weights and what the weights may be used for."""
+    runs, other, missing = ["cpu (no weights)"], [], dict[str, list[str]]()
+    for profile in _WITH_WEIGHTS:
+        names = profile_weights(profile)
+        closed = [f"{name}: {CHECKPOINTS[name].licence}" for name in names if not CHECKPOINTS[name].is_open]
+        absent = [name for name in names if not is_here(name)]
+        if licence == "open" and closed:
+            other.append(f"{profile} is not open ({'; '.join(closed)})")
+        elif absent:
+            missing[profile] = absent
+            other.append(f"{profile} lacks {', '.join(absent)}")
+        else:
+            runs.append(profile)
+    says = f"licence {licence}: {', '.join(runs)} can run"
+    todo = [f"{profile}: `cuepack models fetch {' '.join(names)}`" for profile, names in missing.items()]
+    return [Check("profiles", "note" if missing else "good", "; ".join([says, *other]), "; ".join(todo))]
 
 
 def _codecs() -> list[Check]:

@@ -20,7 +20,22 @@ FIXTURES = Path(__file__).resolve().parent / "fixtures"
 _COMPUTED = ("time_emb", "pos_encoder.pe")
 _TOKENS = ("pos_embed", "cls_token", "mask_token", "virual_tracks")
 _GAIN = {"flow_head.weight": 0.1, "vis_conf_head.weight": 0.3}
-_SHIFT = {"vis_conf_head.bias": [0.9, -0.2], "output_conv2.2.bias": [1.0]}
+_SHIFT = {
+    "vis_conf_head.bias": [0.9, -0.2],
+    "output_conv2.2.bias": [1.0],
+    "torch_cost_volume_track_mods.occ_out.bias": [-1.3, -4.4],
+}
+_ROW_GAIN = {
+    "torch_cost_volume_track_mods.hid1.weight": [(0, 16, 0.3)],
+    "torch_cost_volume_track_mods.hid2.weight": [(0, 1, 0.3)],
+    "torch_cost_volume_track_mods.occ_out.weight": [(0, 1, 60.0), (1, 2, 15.0)],
+    "torch_pips_mixer.linear.weight": [(0, 512, 8.0)],
+    "torch_pips_mixer.linear_1.weight": [(0, 2, 3.0), (2, 4, 0.4), (4, 388, 0.03)],
+}
+"""Name -> first row, end row, factor: TAPIR's random updates would swamp its features otherwise."""
+
+_CENTRE = {"torch_cost_volume_track_mods.hid1.weight": 1.0, "torch_cost_volume_track_mods.hid2.weight": 0.25}
+"""Name -> what is added to the middle of a 3 x 3 kernel."""
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -44,6 +59,10 @@ def seeded_tensor(key: str, like: torch.Tensor) -> torch.Tensor:
         z = z / math.sqrt(z.numel() / z.shape[0])
     for end, gain in _GAIN.items():
         z = z * gain if key.endswith(end) else z
+    for first, end_row, factor in _ROW_GAIN.get(key, []):
+        z[first:end_row] *= factor
+    if key in _CENTRE:
+        z[:, :, 1, 1] += _CENTRE[key]
     for end, shift in _SHIFT.items():
         z = z + torch.tensor(shift) if key.endswith(end) else z
     return z

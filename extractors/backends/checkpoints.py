@@ -3,11 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from extractors.errors import WeightsError
 
 MOST_NAMED = 3
 """A checkpoint of another model differs in hundreds of names; this many are enough to recognise it."""
+
+
+def read_state(path: Path, advice: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU; nothing that the file names is run.
+
+    Args:
+        path: the file; a dict of tensors, or one under the key `model`, as CoTracker's trainer saves it.
+        advice: what to do, put at the end of messages.
+
+    Raises:
+        WeightsError: it cannot be read whole, or is no plain dict of tensors.
+    """
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types for files that are cut off, or no checkpoints
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise WeightsError(f"{path} cannot be read as a checkpoint ({reason}); it may be cut off: {advice}") from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path} is no plain dict of tensors; {advice}")
+    return state
+
+
+def load_state(network: nn.Module, state: dict[str, Tensor], path: Path, file: str, advice: str) -> None:
+    """Gives `network`, which may be on the meta device, the tensors of the published `file` as read from `path`.
+
+    Raises:
+        WeightsError: names or shapes differ, or a number is not finite.
+    """
+    faults = checkpoint_faults(state, network.state_dict())
+    if faults:
+        raise WeightsError(f"{path} is not {file}: {faults}; {advice}")
+    network.load_state_dict(state, strict=True, assign=True)
+    network.requires_grad_(False).eval()
 
 
 def checkpoint_faults(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:

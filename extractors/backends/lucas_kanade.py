@@ -71,7 +71,7 @@ class PreparedFrames:
         """`images` at working size, made from frames of `size`."""
         self._tracker, self._images, self._size = tracker, images, size
 
-    def track(self, queries: NDArray[np.float32]) -> Tracks:
+    def track(self, queries: NDArray[np.float32], *, is_grid: bool = False) -> Tracks:
         """Tracks of `queries` (N, 3) as (frame, x, y), in pixels of the frames that were prepared."""
         check_queries(queries, len(self._images), self._size)
         n_frames, n_points = len(self._images), len(queries)

@@ -11,7 +11,14 @@ import click
 
 from extractors.errors import ConfigError, WeightsError
 from flows.commands.options import FAILED, FINISHED, print_json
-from flows.models.weights import CHECKPOINTS, Checkpoint, check_checkpoint, checkpoint_file, fetch_checkpoint
+from flows.models.weights import (
+    CHECKPOINTS,
+    Checkpoint,
+    check_checkpoint,
+    checkpoint_file,
+    fetch_checkpoint,
+    recorded_digest,
+)
 
 
 @click.group()
@@ -32,6 +39,8 @@ def list_models(as_json: bool) -> None:
         print(f"{'here   ' if row['here'] else 'missing'}  {row['name']}")
         print(f"         {row['repository']}/{row['file']}")
         print(f"         for {row['backend']}; licence {row['licence']}{'; gated' if row['gated'] else ''}")
+        if row["sha256"]:
+            print(f"         sha256 {row['sha256']}")
 
 
 @models.command()
@@ -78,10 +87,11 @@ def check(names: Sequence[str], as_json: bool) -> None:
 
 
 def _chosen(names: Sequence[str]) -> list[Checkpoint]:
-    """The checkpoints named; a backend's name stands for those that its default settings use."""
+    """The checkpoints named; a backend's or profile's name stands for those that its default settings use."""
     defaults = {
         "video-depth-anything": ("video_depth_anything_vits",),
         "grounded-sam": ("grounding-dino-tiny", "sam-vit-base"),
+        "gpu-open": ("grounding-dino-tiny", "sam-vit-base", "video_depth_anything_vits", "tapir"),
     }
     checkpoints = [each for name in names for each in defaults.get(name, (name,))]
     unknown = [name for name in checkpoints if name not in CHECKPOINTS]
@@ -100,5 +110,6 @@ def _row(checkpoint: Checkpoint) -> dict[str, Any]:
         "licence": checkpoint.licence,
         "gated": checkpoint.gated,
         "here": path.exists(),
+        "sha256": recorded_digest(checkpoint.name),
         "path": str(path),
     }

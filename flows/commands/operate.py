@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -135,9 +135,16 @@ def _schedule(source: str, out: str, options: dict[str, Any]) -> Schedule:
 
 @click.command()
 @click.argument("directory", type=LocalPath(), metavar="[DIR]", default=Path())
+@click.option(
+    "--licence",
+    type=click.Choice(["any", "open"]),
+    default="any",
+    show_default=True,
+    help="Count only profiles whose weights anyone may use, companies included (open), or all.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def doctor(directory: Path, as_json: bool) -> None:
-    """Say what this machine can do: devices, weights, codecs, Prefect server, free disk at DIR.
+def doctor(directory: Path, licence: Literal["any", "open"], as_json: bool) -> None:
+    """Say what this machine can do: devices, weights, profiles, codecs, Prefect server, free disk at DIR.
 
     Exit code 1 where even `--profile cpu` cannot run.
     """
@@ -145,7 +152,7 @@ def doctor(directory: Path, as_json: bool) -> None:
 
     from flows.doctor import examine, format_checks
 
-    checks = examine(directory)
+    checks = examine(directory, licence)
     code = FAILED if any(check.grade == "bad" for check in checks) else FINISHED
     if as_json:
         counts = {grade: sum(check.grade == grade for check in checks) for grade in ("good", "note", "bad")}

@@ -84,7 +84,11 @@ def settings_options(command: Function) -> Function:
     """The options of every command that makes packets."""
     for option in (
         click.option("--workers", type=click.IntRange(min=1), help="Episodes worked on at once [default: CPU cores]."),
-        click.option("--profile", type=click.Choice(["auto", "cpu", "gpu"]), help="gpu needs weights; cpu needs none."),
+        click.option(
+            "--profile",
+            type=click.Choice(["auto", "cpu", "gpu", "gpu-open"]),
+            help="gpu needs weights, gpu-open weights that anyone may use; cpu needs none.",
+        ),
         click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeat."),
         click.option("--config", "config_file", type=FilePath(), help="Settings in a YAML file."),
     ):

@@ -11,7 +11,7 @@ from extractors.depth import DepthEstimator
 from extractors.masks import Segmenter
 from extractors.track_windows import WindowedTracker
 from extractors.tracks import PointTracker
-from flows.config import Config, DepthConfig, MasksConfig, TracksConfig
+from flows.config import Config, DepthConfig, MasksConfig, Profile, RunConfig, TracksConfig
 from flows.models.weights import checkpoint_digest, checkpoint_path
 
 Model = TypeVar("Model")
@@ -75,22 +75,32 @@ def depth_estimator(config: DepthConfig) -> DepthEstimator:
 
 def tracker(config: TracksConfig) -> PointTracker:
     """The configured point tracker."""
-    settings: dict[str, Any] = {} if config.threshold is None else {"threshold": config.threshold}
-    if config.backend == "cotracker3":
-        settings |= {
-            "weights": checkpoint_path("cotracker3", config.weights),
-            "precision": config.precision,
-            "iterations": config.iterations,
-            "support_grid": config.support_grid,
-        }
+    settings = _tracks_settings(config)
 
     def build() -> PointTracker:
         backend = TRACKERS[config.backend](**settings)
-        if config.backend != "cotracker3" or config.window_frames is None:
+        if not tracks_weights(config) or config.window_frames is None:
             return backend
         return WindowedTracker(backend, length=config.window_frames)
 
     return _once("tracks", config.model_dump_json(), build)
+
+
+def _tracks_settings(config: TracksConfig) -> dict[str, Any]:
+    """Keyword arguments of the configured backend; what is not set is left to it.
+
+    Raises:
+        WeightsError: the checkpoint that it needs is missing.
+    """
+    named: dict[str, Any] = {"threshold": config.threshold}
+    if names := tracks_weights(config):
+        named |= config.model_dump(include={"iterations", "precision", "visible_by"})
+        named["weights"] = checkpoint_path(names[0], config.weights)
+    if config.backend == "cotracker3":
+        named |= config.model_dump(include={"support_grid", "support_for"})
+    if config.backend == "tapir":
+        named |= {"causal": config.causal, "network_size": (config.tapir_px, config.tapir_px)}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def masks_weights(config: MasksConfig) -> Sequence[str]:
@@ -111,7 +121,15 @@ def depth_weights(config: DepthConfig) -> Sequence[str]:
 
 def tracks_weights(config: TracksConfig) -> Sequence[str]:
     """Checkpoints that the configured tracks need."""
+    if config.backend == "tapir":
+        return ("tapir-online" if config.causal else "tapir",)
     return ("cotracker3",) if config.backend == "cotracker3" else ()
+
+
+def profile_weights(profile: Profile) -> Sequence[str]:
+    """Checkpoints that a profile needs with default settings."""
+    config = Config(run=RunConfig(profile=profile)).resolved()
+    return (*masks_weights(config.masks), *depth_weights(config.depth), *tracks_weights(config.tracks))
 
 
 def weights_digests(names: Sequence[str], config: Config) -> dict[str, str]:
@@ -120,7 +138,8 @@ def weights_digests(names: Sequence[str], config: Config) -> dict[str, str]:
     Raises:
         WeightsError: a file is missing.
     """
-    overrides = {"cotracker3": config.tracks.weights, "grounding-dino-tiny": config.masks.detector_weights}
+    overrides = {"grounding-dino-tiny": config.masks.detector_weights}
+    overrides.update(dict.fromkeys(tracks_weights(config.tracks), config.tracks.weights))
     overrides.update(dict.fromkeys(("sam3", "sam-vit-base", "segment-anything"), config.masks.weights))
     overrides.update(dict.fromkeys(depth_weights(config.depth), config.depth.weights))
     return {name: checkpoint_digest(checkpoint_path(name, overrides.get(name))) for name in names}

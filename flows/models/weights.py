@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from platformdirs import user_cache_path
 
 from extractors.errors import WeightsError
+from packers.atomic import written_whole
+
+OPEN_LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +27,13 @@ class Checkpoint:
     Attributes:
         name: as in the configuration and the `stages` record.
         backend: the backend that loads it.
-        repository: Hugging Face hub repository.
+        repository: Hugging Face hub repository, or where else it comes from.
         file: file name in the repository, and in the model folder under `name`.
         licence: what the weights may be used for.
         gated: whether the hub asks for access to be granted first.
         without: the way on without it.
         also: patterns of the other files of a folder; with none, the checkpoint is the one file.
-        on_hub: whether `repository` is one of the Hugging Face hub, from which it can be fetched.
+        host: the Hugging Face "hub"; "web" where https://repository/file is the file; "other" cannot be fetched.
     """
 
     name: str
@@ -38,7 +44,12 @@ class Checkpoint:
     gated: bool = False
     without: str = "--profile cpu needs no weights"
     also: tuple[str, ...] = ()
-    on_hub: bool = True
+    host: Literal["hub", "web", "other"] = "hub"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anyone may use the weights for anything, companies included."""
+        return self.licence in OPEN_LICENCES
 
 
 def _video_depth_anything(size: str, title: str, licence: str, *, metric: bool) -> Checkpoint:
@@ -75,6 +86,18 @@ def _open_masks(name: str, repository: str) -> Checkpoint:
     )
 
 
+def _tapir(name: str, file: str) -> Checkpoint:
+    return Checkpoint(
+        name=name,
+        backend="tapir",
+        repository="storage.googleapis.com/dm-tapnet/bootstap",
+        file=file,
+        licence="Apache-2.0",
+        without="--set tracks.backend=lucas-kanade, or --profile cpu, needs no weights",
+        host="web",
+    )
+
+
 _SIZES = (("vits", "Small", "Apache-2.0"), ("vitb", "Base", "CC-BY-NC-4.0"), ("vitl", "Large", "CC-BY-NC-4.0"))
 
 CHECKPOINTS: dict[str, Checkpoint] = {
@@ -107,8 +130,10 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             file="sam_vit_b_01ec64.pth",
             licence="Apache-2.0",
             without="masks.segmenter=sam takes facebook/sam-vit-base from the hub instead",
-            on_hub=False,
+            host="other",
         ),
+        _tapir("tapir", "bootstapir_checkpoint_v2.pt"),
+        _tapir("tapir-online", "causal_bootstapir_checkpoint.pt"),
         *(_video_depth_anything(size, title, licence, metric=False) for size, title, licence in _SIZES),
         *(_video_depth_anything(size, title, licence, metric=True) for size, title, licence in _SIZES),
     )
@@ -121,6 +146,22 @@ _GATE = "it is gated: ask for access on its hub page, then set HF_TOKEN or run `
 def model_folder() -> Path:
     """Where checkpoints are kept: $CUEPACK_MODELS, else ~/.cache/cuepack/models."""
     return Path(os.environ.get("CUEPACK_MODELS") or user_cache_path("cuepack") / "models")
+
+
+def is_here(name: str) -> bool:
+    """Whether a checkpoint is in the model folder."""
+    try:
+        checkpoint_path(name)
+    except WeightsError:
+        return False
+    return True
+
+
+def recorded_digest(name: str) -> str | None:
+    """The sha256 that was recorded when a checkpoint was fetched, None where it was put there by other means."""
+    path = checkpoint_file(name)
+    record = _record_path(path.parent if CHECKPOINTS[name].also else path)
+    return record.read_text().strip() if record.is_file() else None
 
 
 def checkpoint_file(name: str) -> Path:
@@ -156,29 +197,33 @@ def checkpoint_path(name: str, override: str | None = None) -> Path:
 
 def _source(checkpoint: Checkpoint) -> str:
     """Where a checkpoint comes from, and how."""
-    if not checkpoint.on_hub:
+    if checkpoint.host == "other":
         return f"{checkpoint.file} from {checkpoint.repository} and name it with the section's key weights"
+    if checkpoint.host == "web":
+        return f"{checkpoint.file} from https://{checkpoint.repository} with `cuepack models fetch {checkpoint.name}`"
     what = f"{checkpoint.file} with its configuration" if checkpoint.also else checkpoint.file
     gate = f" ({_GATE})" if checkpoint.gated else ""
     return f"{what} from the hub repository {checkpoint.repository}{gate} with `cuepack models fetch {checkpoint.name}`"
 
 
 def fetch_checkpoint(name: str) -> Path:
-    """Downloads a checkpoint from the hub and records its sha256 beside it.
+    """Downloads a checkpoint and records its sha256 beside it.
 
     Raises:
-        WeightsError: the hub cannot be reached, or refuses.
+        WeightsError: the hub, or what else holds it, cannot be reached, or refuses.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import GatedRepoError
 
     checkpoint, target = CHECKPOINTS[name], checkpoint_file(name)
-    if not checkpoint.on_hub:
+    if checkpoint.host == "other":
         raise WeightsError(f"{name} is not on the hub: get {_source(checkpoint)}; {checkpoint.without}")
     by_hand = f"get {checkpoint.file} from {checkpoint.repository} on another machine and put it at {target}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if checkpoint.also:
+        if checkpoint.host == "web":
+            path = _download(f"https://{checkpoint.repository}/{checkpoint.file}", target)
+        elif checkpoint.also:
             wanted = [checkpoint.file, *checkpoint.also]
             path = Path(snapshot_download(checkpoint.repository, allow_patterns=wanted, local_dir=target.parent))
         else:
@@ -188,12 +233,23 @@ def fetch_checkpoint(name: str) -> Path:
             f"{checkpoint.repository} refused the download, {_GATE}; licence {checkpoint.licence}; {checkpoint.without}"
         ) from error
     except Exception as error:  # the client raises many kinds for one thing: no file came
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise WeightsError(
-            f"{name} cannot be fetched from the hub ({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
-            f"{by_hand}, or {checkpoint.without}"
+            f"{name} cannot be fetched from {checkpoint.repository} ({reason}); {by_hand}, or {checkpoint.without}"
         ) from error
     _record_path(path).write_text(checkpoint_digest(path) + "\n")
     return path
+
+
+def _download(url: str, target: Path) -> Path:
+    """The file at `url`, put in its place when it is whole."""
+    with urllib.request.urlopen(url, timeout=60) as answer, written_whole(target) as temporary:
+        promised = answer.headers.get("Content-Length")
+        with temporary.open("wb") as file:
+            shutil.copyfileobj(answer, file, 2**20)
+        if promised is not None and temporary.stat().st_size != int(promised):
+            raise ConnectionError(f"wanted {promised} bytes, {temporary.stat().st_size} came")
+    return target
 
 
 def check_checkpoint(name: str) -> str:
@@ -236,6 +292,12 @@ def _load_cotracker(name: str, path: Path) -> None:
     TRACKERS["cotracker3"](weights=path, device="cpu")
 
 
+def _load_tapir(name: str, path: Path) -> None:
+    from extractors.build import TRACKERS
+
+    TRACKERS["tapir"](weights=path, device="cpu", causal=name == "tapir-online")
+
+
 def _load_depth(name: str, path: Path) -> None:
     from extractors.build import DEPTH_ESTIMATORS
 
@@ -270,6 +332,7 @@ _LOADERS: dict[str, Callable[[str, Path], None]] = {
     "grounded-sam": _load_grounded_sam,
     "segment-anything": _load_segment_anything,
     "cotracker3": _load_cotracker,
+    "tapir": _load_tapir,
     "video-depth-anything": _load_depth,
 }
 

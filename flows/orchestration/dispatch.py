@@ -151,7 +151,7 @@ def episode_range(jobs: Sequence[Job]) -> str:
 def _on_ray(plan: Plan, file: str) -> Iterator[list[Row]]:
     integration, run = _integration("ray"), plan.work.config.run
     # One process at a time has a device; on machines without any, a CPU.
-    resources = {"num_gpus": 1} if run.profile == "gpu" else {"num_cpus": 1}
+    resources = {"num_gpus": 1} if run.wants_gpu else {"num_cpus": 1}
     own = {} if run.engine_address else {"init_kwargs": {"include_dashboard": False}}
     runner = integration.RayTaskRunner(address=run.engine_address, **own)
     with importlib.import_module("prefect_ray.context").remote_options(**resources):

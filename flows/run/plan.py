@@ -325,7 +325,7 @@ def fingerprint(source: Source, infos: Iterable[EpisodeInfo]) -> str:
 
 def _devices(config: Config) -> Mapping[str, Any]:
     devices: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
-    if config.run.profile == "gpu":
+    if config.run.wants_gpu:
         import torch
 
         devices["cuda"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -17,6 +17,16 @@ from packers.writer import encode
 
 VERSION = 3
 
+_OF_NETWORKS = frozenset({"iterations", "precision", "visible_by", "window_frames"})
+
+_USED = {
+    "cotracker3": _OF_NETWORKS | {"support_grid", "support_for"},
+    "tapir": _OF_NETWORKS | {"causal", "tapir_px"},
+}
+"""Backend -> settings that it has and not every other one."""
+
+_OF_BACKENDS = frozenset[str]().union(*_USED.values())
+
 _TRACK_FIELDS = ("xy", "visibility", "confidence", "visibility_score", "queries")
 
 
@@ -27,8 +37,8 @@ def _settings(config: Config) -> Mapping[str, Any]:
 
 
 def _backend_settings(config: TracksConfig) -> dict[str, Any]:
-    """The settings that matter to the backend: those of cotracker3 do not make Lucas-Kanade's tracks others."""
-    unused = set() if config.backend == "cotracker3" else {"iterations", "support_grid", "precision", "window_frames"}
+    """The settings that matter to the backend: those of one tracker do not make another's tracks others."""
+    unused = _OF_BACKENDS - _USED.get(config.backend, frozenset())
     return config.model_dump(mode="json", exclude={"weights", *unused})
 
 
@@ -46,6 +56,7 @@ def _run(inputs: StageInputs) -> StageOutput:
             grid_side=config.grid_side,
             count=config.count,
             share=config.share,
+            background=config.background,
             seed=config.seed,
             min_object_tracks=config.min_object_tracks,
             known_grid=_known_grid(inputs),
@@ -75,7 +86,7 @@ def _known_grid(inputs: StageInputs) -> Tracks | None:
 
 def _grid_key(inputs: StageInputs) -> str:
     config = inputs.config.tracks
-    foreground_only = ("count", "share", "seed", "min_object_tracks")
+    foreground_only = ("count", "share", "background", "seed", "min_object_tracks")
     settings = {name: value for name, value in _backend_settings(config).items() if name not in foreground_only}
     source = inputs.results["source"].record.key
     return json_digest({"source": source, "settings": settings, "weights": dict(inputs.weights), "version": VERSION})

@@ -39,7 +39,7 @@ class PlainLucasKanade:
         self._images = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pixels]
         return self
 
-    def track(self, queries: NDArray[np.float32]) -> Tracks:
+    def track(self, queries: NDArray[np.float32], *, is_grid: bool = False) -> Tracks:
         xy = np.zeros((len(self._images), len(queries), 2), np.float32)
         visible = np.zeros(xy.shape[:2], np.bool_)
         for frame in np.unique(queries[:, 0]).astype(int):

@@ -1,10 +1,11 @@
-"""CoTracker3: speed beside the plain way of doing the same, cost of a second query set, peak memory, fp16.
+"""CoTracker3 and TAPIR: speed beside the plain way of doing the same, cost of a second set, peak memory, fp16.
 
-    python -m tests.benchmarks.tracks_speed [--weights scaled_offline.pth] [--only plain,second,memory,half,gpu]
+    python -m tests.benchmarks.tracks_speed [--backend cotracker3|tapir] [--weights FILE] [--only plain,second,memory]
 
-The plain way reads every patch position with one interpolated read over (t, y, x) and correlates with einsum, all
-points at once; encoder and transformer are the same code in both. Without `--weights`, seeded random ones are used:
-they cost the same. Times on a CPU are CPU seconds of one thread (`--threads`), which other work disturbs least.
+CoTracker3's plain way reads every patch position with one interpolated read over (t, y, x) and correlates with einsum,
+all points at once; encoder and transformer are the same code in both. TAPIR's is `plain_tapir`, 64 queries at once.
+Without `--weights`, seeded random ones are used: they cost the same. Times on a CPU are CPU seconds of all threads
+(`--threads`, 1), which other work disturbs least. Parts: plain, second, memory, half (CoTracker3 only), gpu.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,12 +36,15 @@ from extractors.backends.cotracker_network import (
     FeatureMaps,
     encode_motion,
 )
+from extractors.backends.network_tracker import on_device
+from extractors.backends.tapir import Tapir
+from extractors.backends.tapir_network import TapirNetwork
 from extractors.track_queries import grid_queries, object_queries
 from extractors.track_windows import WindowedTracker
 from extractors.tracks import PointTracker
+from tests.benchmarks import tapir_speed
+from tests.benchmarks.measuring import LazyFrames, peak_mb, timed
 from tests.parity import seed_model, synthetic_clip
-
-Result = TypeVar("Result")
 
 SECOND_REPEATS = 3
 
@@ -50,36 +54,57 @@ FEATURE_BYTES = sum(CHANNELS * 4 / (STRIDE * 2**level) ** 2 for level in range(L
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=("cotracker3", "tapir"), default="cotracker3")
     parser.add_argument("--weights", type=Path, help="the published checkpoint; none: seeded random weights")
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--side", type=int, default=20, help="the query grid has side x side points")
-    parser.add_argument("--iterations", type=int, default=6)
+    parser.add_argument("--iterations", type=int, default=6, help="of CoTracker3")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="plain,second,memory,half,gpu")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--window", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    network = CoTrackerNetwork if options.backend == "cotracker3" else TapirNetwork
     with tempfile.TemporaryDirectory() as folder:
         weights = options.weights or Path(folder) / "seeded.pth"
         if options.weights is None:
-            torch.save(seed_model(CoTrackerNetwork()).state_dict(), weights)
+            torch.save(seed_model(network()).state_dict(), weights)
         if options.peak_of:
-            print(measure_peak(weights, options.peak_of, options.window))
+            print(_peak(options, weights))
             return
         print(f"{platform.machine()}, torch {torch.__version__}, {options.threads} thread(s), {time.strftime('%F')}")
-        pixels = synthetic_clip(options.frames, 240, 320)
-        queries = grid_queries((240, 320), side=options.side)
-        for name, measure in (
-            ("plain", lambda: compare_with_plain(weights, pixels, queries, options.iterations)),
-            ("second", lambda: measure_second(weights, pixels, queries, options.iterations)),
-            ("memory", lambda: measure_memory(weights)),
-            ("half", lambda: measure_half(weights)),
-            ("gpu", lambda: measure_gpu(weights)),
-        ):
+        for name, measure in _parts(options, weights).items():
             if name in options.only.split(","):
                 print(f"\n{name}")
                 measure()
+
+
+def _peak(options: argparse.Namespace, weights: Path) -> str:
+    if options.backend == "tapir":
+        return tapir_speed.measure_peak(weights, options.peak_of, options.side, options.window)
+    return measure_peak(weights, options.peak_of, options.window)
+
+
+def _parts(options: argparse.Namespace, weights: Path) -> dict[str, Callable[[], None]]:
+    pixels = synthetic_clip(options.frames, 240, 320)
+    queries = grid_queries((240, 320), side=options.side)
+    if options.backend == "tapir":
+        tapir = Tapir(weights=weights, device="cpu")
+        return {
+            "plain": lambda: tapir_speed.compare_with_plain(weights, pixels, queries),
+            "second": lambda: measure_second(tapir, pixels, queries),
+            "memory": lambda: tapir_speed.measure_memory(weights),
+            "gpu": lambda: tapir_speed.measure_gpu(weights),
+        }
+    tracker = CoTracker3(weights=weights, device="cpu", iterations=options.iterations)
+    return {
+        "plain": lambda: compare_with_plain(weights, pixels, queries, options.iterations),
+        "second": lambda: measure_second(tracker, pixels, queries),
+        "memory": lambda: measure_memory(weights),
+        "half": lambda: measure_half(weights),
+        "gpu": lambda: measure_gpu(weights),
+    }
 
 
 def compare_with_plain(weights: Path, pixels: NDArray[np.uint8], queries: NDArray[np.float32], iterations: int) -> None:
@@ -158,9 +183,8 @@ def patch_positions(coords: Tensor) -> Tensor:
     return coords[..., None, :] + offsets
 
 
-def measure_second(weights: Path, pixels: NDArray[np.uint8], queries: NDArray[np.float32], iterations: int) -> None:
+def measure_second(tracker: PointTracker, pixels: NDArray[np.uint8], queries: NDArray[np.float32]) -> None:
     """Cost of further query sets on the same clip, as parts of the first, which includes the encoder."""
-    tracker = CoTracker3(weights=weights, device="cpu", iterations=iterations)
     tracker.prepare(pixels[:2])  # the first pictures cost more: kernels are made for their size
     masks = np.zeros(pixels.shape[:3], np.bool_)
     masks[:, 80:160, 120:200] = True
@@ -199,12 +223,12 @@ def measure_peak(weights: Path, n_frames: int, window: int | None) -> str:
     size = (96, 128)
     tracker = CoTracker3(weights=weights, device="cpu", network_size=size, iterations=1, support_grid=0)
     _follow_lazily(tracker, 2)
-    before = _peak_mb()
+    before = peak_mb()
     _follow_lazily(tracker if window is None else WindowedTracker(tracker, length=window), n_frames)
     held = window or n_frames
     features = held * FEATURE_BYTES * size[0] * size[1] / 1e6
     tokens = held * (36 + 64) * 384 * 4 / 1e6
-    grown = _peak_mb() - before
+    grown = peak_mb() - before
     rest = grown - features - tokens
     windows = f" in windows of {window}" if window else ""
     return (
@@ -215,27 +239,7 @@ def measure_peak(weights: Path, n_frames: int, window: int | None) -> str:
 
 
 def _follow_lazily(tracker: PointTracker, n_frames: int) -> None:
-    tracker.prepare(_Lazy(n_frames)).track(grid_queries((720, 1280), side=6))
-
-
-class _Lazy:
-    """720p frames that exist one at a time."""
-
-    def __init__(self, n_frames: int) -> None:
-        self.shape = (n_frames, 720, 1280, 3)
-        self._frame = synthetic_clip(1, 720, 1280)[0]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        return (np.roll(self._frame, t, axis=1) for t in range(len(self)))
-
-
-def _peak_mb() -> float:
-    # Not ru_maxrss: a new process starts with that of the one that started it.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024
+    tracker.prepare(LazyFrames(n_frames)).track(grid_queries((720, 1280), side=6))
 
 
 def measure_half(weights: Path) -> None:
@@ -244,7 +248,7 @@ def measure_half(weights: Path) -> None:
     tracker = CoTracker3(weights=weights, device="cpu", network_size=(96, 128), support_grid=0)
     points = grid_queries((96, 128), side=side)
     exact = tracker.prepare(pixels).run(points)
-    images = torch.cat([resize(torch.from_numpy(frame), (96, 128)) for frame in pixels])
+    images = torch.cat([resize(on_device(frame, torch.device("cpu")), (96, 128)) for frame in pixels])
     for dtype in (torch.float16, torch.bfloat16):
         with torch.inference_mode(), torch.autocast("cpu", dtype=dtype):
             maps = FeatureMaps(tuple(level.to(dtype) for level in tracker.network.encode(images).levels))
@@ -287,12 +291,6 @@ def _report_error(name: str, xy: NDArray[Any], exact: NDArray[Any]) -> None:
     print(
         f"  {name}: median error {median:.4f} px, largest {error.max():.3f} px, {within:.1f} % of points within 0.1 px"
     )
-
-
-def timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    """The result and the CPU seconds it took, of all threads."""
-    started = time.process_time()
-    return work(), time.process_time() - started
 
 
 if __name__ == "__main__":

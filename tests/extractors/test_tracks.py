@@ -220,7 +220,7 @@ class Standing:
         self.n_frames = len(pixels)
         return self
 
-    def track(self, queries):
+    def track(self, queries, *, is_grid=False):
         self.asked.append(queries)
         frames = np.arange(self.n_frames)[:, None]
         visible = np.abs(frames - queries[None, :, 0]) <= self.reach

@@ -12,8 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from extractors.backends.cotracker import CoTracker3, EncodedClip, grid, load_network, resize
+from extractors.backends.cotracker import CoTracker3, CoTrackerClip, grid, load_network, resize
 from extractors.backends.cotracker_network import CoTrackerNetwork, FeatureMaps
+from extractors.backends.network_tracker import on_device
 from extractors.build import TRACKERS
 from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, ShapeError, WeightsError
 from extractors.track_queries import grid_queries
@@ -85,7 +86,7 @@ def in_frame_pixels(points: NDArray[np.float32], height: int, width: int) -> NDA
     return (points * [1, (width - 1) / (SMALL[1] - 1), (height - 1) / (SMALL[0] - 1)]).astype(np.float32)
 
 
-def check_case(clip: EncodedClip, queries: NDArray[np.float32], expected: dict[str, NDArray], case: str) -> None:
+def check_case(clip: CoTrackerClip, queries: NDArray[np.float32], expected: dict[str, NDArray], case: str) -> None:
     tracks = clip.track(queries)
     np.testing.assert_allclose(tracks.xy, expected[f"{case}_tracks"], rtol=0, atol=TRACKS_PX)
     assert np.array_equal(tracks.visibility, expected[f"{case}_visible"])
@@ -142,11 +143,11 @@ def test_scores_are_the_published_ones(published: Callable[..., CoTracker3], exp
 def test_frames_are_resized_and_encoded_as_published(published: Callable[..., CoTracker3]):
     expected = np.load(KIT / "predictor_24x128x160.npz")
     pixels = synthetic_clip(6, 128, 160)
-    image = resize(torch.from_numpy(pixels[5]), (384, 512))[0]
+    image = resize(on_device(pixels[5], torch.device("cpu")), (384, 512))[0]
     np.testing.assert_allclose(image[:, ::16, ::16], expected["resized_f5_slice"], rtol=0, atol=1e-3)
     network = published().network
     with torch.inference_mode():
-        features = network.fnet(2 * resize(torch.from_numpy(pixels[0]), (384, 512)) / 255 - 1)[0]
+        features = network.fnet(2 * resize(on_device(pixels[0], torch.device("cpu")), (384, 512)) / 255 - 1)[0]
     np.testing.assert_allclose(features[::16, ::4, ::4], expected["fnet_f0_slice"], rtol=0, atol=ENCODER)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from extractors.errors import ConfigError, CuepackError, SourceError
+from flows.commands.bench import bench
 from flows.commands.export import export
 from flows.commands.extract import extract, rerun
 from flows.commands.models import models
@@ -80,6 +81,7 @@ for command in (
     deploy,
     serve,
     doctor,
+    bench,
     view,
     export,
 ):

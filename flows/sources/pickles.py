@@ -33,12 +33,13 @@ _PLAIN = (str, bytes, int, float, complex, type(None))
 _BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError)
 
 
-def load_pickle(path: Path, name: str | None = None) -> Any:
+def load_pickle(path: Path, name: str | None = None, *, max_bytes: int = MAX_BYTES) -> Any:
     """What the pickle at `path` holds: dicts, lists, tuples, strings, numbers and numpy arrays.
 
     Args:
         path: the file; protocols 0 to 4, written by Python 2 or 3 with numpy 1 or 2.
         name: what messages call it, default the path.
+        max_bytes: largest file that is read; it and what it holds take up to three times its size meanwhile.
 
     Raises:
         MissingDataError: there is no such file.
@@ -47,10 +48,8 @@ def load_pickle(path: Path, name: str | None = None) -> Any:
     """
     name = name or str(path)
     data = read_bytes(path, name)
-    if len(data) > MAX_BYTES:
-        raise UnsafePickleError(
-            f"{name} has {len(data)} bytes, more than the {MAX_BYTES} a trajectory's pickle may have"
-        )
+    if len(data) > max_bytes:
+        raise UnsafePickleError(f"{name} has {len(data)} bytes, more than the {max_bytes} such a pickle may have")
     try:
         _check_opcodes(data)
         return _plain(_RestrictedUnpickler(io.BytesIO(data), encoding="latin1").load(), {}, 0)

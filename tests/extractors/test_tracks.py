@@ -213,7 +213,7 @@ class Standing:
     """A tracker under which nothing moves, and points are seen near their own frame only."""
 
     def __init__(self, reach=100):
-        self.reach, self.prepared, self.asked = reach, 0, []
+        self.reach, self.prepared, self.asked, self.grids = reach, 0, [], []
 
     def prepare(self, pixels):
         self.prepared += 1
@@ -222,6 +222,7 @@ class Standing:
 
     def track(self, queries, *, is_grid=False):
         self.asked.append(queries)
+        self.grids.append(is_grid)
         frames = np.arange(self.n_frames)[:, None]
         visible = np.abs(frames - queries[None, :, 0]) <= self.reach
         score = visible.astype(np.float32)
@@ -242,6 +243,24 @@ def test_track_sets_are_in_packet_pixels():
     )
     foreground = sets["foreground"].tracks
     np.testing.assert_array_equal(foreground.xy[0], foreground.queries[:, 1:])
+
+
+def test_background_points_of_its_own_are_tracked_with_the_objects():
+    masks = disc(3, lambda t: 20)
+    tracker = Standing()
+    sets = extract_tracks(
+        np.zeros((3, 40, 80, 3), np.uint8),
+        masks,
+        tracker,
+        size=(224, 112),
+        count=50,
+        background="own",
+        min_object_tracks=20,
+    )
+    assert [len(asked) for asked in tracker.asked] == [400, 50]
+    assert tracker.grids == [True, False]
+    assert len(sets["foreground"].tracks.queries) == 50
+    assert int(sets["foreground"].on_object.sum()) == 30
 
 
 def test_background_tracks_of_the_foreground_set_are_the_grids():

@@ -30,7 +30,7 @@ def test_every_dataset_is_what_h5py_reads(path, verify):
     with h5py.File(path) as file, Packet(path) as packet:
         for name in packet.modalities:
             stored = file[name][()]
-            rows = list(range(len(stored)))[::-1] + [0]
+            rows = [*list(range(len(stored)))[::-1], 0]
             np.testing.assert_array_equal(reader.read(open_packets[0], name, rows), stored[rows], err_msg=name)
             assert reader.read(open_packets[0], name, [0]).dtype == stored.dtype
 
@@ -80,7 +80,7 @@ def test_a_frame_is_verified_once_or_always_as_asked(tmp_path):
         file.seek(open_packets[0].arrays["pixels"].addresses[1] + 5)
         file.write(b"\x00\x01")
     once.read(open_packets[0], "pixels", [1])
-    with pytest.raises(PacketError, match="pixels, frame 1 cannot be read .its checksum differs"):
+    with pytest.raises(PacketError, match=r"pixels, frame 1 cannot be read .its checksum differs"):
         always.read(open_packets[0], "pixels", [1])
 
 
@@ -90,7 +90,7 @@ def test_a_file_cut_short_while_it_is_open_is_damaged(tmp_path):
     assert len(open_packets[0].arrays) > 10
     with path.open("r+b") as file:
         file.truncate(open_packets[0].arrays["pixels"].addresses[2] + 10)
-    with pytest.raises(PacketError, match="pixels, frame 2 cannot be read .the file is cut short"):
+    with pytest.raises(PacketError, match=r"pixels, frame 2 cannot be read .the file is cut short"):
         RowReader("never").read(open_packets[0], "pixels", [2])
 
 

@@ -50,6 +50,14 @@ class Reading:
     cache: Path | None = None
     processes: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.damaged not in ("error", "skip") or self.verify not in ("once", "always", "never"):
+            raise ConfigError(
+                f"damaged is 'error' or 'skip', verify 'once', 'always' or 'never'; got {self.damaged}, {self.verify}"
+            )
+        if self.open_files < 1:
+            raise ConfigError(f"wanted at least 1 open file, got {self.open_files}")
+
 
 class PacketDataset:
     """Windows of packets: pixels, actions, states and targets, numbered from 0.
@@ -75,8 +83,8 @@ class PacketDataset:
         window: the frames of a sample.
         targets: what heads are trained on, or names of datasets, taken as they are stored.
         choose: which packets take part; a bare "train" or "val" is that split.
-        normalise: actions and states by statistics of their source over the training split: "standard", "range" (1st
-            and 99th percentile to -1 and 1), or "none".
+        normalise: actions and states by statistics of their source over the training split, over all packets without a
+            split: "standard", "range" (1st and 99th percentile to -1 and 1), or "none".
         reading: how packets are read.
 
     Raises:
@@ -224,7 +232,16 @@ class PacketDataset:
     def _normalised(self, name: str, entry: Entry, values: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.normalise == "none":
             return values
-        return self.statistics[entry.facts["source"]][name].normalised(values, self.normalise)
+        return self._columns(entry)[name].normalised(values, self.normalise)
+
+    def _columns(self, entry: Entry) -> Mapping[str, ColumnStatistics]:
+        source = entry.facts["source"]
+        if source not in self.statistics:
+            raise ConfigError(
+                f"no packet of {source} is in the training split, so that its statistics are missing; put some there, "
+                'or take normalise="none"'
+            )
+        return self.statistics[source]
 
     def _statistics(
         self, training: Sequence[Entry], places: Sequence[Place]
@@ -273,7 +290,7 @@ class _View:
         return decode(Dataset(stored, attributes))
 
     def standardised(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._dataset.statistics[self.entry.facts["source"]][name].normalised(values, "standard")
+        return self._dataset._columns(self.entry)[name].normalised(values, "standard")
 
 
 def _parts(where: Where) -> list[Path | str]:
@@ -319,7 +336,7 @@ def _indexed(
 def _chosen(
     found: Sequence[Found], entries: Sequence[Entry], choice: Choice, left_out: Counter[str]
 ) -> tuple[list[Entry], list[Entry]]:
-    """The packets that take part, and those of the training split, which statistics are made of."""
+    """The packets that take part, and those that statistics are made of: the training split, or all where none is."""
     reasons = [choice.reason_against(entry) for entry in entries]
     left_out.update(reason for reason in reasons if reason)
     passing = [(f, entry) for f, entry, reason in zip(found, entries, reasons, strict=True) if reason is None]
@@ -330,8 +347,9 @@ def _chosen(
     taken = [entry for (_, entry), side in zip(passing, sides, strict=True) if choice.split in (None, side)]
     if not taken:
         raise ConfigError(f"none of {len(passing)} packets is in the split '{choice.split}'; change val_share")
-    training = [entry for (_, entry), side in zip(passing, sides, strict=True) if side == "train"]
-    return taken, training or taken
+    if choice.split is None:
+        return taken, taken
+    return taken, [entry for (_, entry), side in zip(passing, sides, strict=True) if side == "train"]
 
 
 def _sizes(entries: Sequence[Entry], window: Window, targets: Sequence[Target]) -> tuple[Sizes, int, int]:

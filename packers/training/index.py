@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.errors import ConfigError, OutputError, PacketError
+from extractors.errors import OutputError, PacketError
+from packers.atomic import written_whole
 from packers.reader import Packet
-from packers.staging import built_aside
 from packers.training.files import OpenPacket, StoredArray
 
 FOLDER = ".training"
@@ -129,8 +129,6 @@ class OpenPackets:
     """
 
     def __init__(self, entries: Sequence[Entry], limit: int = 256) -> None:
-        if limit < 1:
-            raise ConfigError(f"wanted at least 1 open file, got {limit}")
         self._entries = entries
         self._limit = limit
         self._open: OrderedDict[int, OpenPacket] = OrderedDict()
@@ -296,8 +294,8 @@ def _save(cache: Path, entries: Iterable[Entry]) -> None:
     head = json.dumps({"kinds": listed, "sets": list(sets), "packets": rows}).encode()
     head += b" " * (-len(head) % 8)
     try:
-        cache.parent.mkdir(exist_ok=True)
-        with built_aside(cache) as temporary, temporary.open("wb") as file:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(cache) as temporary, temporary.open("wb") as file:
             file.write(_MAGIC.ljust(16, b"\0") + len(head).to_bytes(8, "little") + head)
             for layout in layouts:
                 file.write(layout.astype("<i8").tobytes())

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, OutputError
-from packers.staging import built_aside
+from packers.atomic import write_whole
 from packers.training.files import RowReader
 from packers.training.index import Entry, OpenPackets
 
@@ -137,9 +137,8 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _save(file: Path, content: Mapping[str, Any]) -> None:
     try:
-        file.parent.mkdir(exist_ok=True)
-        with built_aside(file) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False), encoding="utf-8")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
     except OSError as error:
         raise OutputError(
             f"statistics {file} cannot be written ({error.strerror or error}); name a folder for them with cache=..."

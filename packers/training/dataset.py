@@ -8,21 +8,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, PacketError
-from packers.schema import Dataset
-from packers.training.files import OpenPacket, RowReader, Verify
+from packers.training.files import RowReader, Verify
 from packers.training.index import FOLDER, Entry, OpenPackets, index_packets
+from packers.training.prepared import PreparedTarget
 from packers.training.remote import fetched, is_uri
 from packers.training.selection import Choice, Found, Place, find_place, split_sides
 from packers.training.statistics import ColumnStatistics, Normalise, kept_statistics
 from packers.training.targets import Sizes, Stored, Target, Values
+from packers.training.views import PacketView
 from packers.training.windows import Window, WindowTable
-from packers.writer import decode
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,9 @@ class Reading:
         open_files: at once, in each process.
         cache_bytes: decoded rows (actions, tracks) that are kept in each process.
         cache: folder for the index, the statistics and what is fetched from URIs; by default beside the packets.
-        processes: that look at packets that are not indexed yet; one per core by default.
+        prepare: compute depth and mask targets of all frames once and keep them (25 kB a frame at 56 x 56, where the
+            pixels have 151): inflating the maps takes longer than all else that a window needs.
+        processes: that index and prepare packets; one per core by default.
     """
 
     damaged: Literal["error", "skip"] = "error"
@@ -48,6 +50,7 @@ class Reading:
     open_files: int = 256
     cache_bytes: int = 64 << 20
     cache: Path | None = None
+    prepare: bool = False
     processes: int | None = None
 
     def __post_init__(self) -> None:
@@ -114,7 +117,7 @@ class PacketDataset:
         found, entries, self.left_out = _indexed(places, self.reading, self.choice)
         taken, training = _chosen(found, entries, self.choice, self.left_out)
         self.sizes, self.action_width, self.state_width = _sizes(taken, self.window, self.targets)
-        self.statistics = self._statistics(training, places)
+        self.statistics = self._statistics(taken, training, places)
         names = {"pixels", "action", "action_valid", "state"}.union(*(target.needs for target in self.targets))
         self.entries = [entry.only(names) for entry in taken]
         self.table = WindowTable(np.array([entry.facts["n_frames"] for entry in taken]), self.window)
@@ -130,6 +133,13 @@ class PacketDataset:
             raise ConfigError(f"two targets give the same key; name them apart with name=...: {sorted(self.fields)}")
         self._packets = OpenPackets(self.entries, self.reading.open_files)
         self._reader = RowReader(self.reading.verify, self.reading.cache_bytes)
+        self._prepared: dict[Target, PreparedTarget] = {}
+        if self.reading.prepare:
+            folder = self.reading.cache or places[0].folder / FOLDER
+            for target in filter(lambda target: target.per_frame, self.targets):
+                prepared = PreparedTarget(folder, target, self.sizes, self.reading.open_files)
+                prepared.prepare(self.entries, self.reading.processes)
+                self._prepared[target] = prepared
 
     def __len__(self) -> int:
         return len(self.table)
@@ -171,54 +181,60 @@ class PacketDataset:
     def _sample(self, clip: int, start: int) -> Values:
         entry = self.entries[clip]
         rows, action_rows, inside = self.window.rows(start, entry.facts["n_frames"])
-        view = _View(self, clip, rows.tolist())
+        columns = self.statistics.get(entry.facts["source"], {})
+        view = PacketView(self._packets[clip], self._reader, rows.tolist(), self.sizes.frame, columns)
         sample: Values = {"pixels": view.stored("pixels")}
-        self._add_actions(sample, view, action_rows, inside)
+        self._add_actions(sample, entry, view, action_rows, inside)
         if self.state_width:
-            self._add_state(sample, view)
+            self._add_state(sample, entry, view)
         sample["frame_valid"] = inside[:, 0].copy()
         sample["packet"], sample["start"] = np.asarray(clip, np.int64), np.asarray(start, np.int64)
         for target in self.targets:
-            self._add_target(sample, target, view)
+            present = all(name in entry.kinds for name in target.needs)
+            prepared = self._prepared.get(target)
+            if prepared is not None and present:
+                sample |= prepared.read(entry, rows.tolist())
+            else:
+                self._add_target(sample, target, target.cut(view) if present else {})
         return sample
 
-    def _add_actions(self, sample: Values, view: _View, rows: NDArray[np.int64], inside: NDArray[np.bool_]) -> None:
+    def _add_actions(
+        self, sample: Values, entry: Entry, view: PacketView, rows: NDArray[np.int64], inside: NDArray[np.bool_]
+    ) -> None:
         n, skip = rows.shape
         sample["action"] = np.zeros((n, skip, self.action_width), np.float32)
         sample["action_valid"] = np.zeros((n, skip), bool)
         sample["action_dims"] = np.zeros(self.action_width, bool)
-        if not view.has("action"):
+        if "action" not in entry.kinds:
             return
         action = view.rows("action", rows.ravel().tolist()).astype(np.float32, copy=False)
         valid = np.asarray(np.isfinite(action).all(axis=1))
-        if view.has("action_valid"):
+        if "action_valid" in entry.kinds:
             valid &= view.rows("action_valid", rows.ravel().tolist())
         valid = valid.reshape(n, skip) & inside
         width = action.shape[1]
-        action = self._normalised("action", view.entry, action).reshape(n, skip, width)
+        action = self._normalised("action", entry, action).reshape(n, skip, width)
         sample["action"][..., :width] = np.where(valid[..., None], action, np.float32(0))
         sample["action_valid"][:] = valid
         sample["action_dims"][:width] = True
 
-    def _add_state(self, sample: Values, view: _View) -> None:
+    def _add_state(self, sample: Values, entry: Entry, view: PacketView) -> None:
         n = view.n_frames
         sample["state"] = np.zeros((n, self.state_width), np.float32)
         sample["state_valid"] = np.zeros(n, bool)
         sample["state_dims"] = np.zeros(self.state_width, bool)
-        if not view.has("state"):
+        if "state" not in entry.kinds:
             return
         state = view.stored("state").astype(np.float32, copy=False)
         valid = np.asarray(np.isfinite(state).all(axis=1))
         width = state.shape[1]
-        state = self._normalised("state", view.entry, state)
+        state = self._normalised("state", entry, state)
         sample["state"][:, :width] = np.where(valid[:, None], state, np.float32(0))
         sample["state_valid"][:] = valid
         sample["state_dims"][:width] = True
 
-    def _add_target(self, sample: Values, target: Target, view: _View) -> None:
+    def _add_target(self, sample: Values, target: Target, values: Values) -> None:
         """What the target gives, filled up with zeros to the shape that it has in all packets."""
-        present = all(view.has(name) for name in target.needs)
-        values = target.cut(view) if present else {}
         for key in self._keys[target]:
             shape, dtype = self.fields[key]
             found = values.get(key)
@@ -232,19 +248,10 @@ class PacketDataset:
     def _normalised(self, name: str, entry: Entry, values: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.normalise == "none":
             return values
-        return self._columns(entry)[name].normalised(values, self.normalise)
-
-    def _columns(self, entry: Entry) -> Mapping[str, ColumnStatistics]:
-        source = entry.facts["source"]
-        if source not in self.statistics:
-            raise ConfigError(
-                f"no packet of {source} is in the training split, so that its statistics are missing; put some there, "
-                'or take normalise="none"'
-            )
-        return self.statistics[source]
+        return self.statistics[entry.facts["source"]][name].normalised(values, self.normalise)
 
     def _statistics(
-        self, training: Sequence[Entry], places: Sequence[Place]
+        self, taken: Sequence[Entry], training: Sequence[Entry], places: Sequence[Place]
     ) -> Mapping[str, Mapping[str, ColumnStatistics]]:
         names = {name for target in self.targets for name in target.standardises}
         if self.normalise != "none":
@@ -254,43 +261,13 @@ class PacketDataset:
         folder = self.reading.cache or (places[0].folder / FOLDER)
         beside = places[0].folder / f"{places[0].label}.statistics.json"
         file = beside if places[0].label != "packets" and self.reading.cache is None else folder / "statistics.json"
-        return kept_statistics(training, sorted(names), file)
-
-
-class _View:
-    """One window of one packet; each dataset is read once."""
-
-    def __init__(self, dataset: PacketDataset, clip: int, rows: list[int]) -> None:
-        self._dataset = dataset
-        self._packet: OpenPacket = dataset._packets[clip]
-        self._rows = rows
-        self._found: dict[str, NDArray[Any]] = {}
-        self.entry = dataset.entries[clip]
-        self.n_frames = len(rows)
-        self.size = dataset.sizes.frame
-
-    def has(self, name: str) -> bool:
-        return name in self._packet.arrays
-
-    def rows(self, name: str, rows: list[int]) -> NDArray[Any]:
-        return self._dataset._reader.read(self._packet, name, rows)
-
-    def stored(self, name: str) -> NDArray[Any]:
-        if name not in self._found:
-            self._found[name] = self.rows(name, self._rows)
-        return self._found[name]
-
-    def frames(self, name: str) -> NDArray[Any]:
-        array = self._packet.arrays[name]
-        stored = self.stored(name)
-        if array.code is None:
-            return stored
-        scale, offset, fill = array.code
-        attributes = {"scale": scale, "offset": offset} | ({} if np.isnan(fill) else {"fill": int(fill)})
-        return decode(Dataset(stored, attributes))
-
-    def standardised(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._dataset._columns(self.entry)[name].normalised(values, "standard")
+        statistics = kept_statistics(training, sorted(names), file)
+        if lacks := {entry.facts["source"] for entry in taken} - statistics.keys():
+            raise ConfigError(
+                f"no packet of {min(lacks)} is in the training split, so that its statistics are missing; put some "
+                "there, or leave the source out"
+            )
+        return statistics
 
 
 def _parts(where: Where) -> list[Path | str]:

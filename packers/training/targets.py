@@ -40,9 +40,6 @@ class View(Protocol):
     n_frames: int
     size: tuple[int, int]
 
-    def has(self, name: str) -> bool:
-        """Whether the packet has dataset `name`."""
-
     def frames(self, name: str) -> NDArray[Any]:
         """Physical values of dataset `name` at the window's frames, (n, ...)."""
 
@@ -71,6 +68,9 @@ class Target(ABC):
     """What a head is trained on."""
 
     __slots__ = ()
+    per_frame: ClassVar[bool] = False
+    """Whether what it gives for a frame depends on that frame alone, so that it can be prepared for a whole clip."""
+
     standardises: ClassVar[tuple[str, ...]] = ()
     """Datasets whose statistics it needs."""
 
@@ -109,6 +109,7 @@ class Depth(Target):
     size: tuple[int, int] | None = DEPTH_SIZE
     weight: float = OBJECT_WEIGHT
     name: str = "depth"
+    per_frame: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_variant(self.variant, self.weight)
@@ -331,6 +332,7 @@ class Masks(Target):
     dataset: str = "masks/object"
     size: tuple[int, int] | None = DEPTH_SIZE
     name: str = "mask"
+    per_frame: ClassVar[bool] = True
 
     @property
     def needs(self) -> tuple[str, ...]:

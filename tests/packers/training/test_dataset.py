@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from extractors.errors import ConfigError, OutputError, PacketError
-from packers.training import CONDITIONS, Choice, Depth, PacketDataset, Reading, Tracks, Window
+from packers.training import CONDITIONS, Choice, Depth, Masks, PacketDataset, Reading, Tracks, Window
 from tests.packers import examples
 from tests.packers.training import packets
 
@@ -278,3 +278,33 @@ def test_importing_it_brings_in_no_torch():
         "sys.exit(str(heavy) if heavy else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_prepared_targets_are_those_that_are_cut_each_time(folder, tmp_path):
+    targets = [Depth(size=EXAMPLE_DEPTH), Depth(variant="tight", size=None, name="tight"), Masks(size=(6, 8)), Tracks()]
+    cut = PacketDataset(folder, Window(2, 1, 2), targets)
+    prepared = PacketDataset(folder, Window(2, 1, 2), targets, reading=Reading(prepare=True, cache=tmp_path))
+    for number in range(0, len(cut), 5):
+        expected, found = cut[number], pickle.loads(pickle.dumps(prepared))[number]
+        assert expected.keys() == found.keys()
+        for key in expected:
+            np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
+            assert found[key].dtype == expected[key].dtype
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "prepared").rglob("*") if path.is_file()}
+    assert len(files) == 3 * 5
+    PacketDataset(folder, Window(1, 0), targets, reading=Reading(prepare=True, cache=tmp_path))
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in files.items())
+
+
+@pytest.mark.parametrize("change", ["flip", "cut", "remove"])
+def test_a_damaged_prepared_target_is_noticed(tmp_path, change):
+    packets.write(tmp_path, "e", 6)
+    dataset = PacketDataset(tmp_path, Window(2, 1), [Masks(size=(6, 8))], reading=Reading(prepare=True))
+    path = next(path for path in (tmp_path / ".training" / "prepared").rglob("*") if path.is_file())
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    path.write_bytes(content if change == "flip" else content[:300])
+    if change == "remove":
+        path.unlink()
+    with pytest.raises(PacketError, match="missing" if change == "remove" else "damaged: frame"):
+        [dataset[number] for number in range(len(dataset))]

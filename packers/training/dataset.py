@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, PacketError
-from packers.training.files import RowReader, Verify
+from packers.training.files import OpenPacket, RowReader, Verify
 from packers.training.index import FOLDER, Entry, OpenPackets, index_packets
 from packers.training.prepared import PreparedTarget
 from packers.training.remote import fetched, is_uri
@@ -27,6 +27,9 @@ from packers.training.windows import Window, WindowTable
 _log = logging.getLogger(__name__)
 
 Where = Path | str | Sequence[Path | str]
+
+_ROWS_BYTES = 1500
+"""What the six arrays of a clip's rows take beside their values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,18 @@ class Reading:
             )
         if self.open_files < 1:
             raise ConfigError(f"wanted at least 1 open file, got {self.open_files}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Actions (T, A) and states (T, S) of a clip, normalised and filled, with what is valid."""
+
+    action: NDArray[np.float32]
+    action_valid: NDArray[np.bool_]
+    action_dims: NDArray[np.bool_]
+    state: NDArray[np.float32]
+    state_valid: NDArray[np.bool_]
+    state_dims: NDArray[np.bool_]
 
 
 class PacketDataset:
@@ -181,57 +196,64 @@ class PacketDataset:
     def _sample(self, clip: int, start: int) -> Values:
         entry = self.entries[clip]
         rows, action_rows, inside = self.window.rows(start, entry.facts["n_frames"])
-        columns = self.statistics.get(entry.facts["source"], {})
-        view = PacketView(self._packets[clip], self._reader, rows.tolist(), self.sizes.frame, columns)
-        sample: Values = {"pixels": view.stored("pixels")}
-        self._add_actions(sample, entry, view, action_rows, inside)
+        packet, taken = self._packets[clip], rows.tolist()
+        sample: Values = {"pixels": self._reader.read(packet, "pixels", taken)}
+        clip_rows = self._rows(entry, packet)
+        self._add_actions(sample, clip_rows, action_rows, inside)
         if self.state_width:
-            self._add_state(sample, entry, view)
-        sample["frame_valid"] = inside[:, 0].copy()
+            state = {"state": clip_rows.state[rows], "state_valid": clip_rows.state_valid[rows]}
+            sample |= state | {"state_dims": clip_rows.state_dims}
+        sample["frame_valid"] = inside[:, 0]
         sample["packet"], sample["start"] = np.asarray(clip, np.int64), np.asarray(start, np.int64)
+        if not self.targets:
+            return sample
+        view = PacketView(packet, self._reader, taken, self.sizes.frame, self.statistics.get(entry.facts["source"], {}))
         for target in self.targets:
             present = all(name in entry.kinds for name in target.needs)
             prepared = self._prepared.get(target)
             if prepared is not None and present:
-                sample |= prepared.read(entry, rows.tolist())
+                sample |= prepared.read(entry, taken)
             else:
                 self._add_target(sample, target, target.cut(view) if present else {})
         return sample
 
-    def _add_actions(
-        self, sample: Values, entry: Entry, view: PacketView, rows: NDArray[np.int64], inside: NDArray[np.bool_]
-    ) -> None:
-        n, skip = rows.shape
-        sample["action"] = np.zeros((n, skip, self.action_width), np.float32)
-        sample["action_valid"] = np.zeros((n, skip), bool)
-        sample["action_dims"] = np.zeros(self.action_width, bool)
-        if "action" not in entry.kinds:
-            return
-        action = view.rows("action", rows.ravel().tolist()).astype(np.float32, copy=False)
-        valid = np.asarray(np.isfinite(action).all(axis=1))
-        if "action_valid" in entry.kinds:
-            valid &= view.rows("action_valid", rows.ravel().tolist())
-        valid = valid.reshape(n, skip) & inside
-        width = action.shape[1]
-        action = self._normalised("action", entry, action).reshape(n, skip, width)
-        sample["action"][..., :width] = np.where(valid[..., None], action, np.float32(0))
-        sample["action_valid"][:] = valid
-        sample["action_dims"][:width] = True
+    def _add_actions(self, sample: Values, rows: _Rows, taken: NDArray[np.int64], inside: NDArray[np.bool_]) -> None:
+        action, valid = rows.action[taken], rows.action_valid[taken]
+        if self.window.ends == "pad" and not inside.all():
+            valid &= inside
+            action[~valid] = 0
+        sample |= {"action": action, "action_valid": valid, "action_dims": rows.action_dims}
 
-    def _add_state(self, sample: Values, entry: Entry, view: PacketView) -> None:
-        n = view.n_frames
-        sample["state"] = np.zeros((n, self.state_width), np.float32)
-        sample["state_valid"] = np.zeros(n, bool)
-        sample["state_dims"] = np.zeros(self.state_width, bool)
-        if "state" not in entry.kinds:
-            return
-        state = view.stored("state").astype(np.float32, copy=False)
-        valid = np.asarray(np.isfinite(state).all(axis=1))
-        width = state.shape[1]
-        state = self._normalised("state", entry, state)
-        sample["state"][:, :width] = np.where(valid[:, None], state, np.float32(0))
-        sample["state_valid"][:] = valid
-        sample["state_dims"][:width] = True
+    def _rows(self, entry: Entry, packet: OpenPacket) -> _Rows:
+        """Actions and states of a whole clip, kept as its next windows want them again."""
+        known: _Rows | None = self._reader.kept.get(entry.path)
+        if known is not None:
+            return known
+        action = self._filled(entry, packet, "action", self.action_width)
+        state = self._filled(entry, packet, "state", self.state_width)
+        rows = _Rows(*action, *state)
+        self._reader.kept.put(entry.path, rows, rows.action.nbytes + rows.state.nbytes + _ROWS_BYTES)
+        return rows
+
+    def _filled(
+        self, entry: Entry, packet: OpenPacket, name: str, width: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Normalised rows (T, width) with 0 where there is none, which are valid (T,), and which columns are there."""
+        every = range(entry.facts["n_frames"])
+        filled, valid, there = (
+            np.zeros((len(every), width), np.float32),
+            np.zeros(len(every), bool),
+            np.zeros(width, bool),
+        )
+        if name not in entry.kinds:
+            return filled, valid, there
+        values = self._reader.read(packet, name, every).astype(np.float32, copy=False)
+        valid = np.asarray(np.isfinite(values).all(axis=1))
+        if f"{name}_valid" in entry.kinds:
+            valid &= self._reader.read(packet, f"{name}_valid", every)
+        there[: values.shape[1]] = True
+        filled[valid, : values.shape[1]] = self._normalised(name, entry, values[valid])
+        return filled, valid, there
 
     def _add_target(self, sample: Values, target: Target, values: Values) -> None:
         """What the target gives, filled up with zeros to the shape that it has in all packets."""

@@ -7,11 +7,12 @@ fifth of what h5py takes for a window, the opening of the file included (tests/b
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,17 +61,47 @@ class StoredArray:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row in memory."""
-        return self.dtype.itemsize * int(np.prod(self.row, dtype=np.int64))
+        return self.dtype.itemsize * math.prod(self.row)
 
 
 @dataclass(slots=True)
 class OpenPacket:
-    """A packet's file while it is open: descriptor, arrays by name, plainly stored rows whose checksum was right."""
+    """A packet's file while it is open.
+
+    Attributes:
+        path, descriptor: of the file.
+        arrays: where the rows of each dataset are.
+        verified: dataset -> plainly stored rows whose checksum was right.
+    """
 
     path: Path
     descriptor: int
-    arrays: dict[str, StoredArray]
-    verified: dict[str, bytearray]
+    arrays: Mapping[str, StoredArray]
+    verified: dict[str, bytearray] = field(default_factory=dict)
+
+
+class Kept:
+    """Values by key, the last used ones, up to `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.held = 0
+        self._limit = limit
+        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: Hashable) -> Any:
+        """The value, None where it is not kept."""
+        found = self._values.get(key)
+        if found is None:
+            return None
+        self._values.move_to_end(key)
+        return found[0]
+
+    def put(self, key: Hashable, value: Any, size: int) -> None:
+        """Keeps a value of `size` bytes under a key that is not there."""
+        self._values[key] = value, size
+        self.held += size
+        while self.held > self._limit:
+            self.held -= self._values.popitem(last=False)[1][1]
 
 
 class RowReader:
@@ -84,9 +115,7 @@ class RowReader:
 
     def __init__(self, verify: Verify = "once", cache_bytes: int = 64 << 20) -> None:
         self._verify = verify
-        self._limit = cache_bytes
-        self._held = 0
-        self._chunks: OrderedDict[tuple[str, str, int], NDArray[Any]] = OrderedDict()
+        self.kept = Kept(cache_bytes)
 
     def read(self, packet: OpenPacket, name: str, rows: Sequence[int]) -> NDArray[Any]:
         """`rows` of dataset `name` as stored, (len(rows), *row); the caller may write into it.
@@ -108,15 +137,17 @@ class RowReader:
         return found
 
     def _read_plain(self, packet: OpenPacket, array: StoredArray, rows: Sequence[int], found: NDArray[Any]) -> None:
-        lines = found.reshape(len(rows), -1).view(np.uint8)
+        size = array.row_bytes
+        memory: Any = found.reshape(-1).view(np.uint8).data
         checked = "fletcher32" in array.filters and self._verify != "never"
         seen = packet.verified.setdefault(array.name, bytearray(array.length)) if checked else bytearray()
         tail = bytearray(_CHECKSUM_BYTES)
         for place, row in enumerate(rows):
-            line = lines[place]
+            line = memory[place * size : place * size + size]
             verify = checked and (self._verify == "always" or not seen[row])
             parts: list[Any] = [line, tail] if verify else [line]
-            if os.preadv(packet.descriptor, parts, array.addresses[row]) != sum(map(len, parts)):
+            wanted = size + _CHECKSUM_BYTES if verify else size
+            if os.preadv(packet.descriptor, parts, array.addresses[row]) != wanted:
                 raise _damaged(packet, array, row, "the file is cut short")
             if verify:
                 if not _fletcher32_fits(line, tail):
@@ -128,15 +159,11 @@ class RowReader:
         if array.chunk == 1:
             return self._decoded(packet, array, chunk)
         key = (str(packet.path), array.name, chunk)
-        known = self._chunks.get(key)
+        known: NDArray[Any] | None = self.kept.get(key)
         if known is not None:
-            self._chunks.move_to_end(key)
             return known
         decoded = self._decoded(packet, array, chunk)
-        self._chunks[key] = decoded
-        self._held += decoded.nbytes
-        while self._held > self._limit and self._chunks:
-            self._held -= self._chunks.popitem(last=False)[1].nbytes
+        self.kept.put(key, decoded, decoded.nbytes)
         return decoded
 
     def _decoded(self, packet: OpenPacket, array: StoredArray, chunk: int) -> NDArray[Any]:

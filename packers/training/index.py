@@ -28,7 +28,8 @@ from packers.training.files import OpenPacket, StoredArray
 FOLDER = ".training"
 """Hidden folder in a directory of packets that holds its index."""
 
-_MAGIC = b"CUEINDEX1\n"
+_MAGIC = b"CUEINDEX2\n"
+_HEAD_WORDS = 7
 _MANY = 64
 """Packets to look at from which on several processes share them; fewer take less time than the processes' start."""
 
@@ -65,12 +66,14 @@ class Entry:
 
     def arrays(self) -> dict[str, StoredArray]:
         """Where the rows of each dataset are."""
-        return dict(_unpacked(self.layout, list(self.kinds.values())))
+        found = _Arrays(self)
+        return {name: found[name] for name in self.kinds}
 
     def only(self, names: Iterable[str]) -> Entry:
         """The entry with the layouts of `names` alone, in memory: what a data loader's workers are sent."""
         wanted = set(names)
-        arrays = [array for name, array in self.arrays().items() if name in wanted]
+        found = _Arrays(self)
+        arrays = [found[name] for name in self.kinds if name in wanted]
         kinds = {array.name: self.kinds[array.name] for array in arrays}
         facts = {name: self.facts[name] for name in ("episode_id", "source", "n_frames", "language_instruction")}
         return Entry(self.path, self.size, self.mtime_ns, facts, kinds, _packed(arrays))
@@ -132,6 +135,8 @@ class OpenPackets:
         self._entries = entries
         self._limit = limit
         self._open: OrderedDict[int, OpenPacket] = OrderedDict()
+        # Outlives the open file: a packet that is opened again is the same one, or refused.
+        self._verified: dict[int, dict[str, bytearray]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -155,6 +160,7 @@ class OpenPackets:
         while len(self._open) >= self._limit:
             os.close(self._open.popitem(last=False)[1].descriptor)
         self._open[number] = opened = _opened(self._entries[number])
+        opened.verified = self._verified.setdefault(number, opened.verified)
         return opened
 
     def close(self) -> None:
@@ -178,7 +184,7 @@ def _opened(entry: Entry) -> OpenPacket:
         raise PacketError(
             f"{entry.path}: the packet was replaced after it was indexed; make the dataset again to use the new one"
         )
-    return OpenPacket(entry.path, descriptor, entry.arrays(), {})
+    return OpenPacket(entry.path, descriptor, _Arrays(entry))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -251,32 +257,44 @@ def _facts(packet: Packet) -> dict[str, Any]:
     }
 
 
-def _packed(arrays: Iterable[StoredArray]) -> NDArray[np.int64]:
-    """Layouts as int64 words.
+def _packed(arrays: Sequence[StoredArray]) -> NDArray[np.int64]:
+    """Layouts as int64 words: where each array's begin, then the arrays'.
 
     Per array: its length, rows in a chunk, whether it is coded, the code's three float64 bit by bit, the number of
     chunks, their addresses, their sizes.
     """
+    starts: list[int] = []
     parts: list[NDArray[np.int64]] = []
+    at = len(arrays)
     for array in arrays:
         head = [array.length, array.chunk, array.code is not None]
         code = np.array(array.code or (0.0, 0.0, 0.0), np.float64).view(np.int64)
         parts += [np.array(head, np.int64), code, np.array([len(array.addresses)], np.int64)]
         parts += [np.array(array.addresses, np.int64), np.array(array.sizes, np.int64)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        starts.append(at)
+        at += _HEAD_WORDS + 2 * len(array.addresses)
+    return np.concatenate([np.array(starts, np.int64), *parts])
 
 
-def _unpacked(words: NDArray[np.int64], kinds: Sequence[Kind]) -> Iterator[tuple[str, StoredArray]]:
-    at = 0
-    for kind in kinds:
-        length, chunk, coded, _, _, _, chunks = (int(word) for word in words[at : at + 7])
-        scale, offset, fill = (float(value) for value in words[at + 3 : at + 6].view(np.float64))
-        addresses = words[at + 7 : at + 7 + chunks].tolist()
-        sizes = words[at + 7 + chunks : at + 7 + 2 * chunks].tolist()
-        code = (scale, offset, fill) if coded else None
-        dtype = np.dtype(kind.dtype)
-        yield kind.name, StoredArray(kind.name, dtype, kind.row, length, chunk, kind.filters, addresses, sizes, code)
-        at += 7 + 2 * chunks
+class _Arrays(dict[str, StoredArray]):
+    """An entry's arrays, each unpacked when it is first asked for: a window needs few of them."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__()
+        self._entry = entry
+
+    def __missing__(self, name: str) -> StoredArray:
+        words = self._entry.layout
+        at = int(words[list(self._entry.kinds).index(name)])
+        head = words[at : at + _HEAD_WORDS].tolist()
+        length, chunk, coded, chunks = head[0], head[1], head[2], head[6]
+        code = tuple(words[at + 3 : at + 6].view(np.float64).tolist()) if coded else None
+        places = words[at + _HEAD_WORDS : at + _HEAD_WORDS + 2 * chunks].tolist()
+        kind = self._entry.kinds[name]
+        self[name] = found = StoredArray(
+            *(name, np.dtype(kind.dtype), kind.row, length, chunk, kind.filters, places[:chunks], places[chunks:], code)
+        )
+        return found
 
 
 def _save(cache: Path, entries: Iterable[Entry]) -> None:

@@ -41,14 +41,10 @@ class PacketView:
         self._columns = columns
         self._found: dict[str, NDArray[Any]] = {}
 
-    def rows(self, name: str, rows: list[int]) -> NDArray[Any]:
-        """Other rows of dataset `name`, as they are stored."""
-        return self._reader.read(self._packet, name, rows)
-
     def stored(self, name: str) -> NDArray[Any]:
         """Dataset `name` at the view's frames, as it is stored."""
         if name not in self._found:
-            self._found[name] = self.rows(name, self._rows)
+            self._found[name] = self._reader.read(self._packet, name, self._rows)
         return self._found[name]
 
     def frames(self, name: str) -> NDArray[Any]:

@@ -34,7 +34,6 @@ WINDOW = Window(3, 1, 5)
 CLIENT = Path(__file__).with_name("loader_client.py")
 PLAIN = ("pixels", "action")
 CUES = (*PLAIN, "depth", "object_mask", "tracks", "track_visibility")
-FULL = (*PLAIN, "full_depth", "full_mask", "tracks", "track_visibility")
 
 Read = Callable[[int], object]
 
@@ -51,7 +50,7 @@ def targets(depth: str) -> tuple[Target, ...]:
 
 
 def write_flat(dataset: PacketDataset, depth: str, path: Path) -> None:
-    """stable-worldmodel's own layout: one row a chunk, nothing compressed; targets as cut, and maps in full."""
+    """stable-worldmodel's own layout: one row a chunk, nothing compressed; targets as they are cut."""
     lengths = [entry.facts["n_frames"] for entry in dataset.entries]
     total = sum(lengths)
     with h5py.File(path, "w", libver="latest") as file:
@@ -66,7 +65,6 @@ def write_flat(dataset: PacketDataset, depth: str, path: Path) -> None:
                 columns = {"pixels": sample["pixels"], "action": packet["action"], "depth": sample["depth"]}
                 columns |= {"object_mask": sample["mask"], "tracks": packet["tracks/grid/xy"]}
                 columns |= {"track_visibility": packet["tracks/grid/visibility"].astype(np.float32)}
-                columns |= {"full_depth": packet[depth], "full_mask": packet["masks/object"].astype(np.uint8)}
             for name, rows in columns.items():
                 if name not in file:
                     file.create_dataset(name, (total, *rows.shape[1:]), rows.dtype, chunks=(1, *rows.shape[1:]))
@@ -115,7 +113,7 @@ def timed(read: Read, numbers: list[int]) -> tuple[float, float]:
 
 def timed_loader(dataset: PacketDataset, workers: int, seconds: float = 8.0) -> tuple[float, float]:
     """The same of a torch loader with batches of 16, its processes started."""
-    loader = PacketLoader(dataset, 16, workers=workers, drop_last=True)
+    loader = PacketLoader(dataset, 16, workers=workers, drop_last=True, persistent_workers=False)
     batches = iter(loader)
     for _ in range(2 * workers + 1):
         next(batches)
@@ -124,7 +122,9 @@ def timed_loader(dataset: PacketDataset, workers: int, seconds: float = 8.0) -> 
         count += 1
         if time.perf_counter() - started > seconds:
             break
-    return (time.perf_counter() - started) / (16 * count), (time.process_time() - used) / (16 * count)
+    found = (time.perf_counter() - started) / (16 * count), (time.process_time() - used) / (16 * count)
+    del batches  # ends the workers before others are forked
+    return found
 
 
 def timed_client(python: Path, flat: Path, plan: Path, *sets: tuple[str, ...]) -> list[tuple[float, float]]:
@@ -182,8 +182,8 @@ def measure(folder: Path, depth: str, arguments: argparse.Namespace) -> dict[str
         content["warm"] = True
         plan.write_text(json.dumps(content))
         if arguments.client:
-            rows = timed_client(arguments.client, flat, plan, PLAIN, CUES, FULL)
-            for label, row in zip(("", ", targets", ", maps in full"), rows, strict=True):
+            rows = timed_client(arguments.client, flat, plan, PLAIN, CUES)
+            for label, row in zip(("", ", targets"), rows, strict=True):
                 found.setdefault(f"stable-worldmodel HDF5{label}", []).append(row)
         for name, loaded in (("PacketLoader", readers[0][1]), ("PacketLoader, cues prepared", readers[-1][1])):
             for workers in (0, 2):

@@ -194,7 +194,7 @@ def test_the_index_is_kept_and_follows_what_changes(tmp_path, monkeypatch):
     packets.write(tmp_path, "e2", 9)
     assert len(PacketDataset(tmp_path, Window(2, 1))) == 19
     assert looked == [paths[2]]
-    (tmp_path / ".training" / "index").write_bytes(b"CUEINDEX1\nnonsense")
+    (tmp_path / ".training" / "index").write_bytes(b"CUEINDEX2\nnonsense")
     assert len(PacketDataset(tmp_path, Window(2, 1))) == 19
 
 

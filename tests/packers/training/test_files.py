@@ -87,7 +87,7 @@ def test_a_frame_is_verified_once_or_always_as_asked(tmp_path):
 def test_a_file_cut_short_while_it_is_open_is_damaged(tmp_path):
     path = packets.write(tmp_path, "e", 4)
     open_packets = opened(path)
-    assert len(open_packets[0].arrays) > 10
+    assert open_packets[0].arrays["pixels"].length == 4
     with path.open("r+b") as file:
         file.truncate(open_packets[0].arrays["pixels"].addresses[2] + 10)
     with pytest.raises(PacketError, match=r"pixels, frame 2 cannot be read .the file is cut short"):
@@ -100,8 +100,7 @@ def test_decoded_rows_are_kept_up_to_a_bound(tmp_path):
     open_packets, reader = OpenPackets(entries, 6), RowReader(cache_bytes=20_000)
     for number in range(6):
         reader.read(open_packets[number], "tracks/grid/xy", [3, 7])
-        assert reader._held <= 20_000
-        assert reader._held == sum(chunk.nbytes for chunk in reader._chunks.values())
+        assert 0 < reader.kept.held <= 20_000
 
 
 def test_the_reader_takes_a_step_and_leaves_out_what_it_passes_over(path):

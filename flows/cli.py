@@ -19,6 +19,7 @@ from flows.commands.options import FAILED, FINISHED, INTERRUPTED, USAGE
 from flows.commands.packets import inspect, validate
 from flows.commands.select import select
 from flows.commands.sources import sample, score
+from flows.commands.stats import stats
 from flows.commands.verify import verify
 from flows.commands.view import view
 
@@ -73,6 +74,7 @@ for command in (
     score,
     select,
     inspect,
+    stats,
     validate,
     verify,
     sample,

@@ -186,3 +186,11 @@ def test_the_example_of_format_md_reads_a_packet(path, monkeypatch, capsys):
         np.testing.assert_allclose(namespace["depth"], packet["depth/metric"], rtol=1e-6)
         np.testing.assert_array_equal(namespace["pixels"], packet["pixels"])
     assert "put the größe cup" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("locking", [None, True, False, "best-effort"])
+def test_a_packet_that_plain_h5py_holds_open_is_read_all_the_same(path, locking):
+    with h5py.File(path, "r", locking=locking) as held, Packet(path) as packet:
+        np.testing.assert_array_equal(packet["pixels"], held["pixels"][()])
+    with Packet(path) as packet, h5py.File(path, "r", locking=False) as held:
+        np.testing.assert_array_equal(packet["action"], held["action"][()])

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.options import FAILED, FINISHED, OutputPath, print_json
+from flows.commands.options import FAILED, FINISHED, OutputOrFile, print_json
 from flows.commands.packets import fetched, packet_files
+
+if TYPE_CHECKING:
+    from flows.output.directory import Opened
 
 
 @click.command()
-@click.argument("path", type=OutputPath(packet=True), metavar="DIR|PACKET")
+@click.argument("path", type=OutputOrFile(), metavar="DIR|PACKET")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def stats(path: Path, as_json: bool) -> None:
+def stats(path: Opened, as_json: bool) -> None:
     """Print what the packets of DIR hold: frames, hours, tags, cues, statistics of actions and states.
 
     Exit code 1: packets that cannot be read are left out, and listed.
@@ -22,8 +25,8 @@ def stats(path: Path, as_json: bool) -> None:
     from packers.training.index import FOLDER, index_packets
     from packers.training.summary import describe_collection, format_collection
 
-    packets = fetched(packet_files(path))
-    cache = path / FOLDER / "index" if path.is_dir() else None
+    packets = fetched(path, packet_files(path))
+    cache = path.path / FOLDER / "index" if path.path.is_dir() else None
     entries, faults = index_packets(packets, cache, damaged="skip")
     for fault in faults:
         print(f"left out: {fault}", file=sys.stderr)

@@ -3,6 +3,7 @@ import os
 import pytest
 
 from extractors.errors import ConfigError
+from flows.output.directory import OutputDirectory
 from flows.output.selection import Candidate, Pick, choose, write_selection
 from packers.training import Choice, PacketDataset, Reading, Window
 from tests.packers.training import packets
@@ -26,7 +27,11 @@ def write(folder, name="best", count=12, **changes):
         for c in ("front", "side")
     ]
     path = folder / f"selection-{name}.csv"
-    write_selection(path, choose(candidates, Pick("random", count=2 * count, val_share=0.3, **changes)))
+    write_selection(
+        OutputDirectory.open(folder),
+        path.name,
+        choose(candidates, Pick("random", count=2 * count, val_share=0.3, **changes)),
+    )
     return path
 
 

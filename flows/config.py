@@ -304,7 +304,18 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any], *, where: str) ->
             values[section][key] = value
 
 
+_RETIRED = {
+    "black_level": "; a black frame is the same everywhere now (extractors/cuts.py)",
+    "camera_px": "; whether the camera moves is measured once, on the clip's pictures (extractors/camera_motion.py)",
+    "slow_px": "; did you mean 'slow_speed' (widths per second)?",
+    "jerk_rows": "; did you mean 'jerk_least_s' (seconds)?",
+}
+"""Keys of earlier versions whose nearest name would mislead, and what became of them."""
+
+
 def _nearest(name: str, valid: Iterable[str]) -> str:
+    if name in _RETIRED:
+        return _RETIRED[name]
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; choose one of {names}"

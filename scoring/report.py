@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from scoring.actions import ActionNumbers, chatter_score, dead_actions_score, jerk_score, judge_actions, measure_actions
-from scoring.camera import camera_moves
 from scoring.card import Card, absent
 from scoring.criteria import (
     Scores,
@@ -23,7 +22,7 @@ from scoring.geometry import judge_contact, judge_geometry
 from scoring.masks import MaskNumbers, judge_masks, measure_masks
 from scoring.settings import ScoringSettings
 from scoring.signals import ClipSignals
-from scoring.tracks import judge_tracks, object_excursion
+from scoring.tracks import follows_object, judge_tracks, object_excursion
 
 __all__ = ["Assessment", "ClipSignals", "assess"]
 
@@ -46,28 +45,33 @@ class Assessment:
 
 def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
     """Judges one clip."""
-    motion = measure_motion(signals.pixels)
-    masks = None if signals.masks is None else measure_masks(signals.masks)
-    moving = camera_moves(signals, motion)
-    actions = measure_actions(signals.action, signals.action_valid, signals.gripper)
+    motion = measure_motion(signals.pixels, signals.fps)
+    masks = None if signals.masks is None else measure_masks(signals.masks, signals.fps)
+    actions = measure_actions(signals.action, signals.action_valid, signals.gripper, signals.fps)
     foreground = (signals.tracks or {}).get("foreground")
-    excursion = None if foreground is None else object_excursion(foreground)
+    excursion = None
+    if foreground is not None and follows_object(foreground, masks):
+        excursion = object_excursion(foreground, signals.pixels.shape[2], camera_moves=signals.camera_moves)
     cards: dict[str, Card | None] = {
         "frames": judge_frames(signals, motion, settings),
         "actions": judge_actions(signals, motion, actions, settings)
         if signals.action is not None or signals.gripper is not None
         else None,
-        "masks": None if masks is None else judge_masks(signals, masks, settings, moving_camera=moving),
-        "depth": judge_depth(signals, motion, settings, moving_camera=moving) if _has_depth(signals) else None,
+        "masks": None if masks is None else judge_masks(signals, masks, settings),
+        "depth": judge_depth(signals, motion, settings) if _has_depth(signals) else None,
         "tracks": judge_tracks(signals, masks, motion, settings) if signals.tracks else None,
         "geometry": judge_geometry(signals, masks),
         "contact": None if signals.contact is None else judge_contact(signals),
     }
     quality = {name: absent() if card is None else card.as_json() for name, card in cards.items()}
     tags = set(signals.tags).union(*(card["tags"] for card in quality.values()))
-    travels = [far for far in (excursion, None if masks is None else masks.travel_px) if far is not None]
-    if travels and min(travels) < settings.low_motion_px:
-        tags.add("low-motion")  # a property of the clip, or a mask on the wrong thing
+    # Where the object's points do not tell, its mask does: its middle also shifts where an arm covers half of it.
+    travel = excursion if excursion is not None or masks is None else masks.travel
+    # Properties of the clip, not faults of a signal.
+    if travel is not None and travel < settings.low_motion:
+        tags.add("low-motion")
+    if signals.camera_moves:
+        tags.add("moving-camera")
     return Assessment(_scores(signals, masks, actions, excursion, settings), quality, sorted(tags))
 
 
@@ -87,7 +91,7 @@ def _scores(
         depth = depth_score(dynamic_range(signals.depth, signals.depth_kind), settings)
     parts: dict[str, float | None] = {
         "task": task_score(signals.language_instruction, settings),
-        "length": length_score(signals.n_frames, settings),
+        "length": length_score(signals.n_frames, signals.fps, settings),
         "displacement": displacement_score(excursion, settings),
         "mask": None if masks is None else mask_score(masks, settings),
         "depth": depth,

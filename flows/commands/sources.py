@@ -46,7 +46,7 @@ def _scored(source: str, config: Any, limit: int | None) -> Iterator[dict[str, A
     for count, info in enumerate(open_source(source).episodes()):
         if limit is not None and count >= limit:
             return
-        scores = score_metadata(info.language_instruction, info.n_frames, config.scoring)
+        scores = score_metadata(info.language_instruction, info.n_frames, info.fps, config.scoring)
         yield {
             "episode_id": info.episode_id,
             "episode_index": info.episode_index,

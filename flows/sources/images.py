@@ -14,11 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.cuts import is_black
 from extractors.errors import CorruptDataError
 from extractors.types import Size
-
-BLACK_LEVEL = 12
-"""Grey level (of 255) that no pixel of a black frame exceeds; JPEG noise on black stays below it."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8"
@@ -76,11 +74,6 @@ def is_blank(frames: LazyFrames) -> bool:
     probes = dict.fromkeys((0, len(frames) // 2, len(frames) - 1))
     rest = (index for index in range(len(frames)) if index not in probes)
     return all(is_black(frames.frame(index)) for order in (probes, rest) for index in order)
-
-
-def is_black(frame: NDArray[np.uint8]) -> bool:
-    """Whether no pixel of an (H, W, 3) uint8 frame is brighter than `BLACK_LEVEL`."""
-    return bool(frame.max() <= BLACK_LEVEL)
 
 
 def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.cuts import is_black
 from extractors.errors import (
     BlankCameraError,
     CorruptDataError,
@@ -53,7 +54,6 @@ _DEPTH, _MASKS = "observation.depth.", "observation.masks."
 _OBJECT, _ROBOT = 1, 2  # labels of a mask image
 _MOVING = re.compile(r"wrist|hand|gripper", re.IGNORECASE)  # eye_in_hand among them
 _DEPTH_NAME = re.compile(r"(^|[._])depth([._]|$)", re.IGNORECASE)
-_BLACK = 16  # of 255; codecs and JPEG leave up to a few counts of noise on a dead camera's black
 _UNIT_M = {"mm": 0.001, "m": 1.0}
 
 
@@ -485,7 +485,7 @@ def _by_preference(cameras: tuple[str, ...]) -> list[str]:
 
 
 def _shows_something(pixels: Frames) -> bool:
-    return any(int(frame.max()) > _BLACK for frame in pixels)
+    return not all(is_black(frame) for frame in pixels)
 
 
 def _float32(values: NDArray[np.float64] | None) -> NDArray[np.float32] | None:

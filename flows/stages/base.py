@@ -66,6 +66,12 @@ class StageInputs:
         """The source stage's report: instruction, fps, tags, provenance, camera."""
         return self.results["source"].record.report
 
+    @property
+    def camera_moves(self) -> bool | None:
+        """Whether the camera moves, as the source stage measured it; None where the clip shows too little to tell."""
+        moving: bool | None = self.source["camera_motion"]["moving"]
+        return moving
+
     def has(self, name: str) -> bool:
         """Whether a stage before this one made the dataset `name`."""
         return any(name in result.record.outputs for result in self.results.values())
@@ -83,6 +89,19 @@ class StageInputs:
             if name in result.record.outputs:
                 return result.read(name)
         return None
+
+
+def device_label(model: object) -> str:
+    """What a model runs on, as a packet records it: "cpu", or the graphics card's own name.
+
+    Numbers differ between cards, so "cuda" would not say what made a packet.
+    """
+    named = str(getattr(model, "device_name", "cpu"))
+    if not named.startswith("cuda"):
+        return named
+    import torch
+
+    return torch.cuda.get_device_name(torch.device(named))
 
 
 def read_track_sets(inputs: StageInputs, fields: Sequence[str]) -> dict[str, dict[str, NDArray[Any]]]:

@@ -132,13 +132,7 @@ class Library:
         except ConfigError:
             # Written by another version: the page is as good without the lines.
             return {}
-        scoring = config.scoring
-        lines: dict[str, list[dict[str, Any]]] = {
-            "n_frames": [
-                {"name": "best", "value": scoring.length_low},
-                {"name": "to", "value": scoring.length_high},
-            ]
-        }
+        lines: dict[str, list[dict[str, Any]]] = {}
         if config.select.min_score is not None:
             lines["score"] = [{"name": "min", "value": config.select.min_score}]
         return lines

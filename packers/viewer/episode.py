@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import PacketError
-from extractors.types import Camera
+from extractors.types import DESCRIPTOR_NAMES, Camera
 from packers.inspect import describe_packet
 from packers.reader import Packet
 from packers.viewer.frames import (
@@ -32,9 +32,6 @@ XY_STEP_PX = 1 / 16
 """Tracks are sent as int16 counts of this; they are finite and stay within a few frame widths."""
 
 TRACK_SETS = ("foreground", "grid")
-
-DESCRIPTOR_NAMES = ("x", "y", "z", "e1", "e2", "e3", "e2/e1", "e3/e1", "depth range", "visibility")
-"""Order of `shape_descriptors` (product.md section 3)."""
 
 Series = dict[str, Any]
 

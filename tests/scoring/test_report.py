@@ -63,9 +63,12 @@ def test_a_moving_camera_is_no_drift_of_depth(clip):
     for fields in tracks.values():
         fields["xy"] += 2 * np.arange(clip.n_frames, dtype=np.float32)[:, None, None]
     ramp = np.linspace(1, 3, clip.n_frames, dtype=np.float32)[:, None, None]
-    verdict = assess(replace(clip, tracks=tracks, depth=clip.depth * ramp), SETTINGS)
+    still = assess(replace(clip, depth=clip.depth * ramp), SETTINGS)
+    verdict = assess(replace(clip, tracks=tracks, depth=clip.depth * ramp, camera_moves=True), SETTINGS)
+    assert "depth-drift" in still.tags
     assert "depth-drift" not in verdict.tags
-    assert verdict.quality["depth"]["numbers"]["moving_camera"] is True
+    assert "moving-camera" in verdict.tags
+    assert verdict.quality["frames"]["numbers"]["moving_camera"] is True
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 4, 5])

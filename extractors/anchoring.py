@@ -24,6 +24,10 @@ _SAMPLES = 2500
 _FEWEST = 50
 """Readings that a frame's scale and shift are fitted to at least."""
 
+_LEAST_BACKGROUND = 0.05
+"""Share of the frames' pixels that are still background, below which a clip is left alone: a corner does not stand for
+the scene's depth."""
+
 _DRIFT_SAMPLES = 5000
 """Pixels whose wander is measured."""
 
@@ -183,7 +187,8 @@ def _anchor_scene(relative: NDArray[np.float32], foreground: NDArray[np.bool_], 
     samples, seen = _sample(relative, background & (relative > 0))
     report["background_share"] = round(float(background.mean()), 3)
     enough = seen.sum(1) >= max(_FEWEST, 0.05 * samples.shape[1])
-    if samples.shape[1] < 2 * _FEWEST or not enough.any():
+    few = background.mean() < _LEAST_BACKGROUND or samples.shape[1] < 2 * _FEWEST
+    if few or not enough.any():
         return Anchored(None, None, "too little still background", report)
     scale, shift, with_scale = _fit_frames(samples, seen & enough[:, None])
     known = enough & np.isfinite(scale) & (scale > 0.1) & (scale < 10)

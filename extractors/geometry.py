@@ -46,7 +46,8 @@ def sample_indices(count: int, most: int, *, seed: int = 0) -> NDArray[np.int64]
     if count <= most:
         return np.arange(count, dtype=np.int64)
     parts = np.arange(most) + np.random.default_rng(seed).random(most)
-    return np.minimum(np.floor(parts * (count / most)).astype(np.int64), count - 1)
+    # Neighbouring parts that are not whole numbers long may hold the same number.
+    return np.unique(np.minimum(np.floor(parts * (count / most)).astype(np.int64), count - 1))
 
 
 def sample_values(values: NDArray[Any], most: int, *, valid: NDArray[np.bool_] | None = None) -> NDArray[Any]:

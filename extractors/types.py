@@ -260,8 +260,8 @@ class ShapeDescriptors:
     """Ten numbers a frame about the object's visible surface.
 
     Attributes:
-        values: (T, 10) float32, columns `DESCRIPTOR_NAMES`: centroid x, y, z; extents e1 >= e2 >= e3; ratios e2/e1, e3/e1; depth range; visibility.
-            NaN where `valid` is False.
+        values: (T, 10) float32, columns `DESCRIPTOR_NAMES`: centroid x, y, z; extents e1 >= e2 >= e3; ratios e2/e1,
+            e3/e1; depth range; visibility. NaN where `valid` is False.
         valid: (T,) bool.
         unit: that of the lengths.
     """

@@ -144,7 +144,7 @@ def _rows(action: NDArray[np.floating], valid: NDArray[np.bool_] | None) -> NDAr
 def _averaged(columns: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     """(n, A) means of `window` rows each; rows that do not fill a last window are left out."""
     whole = len(columns) // window
-    return np.asarray(columns[: whole * window].reshape(whole, window, -1).mean(axis=1))
+    return np.asarray(columns[: whole * window].reshape(whole, window, columns.shape[1]).mean(axis=1))
 
 
 def _are_steps(columns: NDArray[np.float64]) -> bool:

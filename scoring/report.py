@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,8 @@ from scoring.signals import ClipSignals
 from scoring.tracks import follows_object, judge_tracks, object_excursion
 
 __all__ = ["Assessment", "ClipSignals", "assess"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +56,18 @@ def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
     excursion = None
     if foreground is not None and follows_object(foreground, masks):
         excursion = object_excursion(foreground, signals.pixels.shape[2], camera_moves=signals.camera_moves)
-    cards: dict[str, Card | None] = {
-        "frames": judge_frames(signals, motion, settings),
-        "actions": judge_actions(signals, motion, actions, settings)
+    judges: dict[str, Callable[[], Card] | None] = {
+        "frames": lambda: judge_frames(signals, motion, settings),
+        "actions": (lambda: judge_actions(signals, motion, actions, settings))
         if signals.action is not None or signals.gripper is not None
         else None,
-        "masks": None if masks is None else judge_masks(signals, masks, settings),
-        "depth": judge_depth(signals, motion, settings) if _has_depth(signals) else None,
-        "tracks": judge_tracks(signals, masks, motion, settings) if signals.tracks else None,
-        "geometry": judge_geometry(signals, masks),
-        "contact": None if signals.contact is None else judge_contact(signals),
+        "masks": None if masks is None else lambda: judge_masks(signals, masks, settings),
+        "depth": (lambda: judge_depth(signals, motion, settings)) if _has_depth(signals) else None,
+        "tracks": (lambda: judge_tracks(signals, masks, motion, settings)) if signals.tracks else None,
+        "geometry": lambda: judge_geometry(signals, masks),
+        "contact": None if signals.contact is None else lambda: judge_contact(signals),
     }
-    quality = {name: absent() if card is None else card.as_json() for name, card in cards.items()}
+    quality = {name: absent() if judge is None else _card(name, judge) for name, judge in judges.items()}
     tags = set(signals.tags).union(*(card["tags"] for card in quality.values()))
     # Where the object's points do not tell, its mask does: its middle also shifts where an arm covers half of it.
     travel = excursion if excursion is not None or masks is None else masks.travel
@@ -73,6 +77,16 @@ def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
     if signals.camera_moves:
         tags.add("moving-camera")
     return Assessment(_scores(signals, masks, actions, excursion, settings), quality, sorted(tags))
+
+
+def _card(name: str, judge: Callable[[], Card]) -> dict[str, Any]:
+    """The judge's card; of one that stumbles over a clip, a card that says so: a number is not worth an episode."""
+    try:
+        return judge().as_json()
+    except (ArithmeticError, ValueError, IndexError) as error:
+        _LOG.exception("the card of %s could not be made", name)
+        card = absent(f"not judged ({type(error).__name__}: {error}); please report the clip")
+        return card | {"tags": ["not-judged"]}
 
 
 def _has_depth(signals: ClipSignals) -> bool:

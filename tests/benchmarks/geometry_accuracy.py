@@ -28,7 +28,7 @@ from extractors.types import Camera, Depth, SceneTracks
 
 PACKET = (224, 224)
 PAPER_FPS = 5.0
-"""The episodes' frames are as far apart as BridgeData's at 5 a second; see tests/benchmarks/invariance.py for others."""
+"""The episodes' frames are as far apart as BridgeData's at 5 a second; invariance.py has other rates."""
 BLEED_PX, BLUR_PX = 3, 2.0
 
 

@@ -129,7 +129,8 @@ def _taken(clip: Truth, places: NDArray[np.float64]) -> Truth:
         signals,
         n_frames=len(places),
         pixels=pixels,
-        action=None if signals.action is None else signals.action[low],
+        # A row without a command, the last of most data sets, commands rest where it is shown for longer.
+        action=None if signals.action is None else np.nan_to_num(signals.action[low]),
         action_valid=np.arange(len(places)) < len(places) - 1,
         depth=between(signals.depth),
         state=between(signals.state),

@@ -67,6 +67,7 @@ class Packet:
         self._file: h5py.File | None = None
         self._inherited: h5py.File | None = None
         self._pid = 0
+        self._base: int | None = None
         self._opened: dict[str, tuple[h5py.Dataset, dict[str, Any]]] = {}
 
     def __enter__(self) -> Packet:
@@ -147,9 +148,15 @@ class Packet:
             KeyError: the packet has no such dataset.
             PacketError: its head is damaged, or it is stored in a way that packets never are.
         """
-        dataset = self._dataset(name)
+        file = self._open()
         with _damage(self.path, name):
-            return _stored_chunks(dataset, self._address_base())
+            # Without its attributes, which take longer to read than all the rest.
+            dataset = self._opened[name][0] if name in self._opened else file.get(name)
+            if isinstance(dataset, h5py.Dataset):
+                if self._base is None:
+                    self._base = self._address_base()
+                return _stored_chunks(dataset, self._base)
+        return _stored_chunks(self._dataset(name), self._base or 0)
 
     def dataset_attributes(self, name: str) -> dict[str, Any]:
         """The attributes of dataset `name`: units, description, stage_key and its own."""
@@ -241,6 +248,7 @@ class StoredChunks:
         shape: of the dataset, rows first.
         rows: rows in a chunk; the last chunk holds as many, the surplus unused.
         filters: what the bytes went through, in order: "shuffle", "deflate", "fletcher32".
+        code: (scale, offset, fill) of integer codes, fill NaN where no code stands for no reading; None for values.
         addresses: (chunks,) int64, bytes from the start of the file.
         sizes: (chunks,) int64, stored bytes, a checksum of 4 included where there is one.
     """
@@ -249,6 +257,7 @@ class StoredChunks:
     shape: tuple[int, ...]
     rows: int
     filters: tuple[str, ...]
+    code: tuple[float, float, float] | None
     addresses: NDArray[np.int64]
     sizes: NDArray[np.int64]
 
@@ -256,19 +265,25 @@ class StoredChunks:
 def _stored_chunks(dataset: h5py.Dataset, base: int) -> StoredChunks:
     layout = dataset.id.get_create_plist()
     filters = tuple(_FILTERS[layout.get_filter(number)[0]] for number in range(layout.get_nfilters()))
-    if dataset.chunks is None or dataset.chunks[1:] != dataset.shape[1:]:
-        raise ValueError(f"wanted chunks of whole rows, got {dataset.chunks}")
-    found = np.zeros((-(-dataset.shape[0] // dataset.chunks[0]), 2), np.int64)
+    shape, chunk, dtype = dataset.shape, dataset.chunks, dataset.dtype
+    if not chunk or chunk[1:] != shape[1:]:
+        raise ValueError(f"wanted chunks of whole rows, got {chunk}")
+    rows = chunk[0]
+    found = np.zeros((-(-shape[0] // rows), 2), np.int64)
 
     def note(chunk: Any) -> None:
         if chunk.filter_mask:
             raise ValueError(f"chunk {chunk.chunk_offset} leaves out filters")
-        found[chunk.chunk_offset[0] // dataset.chunks[0]] = chunk.byte_offset + base, chunk.size
+        found[chunk.chunk_offset[0] // rows] = chunk.byte_offset + base, chunk.size
 
     dataset.id.chunk_iter(note)
     if not found[:, 1].all():
         raise ValueError("chunks are missing")
-    return StoredChunks(dataset.dtype, dataset.shape, dataset.chunks[0], filters, found[:, 0], found[:, 1])
+    code = None
+    if dtype.kind == "u" and "scale" in dataset.attrs:
+        scale, offset = float(dataset.attrs["scale"]), float(dataset.attrs["offset"])
+        code = scale, offset, float(dataset.attrs.get("fill", np.nan))
+    return StoredChunks(dtype, shape, rows, filters, code, found[:, 0], found[:, 1])
 
 
 def read_dataset(path: Path | str, name: str) -> Dataset:

@@ -213,8 +213,9 @@ def _look(path: Path) -> Entry | tuple[Path, str]:
     size, mtime_ns = _stamp(path)
     try:
         with Packet(path) as packet:
-            arrays = [_stored_array(packet, name) for name in packet.modalities if packet.shape(name)]
-            facts = _facts(packet)
+            root = packet.attributes
+            arrays = [_stored_array(packet, name) for name in root["modalities"]]
+            facts = _facts(root, next(array.length for array in arrays if array.name == "pixels"))
     except (PacketError, KeyError) as error:
         return path, f"{error}" if isinstance(error, PacketError) else f"{path}: damaged: {error}"
     kinds = {a.name: Kind(a.name, a.dtype.str, a.row, a.filters) for a in arrays}
@@ -222,33 +223,19 @@ def _look(path: Path) -> Entry | tuple[Path, str]:
 
 
 def _stored_array(packet: Packet, name: str) -> StoredArray:
-    chunks, attributes = packet.chunks(name), packet.dataset_attributes(name)
-    fill = attributes.get("fill")
-    code = None
-    if "scale" in attributes and chunks.dtype.kind == "u":
-        code = float(attributes["scale"]), float(attributes["offset"]), float("nan") if fill is None else float(fill)
-    return StoredArray(
-        name,
-        chunks.dtype,
-        chunks.shape[1:],
-        chunks.shape[0],
-        chunks.rows,
-        chunks.filters,
-        chunks.addresses.tolist(),
-        chunks.sizes.tolist(),
-        code,
-    )
+    c = packet.chunks(name)
+    places = c.addresses.tolist(), c.sizes.tolist()
+    return StoredArray(name, c.dtype, c.shape[1:], c.shape[0], c.rows, c.filters, *places, c.code)
 
 
-def _facts(packet: Packet) -> dict[str, Any]:
-    root = packet.attributes
+def _facts(root: dict[str, Any], n_frames: int) -> dict[str, Any]:
     source = root["source"]
     place = source.get("key", source.get("episode_index"))
     return {
         "episode_id": root["episode_id"],
         "group": json.dumps([source["dataset"], source["path"], place], sort_keys=True),
         "source": source["dataset"],
-        "n_frames": packet.n_frames,
+        "n_frames": n_frames,
         "fps": float(root["fps"]),
         "language_instruction": root["language_instruction"],
         "tags": root["tags"],

@@ -132,6 +132,11 @@ def selected_packets(path: Path) -> list[str]:
     return [row["packet"] for row in _rows(path) if row.get("packet")]
 
 
+def selected_splits(path: Path) -> dict[str, Split]:
+    """Episode id -> split of a selection file; episodes without one are left out."""
+    return {row["episode_id"]: split for row in _rows(path) if (split := _split(row))}
+
+
 def split_sides(found: Sequence[Found], entries: Sequence[Entry], choice: Choice) -> list[Split]:
     """The side of each packet: as its selection says, else drawn from its episode's name, as `cuepack select` draws.
 

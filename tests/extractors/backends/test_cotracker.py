@@ -369,7 +369,7 @@ def test_features_that_do_not_fit_are_an_error_of_that_episode(
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(FeatureMaps, "empty", full)
-    with pytest.raises(DeviceMemoryError, match="features of 3 frames"):
+    with pytest.raises(DeviceMemoryError, match=r"features of 3 frames \(0\.1 MB a frame"):
         tiny().prepare(synthetic_clip(3, 48, 64))
 
 

@@ -206,9 +206,13 @@ class JoinedFile:
         wanted = start + rows - shift
         numbers = _nearest_picture(self.times, wanted)
         apart = np.abs(self.times[numbers] - wanted) if len(self.times) else np.full(len(rows), np.inf)
-        far = np.flatnonzero(apart > half)
+        too_far = apart > half
+        if "rate-mismatch" in tags:
+            # The last picture is shown until the next one would come.
+            too_far &= ~((numbers == len(self.times) - 1) & (apart < own))
+        far = np.flatnonzero(too_far)
         if self.cut and far.size:
-            numbers = np.where(apart > half, len(self.times) + np.arange(len(rows)), numbers)
+            numbers = np.where(too_far, len(self.times) + np.arange(len(rows)), numbers)
         elif far.size:
             raise MissingDataError(
                 f"{self.name}: no picture for row {far[0]} at {wanted[far[0]]:.4f} s (nearest is {apart[far[0]]:.4f} s "
@@ -222,7 +226,7 @@ class JoinedFile:
         words = {"alignment": "picture nearest to from_timestamp + timestamp - shift", "shift_s": shift}
         tags = (*tags, "timestamp-offset") if shift else tags
         offset = float(apart[np.isfinite(apart)].max(initial=0.0))
-        return _placed(numbers, offset, {**words, "first_picture": int(numbers[0])}, tags, step)
+        return _placed(numbers, offset, {**words, "first_picture": int(numbers[0])}, tags, 2 * max(own, step))
 
     def _end(self, mine: Claim, claims: Sequence[Claim], n_rows: int, step: float) -> float:
         """Second at which an episode's part ends; a table that gives the last picture's time instead is understood."""
@@ -232,7 +236,7 @@ class JoinedFile:
         spans = [
             round((claim.end - claim.start) / step) - claim.length
             for claim in claims
-            if None not in (claim.end, claim.start, claim.length) and (claim.length or 0) > 1
+            if claim.end is not None and claim.start is not None and claim.length is not None and claim.length > 1
         ]
         return mine.end + (step if spans and set(spans) == {-1} else 0.0)
 

@@ -23,7 +23,7 @@ from extractors.errors import (
 from extractors.types import Episode
 from flows.remote.files import Remote, RemoteFile, cache_folder
 from flows.remote.mirror import Mirror, clean_while_alone, without_clashes
-from flows.sources.base import EpisodeInfo, Source
+from flows.sources.base import EpisodeInfo, LeftOut, Source
 
 _READ_WHEN_LISTING = (".json", ".jsonl", ".txt")
 _PICTURES = (".jpg", ".jpeg", ".png")
@@ -66,6 +66,10 @@ class RemoteSource:
     def episodes(self) -> Iterator[EpisodeInfo]:
         """Every episode, as its small files list it."""
         return self._local.episodes()
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """As of the data set."""
+        return self._local.left_out()
 
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
         """One episode, whose files are fetched first where they are not here yet.

@@ -28,7 +28,8 @@ def frame_digest(frame: NDArray[np.uint8]) -> str:
 
 def source_settings(config: Config) -> Mapping[str, Any]:
     """What the source stage depends on beside the episode itself."""
-    return {"packet": config.packet.model_dump(mode="json")}
+    settings = config.source.model_dump(mode="json", exclude={"follow_links"})
+    return {"packet": config.packet.model_dump(mode="json"), "source": settings}
 
 
 def _run(inputs: StageInputs) -> StageOutput:
@@ -117,4 +118,4 @@ def _content(report: Mapping[str, Any], datasets: Mapping[str, Dataset], config:
     return {"report": json_digest(report), "arrays": arrays, "settings": dict(source_settings(config))}
 
 
-SOURCE = Stage(name="source", version=2, inputs=(), settings=source_settings, run=_run)
+SOURCE = Stage(name="source", version=3, inputs=(), settings=source_settings, run=_run)

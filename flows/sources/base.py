@@ -98,6 +98,13 @@ class Source(Protocol):
         """What the source has and packets will lack, by its listing alone; nothing is silently dropped."""
         ...
 
+    def reread(self, episode: Episode) -> Iterator[Any] | None:
+        """The frames of an episode that `open` gave, found in another way than `open` finds them.
+
+        None where its frames are files or cells of their own, or the two ways would be one.
+        """
+        ...
+
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
         """One episode seen by `camera`, or by the first fixed, non-black camera in name order.
 

@@ -83,6 +83,11 @@ class BridgeRawSource:
         self._follow = (settings or SourceConfig()).follow_links
         self._walked = Walk(root, follow_links=self._follow)
 
+    @property
+    def follows_links(self) -> bool:
+        """Whether linked folders are looked into."""
+        return self._follow
+
     def episodes(self) -> Iterator[EpisodeInfo]:
         """Every trajectory, lazily; file names and lang.txt are all that is looked at.
 
@@ -92,6 +97,9 @@ class BridgeRawSource:
         taken: set[str] = set()
         for index, relative in enumerate(self._walked):
             yield self._describe(index, relative, _episode_id(relative, taken))
+
+    def reread(self, episode: Episode) -> None:
+        """None: every frame is an image of its own."""
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """Linked folders; known once the episodes were listed."""

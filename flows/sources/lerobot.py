@@ -15,6 +15,7 @@ Columns of other names than LeRobot's are taken where `source.columns` names the
 from __future__ import annotations
 
 import glob
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,9 +39,10 @@ from extractors.types import Camera, Episode, Frames
 from flows.config import SourceConfig
 from flows.sources.base import EpisodeInfo, LeftOut
 from flows.sources.cells import number
+from flows.sources.decode_order import DecodeOrder
 from flows.sources.files import read_json
 from flows.sources.lerobot_gripper import Sense, gripper_opening, sense_of
-from flows.sources.lerobot_info import Feature, read_info, relative_path
+from flows.sources.lerobot_info import Feature, Info, read_info, relative_path
 from flows.sources.lerobot_rows import ColumnPictures, EpisodeRows, RowReader, mask_picture, metres_picture, rgb_picture
 from flows.sources.lerobot_spans import Claim, JoinedFile, Trim
 from flows.sources.lerobot_tables import EpisodeRecord, EpisodeTable, Range, read_range, read_tasks
@@ -53,7 +55,7 @@ _DEPTH_NAME = re.compile(r"(^|[._])depth([._]|$)", re.IGNORECASE)
 _BLACK = 16  # of 255; codecs and JPEG leave up to a few counts of noise on a dead camera's black
 _UNIT_M = {"mm": 0.001, "m": 1.0}
 _COLUMNS = {"state": "observation.state", "action": "action"}
-_COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 _LIKE = {"action": re.compile(r"action", re.IGNORECASE), "state": re.compile(r"state", re.IGNORECASE)}
 _LOOKED_AT = 40  # episodes whose gripper is looked at where nothing names its sense
 _GRIPPER = re.compile(r"gripper", re.IGNORECASE)
@@ -102,6 +104,7 @@ class LeRobotSource:
         self._ranges: dict[str, Range | None] = {}
         self._senses: dict[tuple[str, int], Sense] = {}
         self._listed_pictures: tuple[object, Pictures] | None = None
+        self._in_order = DecodeOrder()
         self._columns = self._taken_columns()
 
     @property
@@ -121,6 +124,58 @@ class LeRobotSource:
     def root(self) -> Path:
         """The folder that holds meta/, data/ and videos/."""
         return self._root
+
+    @property
+    def info(self) -> Info:
+        """What info.json says."""
+        return self._info
+
+    @property
+    def settings(self) -> SourceConfig:
+        """How it is read."""
+        return self._settings
+
+    @property
+    def table(self) -> EpisodeTable:
+        """The episode table."""
+        return self._table
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Signal ("action", "state", "gripper") -> the columns that are taken for it."""
+        return dict(self._columns)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """RGB cameras that have a file, in name order."""
+        return self._cameras
+
+    @property
+    def tasks(self) -> dict[int, str]:
+        """The task table."""
+        return self._tasks
+
+    def data_files(self) -> dict[str, list[EpisodeRecord]]:
+        """By data file, relative to the root, the episodes that the table puts into it."""
+        files: dict[str, list[EpisodeRecord]] = {}
+        for record in self._table:
+            key = {"episode_index": record.episode_index, "data": dict(record.data)}
+            files.setdefault(self._data_file(key), []).append(record)
+        return files
+
+    def video_files(self) -> dict[str, tuple[str, list[Claim]]]:
+        """By video file, relative to the root, its camera and the part of each episode that the tables put into it."""
+        files: dict[str, tuple[str, list[Claim]]] = {}
+        for record in self._table:
+            for camera in self._cameras:
+                if self._is_video(camera) and self._has_video(record, camera):
+                    span = dict(record.videos.get(camera, {}))
+                    key = {"episode_index": record.episode_index, "videos": {camera: span}}
+                    claim = Claim(
+                        record.episode_index, record.length, span.get("from_timestamp"), span.get("to_timestamp")
+                    )
+                    files.setdefault(self._video_file(key, camera), (camera, []))[1].append(claim)
+        return files
 
     def episodes(self) -> Iterator[EpisodeInfo]:
         """Every episode of the table, in index order; reads no data file and no video.
@@ -184,6 +239,27 @@ class LeRobotSource:
             tags=tuple(sorted(tags)),
         )
 
+    def reread(self, episode: Episode) -> Iterator[Any] | None:
+        """The pictures of the episode's video counted from the file's start, by the lengths of the episodes in it.
+
+        None for pictures of a column, and where rows and pictures are not one for one, so that counting tells nothing.
+        """
+        frames, key = episode.provenance["frames"], episode.provenance["key"]
+        if not self._is_video(episode.camera_name):
+            return None
+        first = 0
+        if self._info.version == "v3.0":
+            span = key["videos"][episode.camera_name]
+            claims = self._claims[episode.camera_name, span["chunk_index"], span["file_index"]]
+            if sum(claim.length or 0 for claim in claims) != frames["pictures"]:
+                return None
+            claims = sorted(claims, key=lambda claim: (claim.start or 0.0, claim.episode_index))
+            before = itertools.takewhile(lambda claim: claim.episode_index != episode.episode_index, claims)
+            first = sum(claim.length or 0 for claim in before)
+        elif frames["pictures"] > episode.n_frames and self._settings.trim == "start":
+            first = frames["pictures"] - episode.n_frames
+        return self._in_order.pictures(self._root / frames["path"], range(first, first + episode.n_frames))
+
     # -- listing
 
     def left_out(self) -> tuple[LeftOut, ...]:
@@ -226,7 +302,7 @@ class LeRobotSource:
         return tuple(
             key
             for key, feature in self._info.features.items()
-            if not feature.is_picture and feature.dtype != "string" and key not in _COUNTERS
+            if not feature.is_picture and feature.dtype != "string" and key not in COUNTERS
         )
 
     @property
@@ -338,7 +414,7 @@ class LeRobotSource:
             raise CorruptDataError(f"episode {info.episode_index}: {info.key['fault']}")
         relative = self._data_file(info.key)
         one_episode = self._info.version != "v3.0"
-        columns = (*self._all_columns, *_COUNTERS)
+        columns = (*self._all_columns, *COUNTERS)
         rows = self._reader.read(relative, info.episode_index, columns, one_episode=one_episode)
         if len(rows) != info.n_frames and info.n_frames is not None:
             raise LengthMismatchError(

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from extractors.errors import (
     ConfigError,
@@ -70,6 +71,10 @@ class RemoteSource:
     def left_out(self) -> tuple[LeftOut, ...]:
         """As of the data set."""
         return self._local.left_out()
+
+    def reread(self, episode: Episode) -> Iterator[Any] | None:
+        """As of the data set; the files are here since the episode was opened."""
+        return self._local.reread(episode)
 
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
         """One episode, whose files are fetched first where they are not here yet.

@@ -114,6 +114,9 @@ class RldsSource:
         for _ in range(n_listed, promised):
             yield None, None, ""
 
+    def reread(self, episode: Episode) -> None:
+        """None: every frame is an image of its own."""
+
     def left_out(self) -> tuple[LeftOut, ...]:
         """Files that were not fetched, and actions or states in a form that is not read."""
         out = []

@@ -121,7 +121,7 @@ class VideoFrames:
         if not len(self.numbers):
             return
         stamps = self._pictures.stamps if self._pictures is not None else None
-        with _Decoder(self.path) as decoder:
+        with VideoDecoder(self.path) as decoder:
             counted = _Counted(decoder, stamps, int(self.numbers[0]))
             pixels: NDArray[np.uint8] | None = None
             for row, number in enumerate(self.numbers.tolist()):
@@ -132,7 +132,7 @@ class VideoFrames:
                     pixels = self._rgb(decoder, frame, row)
                 yield pixels
 
-    def _rgb(self, decoder: _Decoder, frame: _Frame, row: int) -> NDArray[np.uint8]:
+    def _rgb(self, decoder: VideoDecoder, frame: VideoFrame, row: int) -> NDArray[np.uint8]:
         if frame.image.is_corrupt:
             raise CorruptDataError(
                 f"{_label(self.path)}: frame at {frame.time:.3f} s is damaged; {row} of {len(self)} frames decoded; "
@@ -148,7 +148,9 @@ class VideoFrames:
         self._size = size
         return pixels
 
-    def _missing(self, decoder: _Decoder, row: int, number: int, *, hole: bool) -> CorruptDataError | MissingDataError:
+    def _missing(
+        self, decoder: VideoDecoder, row: int, number: int, *, hole: bool
+    ) -> CorruptDataError | MissingDataError:
         text = f"{_label(self.path)}: no picture {number} for row {row}; {row} of {len(self)} frames decoded"
         why = decoder.damage or ("the file is cut" if is_cut(self.path) else "it has a hole" if hole else "")
         if why:
@@ -166,7 +168,7 @@ def scan_video(path: Path) -> VideoScan:
         MissingDataError: there is no such file.
     """
     times: list[float] = []
-    with _Decoder(path) as decoder:
+    with VideoDecoder(path) as decoder:
         first = frame = decoder.next()
         while frame is not None:
             times.append(frame.time)
@@ -188,7 +190,7 @@ def list_pictures(path: Path) -> Pictures:
         CorruptDataError: not a video.
         MissingDataError: there is no such file.
     """
-    with _Decoder(path) as decoder:
+    with VideoDecoder(path) as decoder:
         stamps = list(decoder.packet_stamps())
         rate, base = decoder.rate, decoder.base
         sure = decoder.one_picture_a_packet
@@ -210,7 +212,7 @@ def is_cut(path: Path) -> bool:
         return _matroska_end(head) > n_bytes
     if _demuxer(head) != "mov":
         return False
-    with _Decoder(path) as decoder:
+    with VideoDecoder(path) as decoder:
         return any(entry.pos + entry.size > n_bytes for entry in decoder.stream.index_entries)
 
 
@@ -261,7 +263,9 @@ def _demuxer(head: bytes) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Frame:
+class VideoFrame:
+    """One decoded picture: `time` in seconds from the stream's start, `stamp` in its ticks, `image` of PyAV."""
+
     time: float
     stamp: int | None
     image: Any = field(repr=False)
@@ -270,12 +274,12 @@ class _Frame:
 class _Counted:
     """A decoder's pictures with their numbers, from the key frame before the first one wanted."""
 
-    def __init__(self, decoder: _Decoder, stamps: NDArray[np.int64] | None, first: int) -> None:
+    def __init__(self, decoder: VideoDecoder, stamps: NDArray[np.int64] | None, first: int) -> None:
         self.number = -1
         self.lost = False
         self._decoder = decoder
         self._stamps = stamps
-        self._ahead: _Frame | None = None
+        self._ahead: VideoFrame | None = None
         if stamps is not None and 0 < first < len(stamps):
             decoder.seek(int(stamps[first]))
             self._ahead = decoder.next()
@@ -285,7 +289,7 @@ class _Counted:
                 decoder.seek(int(stamps[0]))
                 self._ahead = None
 
-    def forward(self, number: int) -> _Frame | None:
+    def forward(self, number: int) -> VideoFrame | None:
         """The picture `number`, None where the file ends or skips it."""
         while self.number < number:
             frame, self._ahead = self._ahead or self._decoder.next(), None
@@ -296,7 +300,7 @@ class _Counted:
         self.lost = self.number > number
         return None if self.lost else frame
 
-    def _listed(self, frame: _Frame) -> int:
+    def _listed(self, frame: VideoFrame) -> int:
         """The number of a picture: that of its stamp, -1 where the file's list lacks it; without stamps, the next."""
         if self._stamps is None:
             return self.number + 1
@@ -304,7 +308,7 @@ class _Counted:
         return number if number < len(self._stamps) and self._stamps[number] == frame.stamp else -1
 
 
-class _Decoder:
+class VideoDecoder:
     """One open video file; `next` gives its frames in presentation order and None at the end or at damage."""
 
     def __init__(self, path: Path) -> None:
@@ -339,7 +343,7 @@ class _Decoder:
         self._converter = _RgbConverter()
         self._frames = self._decode()
 
-    def __enter__(self) -> _Decoder:
+    def __enter__(self) -> VideoDecoder:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -348,9 +352,11 @@ class _Decoder:
 
     @property
     def one_picture_a_packet(self) -> bool:
+        """Whether packets can be counted for pictures."""
         return self.format in ("mov", "matroska") and self.stream.codec_context.name in _COUNTED_BY_PACKETS
 
-    def next(self) -> _Frame | None:
+    def next(self) -> VideoFrame | None:
+        """The next picture, None at the end or at damage, which `damage` then names."""
         try:
             return next(self._frames, None)
         except _BROKEN as error:
@@ -368,7 +374,12 @@ class _Decoder:
             self.stream = self._container.streams.best("video")
         self._frames = self._decode()
 
-    def rgb(self, frame: _Frame) -> NDArray[np.uint8]:
+    def rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 of a picture, turned as the display matrix asks.
+
+        Raises:
+            CorruptDataError: it has no form in RGB.
+        """
         try:
             pixels = self._converter.convert(frame.image)
         except _BROKEN as error:
@@ -379,11 +390,13 @@ class _Decoder:
         pixels = pixels.swapaxes(0, 1) if swapped else pixels
         return np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
 
-    def size(self, frame: _Frame) -> Size:
+    def size(self, frame: VideoFrame) -> Size:
+        """(height, width) of a picture once turned."""
         height, width = frame.image.height, frame.image.width
         return (width, height) if _orientation(frame.image)[0] else (height, width)
 
     def packet_stamps(self) -> Iterator[int | None]:
+        """The presentation stamp of each packet, in file order, None where it has none."""
         try:
             for packet in self._container.demux(self.stream):
                 if packet.size and not packet.is_corrupt and not packet.is_discard:
@@ -396,14 +409,14 @@ class _Decoder:
         entries = self.stream.index_entries if self.format == "mov" else ()
         return sum(not entry.is_discard for entry in entries or ()) or None
 
-    def _decode(self) -> Generator[_Frame]:
+    def _decode(self) -> Generator[VideoFrame]:
         count = 0
         for packet in self._container.demux(self.stream):
             # A cut file's last packet is a torn one: what is decoded from it is not a frame.
             torn = packet.is_corrupt
             for image in self.stream.codec_context.decode(None) if torn else packet.decode():
                 time = count / (self.rate or 1.0) if image.pts is None else image.pts * self.base - self._start
-                yield _Frame(time, image.pts, image)
+                yield VideoFrame(time, image.pts, image)
                 count += 1
             if torn:
                 self.damage = "the file ends inside a frame"

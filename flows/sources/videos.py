@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from extractors.errors import SourceError, UnknownCameraError
 from extractors.types import Episode
 from flows.config import SourceConfig
 from flows.sources.base import EpisodeInfo, LeftOut, safe_id
+from flows.sources.decode_order import DecodeOrder
 from flows.sources.folders import Below, shown_path, some
 from flows.sources.lerobot_tables import natural_order
 from flows.sources.video import VideoFrames, scan_video
@@ -86,6 +88,7 @@ class VideoFolderSource:
             raise SourceError(
                 f"no video ({', '.join(SUFFIXES)}) at {path}{linked}; name a video or a folder that has one"
             )
+        self._in_order = DecodeOrder()
         self._name = path.resolve().name if path.is_dir() else path.stem
         self._by_key = {shown_path(file.relative_to(self._root).as_posix()): file for file in self._files}
 
@@ -123,6 +126,11 @@ class VideoFolderSource:
                 key={"path": relative},
                 tags=("language-from-name",) if task else ("no-language",),
             )
+
+    def reread(self, episode: Episode) -> Iterator[Any] | None:
+        """The pictures of the file, counted by the decoder that `verify` shares with no reader."""
+        path = str(episode.provenance["path"])
+        return self._in_order.pictures(self._by_key.get(path, self._root / path), range(episode.n_frames))
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """Linked folders, and files that look like videos and are of a kind that is not read."""

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo check test test-all bench clean
+.PHONY: install demo check test test-all bench clean fuzz
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -38,6 +38,11 @@ TRUTH ?= sample
 bench: install
 	$(BIN)/python -m tests.benchmarks.pipeline --quick
 	$(BIN)/python -m tests.benchmarks.accuracy $(TRUTH)
+
+# Spoiled input for every reader, in child processes with limits of memory and time; N inputs for each case.
+N ?= 7000
+fuzz: install
+	$(BIN)/python -m tests.fuzz --count $(N)
 
 clean:
 	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

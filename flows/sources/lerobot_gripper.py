@@ -34,7 +34,7 @@ _OPEN_NAME = re.compile(r"open|width|apert", re.IGNORECASE)
 _ZERO_OPEN = re.compile(r"droid|robotiq|2f-?85|2f-?140", re.IGNORECASE)
 """DROID's `gripper_position` and Robotiq's own register count closing: 0 open, 1 (or 255) closed."""
 _ZERO_CLOSED = re.compile(
-    r"so-?10[01]|so_?(follower|leader)|koch|aloha|viperx|widowx|wx250|bridge|lekiwi|moss|xarm|umi", re.IGNORECASE
+    r"so-?10[01]|so_?(follower|leader)|koch|aloha|viperx|widowx|wx250|bridge|lekiwi|moss|xarm|umi|sawyer", re.IGNORECASE
 )
 """Robots whose driver counts opening. Those of LeRobot's own arms rest with the hand closed, which a look at the
 data would take for the open end."""

@@ -28,8 +28,8 @@ from flows.sources.lerobot_tables import PARQUET_FAULTS, natural_order, open_par
 
 _BATCH = 8  # pictures held at a time while a column is walked through
 
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
-"""What image cells of published datasets hold."""
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
+"""What image cells of datasets hold; TIFF is LeRobot's form of float32 depth."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

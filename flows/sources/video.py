@@ -330,9 +330,15 @@ class VideoDecoder:
                 "video; replace the file"
             ) from error
         stream: Any = self._container.streams.best("video")
-        if stream is None or not stream.time_base:
+        if stream is None or stream.codec_context is None or not stream.time_base:
             self._container.close()
-            raise CorruptDataError(f"{_label(path)} has no video stream; give a video file")
+            raise CorruptDataError(f"{_label(path)} has no video stream that can be decoded; give a video file")
+        size = stream.codec_context.width * stream.codec_context.height
+        if size > MAX_PIXELS:
+            self._container.close()
+            raise CorruptDataError(
+                f"{_label(path)} claims frames of {size:,} pixels, at most {MAX_PIXELS:,} are decoded"
+            )
         stream.thread_type = "AUTO"
         # The decoder itself refuses larger pictures, also where they come after the first.
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}

@@ -20,6 +20,10 @@ from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode
 
+MOST_PIXEL_BYTES = 2**34
+"""Largest pixels of one episode, bytes: an hour and a half at 20 frames a second in 224 x 224. A video of 1 MB can
+claim a million frames."""
+
 
 def frame_digest(frame: NDArray[np.uint8]) -> str:
     """Sha256 of one decoded source frame: the bytes of its (H, W, 3) uint8 RGB array, row by row."""
@@ -57,6 +61,11 @@ def _run(inputs: StageInputs) -> StageOutput:
 
 def _decode(episode: Episode, size: tuple[int, int]) -> tuple[NDArray[np.uint8], list[str], int]:
     """Packet-size pixels, a digest per source frame, and how many frames are black."""
+    if episode.n_frames * size[0] * size[1] * 3 > MOST_PIXEL_BYTES:
+        raise CorruptDataError(
+            f"{episode.n_frames} frames of {size[1]} x {size[0]} make more than {MOST_PIXEL_BYTES:,} bytes; split the "
+            "episode, or pack it smaller"
+        )
     pixels = np.empty((episode.n_frames, *size, 3), np.uint8)
     digests: list[str] = []
     black = 0

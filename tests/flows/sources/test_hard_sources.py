@@ -532,7 +532,7 @@ def test_a_cell_of_a_format_that_starts_programs_is_refused_unopened(tmp_path, m
     cells["struct"] = pa.array([{"bytes": data, "path": "a.png"}] * 2)
     root = image_set(tmp_path, cells[cell])
     (root / "x.png").write_bytes(data)
-    with pytest.raises(CorruptDataError, match=r"none of PNG, JPEG, WEBP|Git-LFS"):
+    with pytest.raises(CorruptDataError, match=r"none of PNG, JPEG, WEBP, TIFF|Git-LFS"):
         opened(root)
 
 
@@ -572,6 +572,20 @@ def test_files_without_end_and_odd_names_fail_their_own_episode(tmp_path):
             results[info.episode_id] = str(error).isprintable()
     assert results.pop("sparse") is True
     assert sorted(results.values()) == [3, 3, 3]
+
+
+def test_a_video_of_frames_that_are_too_large_is_refused_and_so_is_one_that_grows(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", [numbered(i) for i in range(3)])
+    monkeypatch.setattr("flows.sources.video.MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(CorruptDataError, match=r"claims frames of 3,072 pixels, at most 3,071"):
+        scan_video(tmp_path / "a.mp4")
+    small, large = ([numbered(i, size=size) for i in range(10)] for size in ((48, 64), (96, 128)))
+    monkeypatch.setattr("flows.sources.video.MAX_PIXELS", 64 * 48)
+    write_video(tmp_path / "small.ts", small)
+    write_video(tmp_path / "large.ts", large)
+    (tmp_path / "b.ts").write_bytes((tmp_path / "small.ts").read_bytes() + (tmp_path / "large.ts").read_bytes())
+    with pytest.raises(CorruptDataError, match="decod"):
+        scan_video(tmp_path / "b.ts")
 
 
 @pytest.mark.parametrize("pixels", [(60_000, 60_000), (65_535, 1_000)])

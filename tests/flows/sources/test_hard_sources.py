@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from extractors.errors import CorruptDataError, EpisodeError, LengthMismatchError, SourceError
@@ -20,9 +21,11 @@ from flows.config import ConfigError, SourceConfig, load_config
 from flows.sources.bridge import BridgeRawSource
 from flows.sources.detect import open_source
 from flows.sources.lerobot import LeRobotSource
+from flows.sources.pickles import load_pickle
+from flows.sources.rlds import RldsSource
 from flows.sources.video import scan_video
 from flows.sources.videos import VideoFolderSource
-from tests.flows.sources.bridge_builder import write_trajectory
+from tests.flows.sources.bridge_builder import SIZE, jpeg, picture, write_trajectory
 from tests.flows.sources.lerobot_builder import (
     FRONT,
     SIDE,
@@ -38,6 +41,14 @@ from tests.flows.sources.lerobot_builder import (
     write_v21,
     write_v30,
     write_video,
+)
+from tests.flows.sources.rlds_builder import (
+    bridge_features,
+    example,
+    oxe_features,
+    oxe_steps_of,
+    steps_of,
+    write_build,
 )
 
 LENGTHS = {0: 6, 1: 8, 2: 5}
@@ -637,3 +648,106 @@ def test_a_column_twice_is_named(tmp_path):
     pq.write_table(table.append_column("timestamp", table["timestamp"]), path)
     with pytest.raises(CorruptDataError, match="more than one column timestamp"):
         opened(root)
+
+
+# -- awkward
+
+
+def rlds_of(root: Path, name: str, flat: dict, features) -> RldsSource:
+    """A build of another dataset's name."""
+    write_build(root, {"train": [[example(flat)]]}, features)
+    about = json.loads((root / "dataset_info.json").read_text())
+    (root / "dataset_info.json").write_text(json.dumps({**about, "name": name}))
+    for path in root.glob("*.tfrecord*"):
+        path.rename(root / path.name.replace("bridge_dataset", name))
+    return RldsSource(root)
+
+
+@pytest.mark.parametrize("layout", ["oxe", "own"])
+def test_another_robots_rlds_is_not_labelled_as_bridge(tmp_path, layout):
+    flat = oxe_steps_of(4) if layout == "oxe" else steps_of(4)
+    features = oxe_features() if layout == "oxe" else bridge_features()
+    for name, is_bridge in (("toto", False), ("bridge", True)):
+        source = rlds_of(tmp_path / name, name, flat, features)
+        (info,) = source.episodes()
+        episode = source.open(info)
+        assert (len(episode.state_names) == 7) == is_bridge
+        assert (episode.gripper is not None) == is_bridge
+        assert ("fps-assumed" in episode.tags) != is_bridge
+        assert (episode.provenance["camera_model"] is not None) == is_bridge
+        np.testing.assert_array_equal(episode.state, np.float32(flat["steps/observation/state"]))
+
+
+def test_an_action_in_parts_that_are_not_known_is_left_out_loudly(tmp_path):
+    parts = {"joints": tfds.features.Tensor(shape=(6,), dtype=np.float32)}
+    features = tfds.features.FeaturesDict(
+        {
+            "steps": tfds.features.Dataset(
+                {
+                    "observation": {
+                        "image": tfds.features.Image(shape=(*SIZE, 3), encoding_format="jpeg"),
+                        "joint_pos": tfds.features.Tensor(shape=(6,), dtype=np.float32),
+                    },
+                    "action": parts,
+                }
+            )
+        }
+    )
+    flat = {"steps/observation/image": [jpeg(picture(t)) for t in range(3)]}
+    flat |= {f"steps/{name}": np.zeros((3, 6)) for name in ("observation/joint_pos", "action/joints")}
+    source = rlds_of(tmp_path, "other", flat, features)
+    (info,) = source.episodes()
+    assert {"no-action", "no-state"} <= set(source.open(info).tags)
+    assert ["action/joints" in str(item) or "joint_pos" in str(item) for item in source.left_out()] == [True, True]
+
+
+def test_compressed_records_and_pointers_are_named(tmp_path):
+    import gzip
+
+    write_build(tmp_path, {"train": [[example(steps_of(2))]]})
+    path = next(tmp_path.glob("*.tfrecord*"))
+    packed = {"compressed with gzip": gzip.compress(path.read_bytes()), "Git-LFS": FOREIGN["Git-LFS pointer"]}
+    for words, data in packed.items():
+        path.write_bytes(data)
+        source = RldsSource(tmp_path)
+        (info,) = source.episodes()
+        with pytest.raises(CorruptDataError, match=words):
+            source.open(info)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_of_every_protocol_are_read(tmp_path, protocol):
+    folder = write_trajectory(tmp_path, protocol=protocol)
+    source = BridgeRawSource(tmp_path)
+    episode = source.open(next(source.episodes()))
+    np.testing.assert_array_equal(episode.state, np.float32(load_pickle(folder / "obs_dict.pkl")["full_state"]))
+
+
+@pytest.mark.parametrize("value", [2**5000, -(10**400), "x", None, {"a": 1}, 1j])
+def test_numbers_that_are_none_fail_their_own_episode(tmp_path, value):
+    for number, observed in enumerate(({"full_state": [[value] * 7] * 6}, {"time_stamp": [value] * 6})):
+        write_trajectory(tmp_path, number=number, observed=observed)
+    source = BridgeRawSource(tmp_path)
+    for info in source.episodes():
+        if value is None and info.episode_index == 1:
+            assert source.open(info).tags
+            continue
+        with pytest.raises(EpisodeError):
+            source.open(info)
+
+
+@pytest.mark.parametrize("number", [3, 9, 1000, 10**12])
+def test_gaps_in_bridgedatas_camera_numbers_are_no_matter(tmp_path, number):
+    folder = write_trajectory(tmp_path, cameras=2, topics=["/cam0/image_raw", "/wrist/image_raw"])
+    (folder / "images1").rename(folder / f"images{number}")
+    source = BridgeRawSource(tmp_path)
+    (info,) = source.episodes()
+    assert info.cameras == ("images0", f"images{number}")
+    assert source.open(info, f"images{number}").n_frames == 6
+
+
+def test_an_instruction_in_utf_16_is_read(tmp_path):
+    folder = write_trajectory(tmp_path)
+    (folder / "lang.txt").write_bytes("put the pot on the towel\r\nconfidence: 1\r\n".encode("utf-16"))
+    (info,) = BridgeRawSource(tmp_path).episodes()
+    assert info.language_instruction == "put the pot on the towel"

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo check test test-all bench bench-loader clients clean
+.PHONY: install demo check test test-all bench bench-loader clients clean fuzz
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -55,6 +55,11 @@ clients: install $(CLIENTS)/python
 # Windows per second beside plain h5py and, after `make clients`, stable-worldmodel's HDF5 reader.
 bench-loader: install
 	$(BIN)/python -m tests.benchmarks.loader --cold $(if $(wildcard $(CLIENTS)/python),--client $(CLIENTS)/python)
+
+# Spoiled input for every reader, in child processes with limits of memory and time; N inputs for each case.
+N ?= 7000
+fuzz: install
+	$(BIN)/python -m tests.fuzz --count $(N)
 
 clean:
 	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import CorruptDataError
 from extractors.types import Episode, Frames
-from flows.sources.base import EpisodeInfo
+from flows.sources.base import EpisodeInfo, LeftOut
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -57,6 +57,12 @@ class ArraySource:
                 fps=self.fps,
                 files=(file,),
             )
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        return ()
+
+    def reread(self, episode: Episode) -> Iterator[NDArray[np.uint8]] | None:
+        return None
 
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
         pixels, masks, depth = square_clip(self.n_frames, seed=self.seed + info.episode_index)

@@ -98,7 +98,7 @@ def make_plan(request: Request) -> Plan:
     Raises:
         SourceError, ConfigError, UnknownCameraError, WeightsError, OutputError: the run cannot start.
     """
-    source = open_source(request.source)
+    source = open_source(request.source, request.config.source)
     infos = list(source.episodes())
     listed = fingerprint(source, infos)
     _check_output(request.out, source, listed)

@@ -21,6 +21,10 @@ from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode
 
+MOST_PIXEL_BYTES = 2**34
+"""Largest pixels of one episode, bytes: an hour and a half at 20 frames a second in 224 x 224. A video of 1 MB can
+claim a million frames."""
+
 
 def frame_digest(frame: NDArray[np.uint8]) -> str:
     """Sha256 of one decoded source frame: the bytes of its (H, W, 3) uint8 RGB array, row by row."""
@@ -29,7 +33,8 @@ def frame_digest(frame: NDArray[np.uint8]) -> str:
 
 def source_settings(config: Config) -> Mapping[str, Any]:
     """What the source stage depends on beside the episode itself."""
-    return {"packet": config.packet.model_dump(mode="json")}
+    settings = config.source.model_dump(mode="json", exclude={"follow_links"})
+    return {"packet": config.packet.model_dump(mode="json"), "source": settings}
 
 
 def _run(inputs: StageInputs) -> StageOutput:
@@ -72,6 +77,11 @@ class _Decoded(NamedTuple):
 
 
 def _decode(episode: Episode, size: tuple[int, int]) -> _Decoded:
+    if episode.n_frames * size[0] * size[1] * 3 > MOST_PIXEL_BYTES:
+        raise CorruptDataError(
+            f"{episode.n_frames} frames of {size[1]} x {size[0]} make more than {MOST_PIXEL_BYTES:,} bytes; split the "
+            "episode, or pack it smaller"
+        )
     pixels = np.empty((episode.n_frames, *size, 3), np.uint8)
     digests: list[str] = []
     black = 0

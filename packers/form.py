@@ -18,8 +18,6 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5o, h5s, h5t, h5z
 
-from packers.schema import USER_BLOCK
-
 MOST_DEPTH = 4
 """Groups within groups; the schema needs two, `extra/` some more."""
 
@@ -176,7 +174,7 @@ class _Survey:
             beyond = any(
                 at % part or at >= side for at, part, side in zip(chunk.chunk_offset, chunks, shape, strict=True)
             )
-            if beyond or count > places or chunk.filter_mask or chunk.byte_offset + chunk.size > self.size - USER_BLOCK:
+            if beyond or count > places or chunk.filter_mask or chunk.byte_offset + chunk.size > self.size:
                 return True  # ends the iteration
             if not how.get_nfilters() and chunk.size != plain:
                 return True

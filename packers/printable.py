@@ -22,6 +22,16 @@ def printable(text: object, *, lines: bool = False) -> str:
     )
 
 
+def printable_json(text: str) -> str:
+    r"""JSON text in which such characters are JSON escapes: it stays the same value, and encodes as UTF-8."""
+    return "".join(
+        each
+        if each == "\n" or unicodedata.category(each) not in _UNSEEN or ord(each) > 0xFFFF
+        else f"\\u{ord(each):04x}"
+        for each in text
+    )
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     named = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}

@@ -23,7 +23,7 @@ from packers.admission import ADMITTED, admit
 from packers.admission import check_digest as check_digest  # callers know it from here
 from packers.admission import check_head as check_head
 from packers.records import parse_root
-from packers.schema import Dataset, DatasetSpec, dataset_spec, value_faults
+from packers.schema import USER_BLOCK, Dataset, DatasetSpec, dataset_spec, value_faults
 from packers.writer import decode
 
 CHUNK_CACHE_BYTES = 512 * 1024

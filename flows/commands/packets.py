@@ -13,6 +13,7 @@ import click
 
 from extractors.errors import ConfigError
 from flows.commands.options import FAILED, FINISHED, OutputOrFile, print_json
+from packers.printable import printable
 
 if TYPE_CHECKING:
     from flows.output.directory import Opened
@@ -49,7 +50,7 @@ def validate(path: Opened, as_json: bool) -> None:
         count += 1
         findings += found
         for finding in found if not as_json else []:
-            print(f"{finding['packet']}: {_where(finding)}{finding['reason']}")
+            print(printable(f"{finding['packet']}: {_where(finding)}{finding['reason']}"))
     code = FAILED if findings else FINISHED
     if as_json:
         print_json("validate", code, counts={"packets": count, "findings": len(findings)}, findings=findings)

@@ -12,6 +12,7 @@ import pytest
 
 from extractors.errors import PacketError
 from extractors.types import Episode
+from flows.output.directory import OutputDirectory
 from flows.output.rebuild import rebuild_manifest
 from flows.output.store import Store
 from flows.run.verify import Verifier
@@ -64,7 +65,7 @@ def lerobot(path: Path, folder: Path) -> Any:
 
 
 def rebuild(path: Path, folder: Path) -> Any:
-    rebuilt = rebuild_manifest(path.parents[2])
+    rebuilt = rebuild_manifest(OutputDirectory.open(path.parents[2]))
     if not rebuilt.made:
         raise PacketError(str(rebuilt.damaged))
 

@@ -225,20 +225,22 @@ def episode_files(description: dict[str, Any]) -> list[str]:
 
 def _export_episode(folder: Path, library: Library, side: str, held: Library, key: str) -> tuple[str, str | None]:
     """The key, and why the episode's page says only that it cannot be shown (None where it shows the episode)."""
-    target = folder / "data" / side / key
+    target, fault = folder / "data" / side / key, None
     try:
         theirs = _key(held, key, side, library)
         content = held.file(theirs, "episode.js")
         description = json.loads(content.decode()[len("cuepack.receive(") : -len(");\n")])
+        fault = description.get("broken")
         for name in episode_files(description):
             _write(target / name, held.file(theirs, name))
     except (KeyError, CuepackError) as error:
+        fault = _words(error)
+    if fault is not None:
         # A page that goes elsewhere does not tell where it was made.
-        fault = _words(error).replace(str(held.path), held.title)
-        _write(target / "episode.js", as_script({"broken": fault}))
-        return key, fault
+        fault = fault.replace(str(held.path), held.title)
+        content = as_script({"broken": fault})
     _write(target / "episode.js", content)
-    return key, None
+    return key, fault
 
 
 def _words(error: Exception) -> str:

@@ -22,6 +22,7 @@ from flows.commands.sources import sample, score
 from flows.commands.stats import stats
 from flows.commands.verify import verify
 from flows.commands.view import view
+from packers.printable import printable
 
 _KEPT = "what is finished is kept, run again to go on"
 
@@ -50,7 +51,7 @@ class CuepackGroup(click.Group):
 
 
 def _stop(error: Exception, code: int, arguments: Sequence[str]) -> NoReturn:
-    print(f"cuepack: {error}", file=sys.stderr)
+    print(f"cuepack: {printable(error, lines=True)}", file=sys.stderr)
     _print_error(str(error), code, arguments)
     raise SystemExit(code)
 

@@ -1,12 +1,13 @@
-"""Packets opened, read and taken apart: `Packet` for training, `read_dataset` for arrays as they are stored."""
+"""Packets opened, read and taken apart: `Packet` for training, `read_dataset` for arrays as they are stored.
+
+A packet comes from strangers, so HDF5 opens nothing in this process before the file has the sha256 that it states and
+another process has looked through it (`packers.examiner`). What was let in is remembered while the file stays the same.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import PacketError
-from packers.schema import MAGIC, SCHEMA, TEXT_ATTRIBUTES, USER_BLOCK, Dataset
+from packers.admission import ADMITTED, admit
+from packers.admission import check_digest as check_digest  # callers know it from here
+from packers.admission import check_head as check_head
+from packers.records import parse_root
+from packers.schema import USER_BLOCK, Dataset, DatasetSpec, dataset_spec, value_faults
 from packers.writer import decode
 
 CHUNK_CACHE_BYTES = 512 * 1024
@@ -43,8 +48,6 @@ _FILTERS = {
     h5py.h5z.FILTER_FLETCHER32: "fletcher32",
 }
 
-_DIGEST_BYTES = slice(len(MAGIC), len(MAGIC) + 64)
-
 
 class Packet:
     """One packet, read lazily: nothing is opened before it is needed, nothing is read before it is asked for.
@@ -53,17 +56,20 @@ class Packet:
     `packet.read("pixels", 10, 14)` a window of frames. Each process opens the file for itself, so a `Packet` may be
     pickled or carried over a fork into the workers of a data loader.
 
+    The first opening reads the whole file (see `admit`); it is remembered in the process and goes along in a pickle.
+
     Args:
         path: the file.
-        schema: the schema version wanted; None opens any file that `write_group` wrote.
+        any_group: whether any file that `write_group` wrote will do; otherwise it has to keep the schema, as far as
+            whoever reads it relies on that.
 
     Raises:
         PacketError: on first use, if the file is missing, no packet, damaged, or of another schema version.
     """
 
-    def __init__(self, path: Path | str, schema: str | None = SCHEMA) -> None:
+    def __init__(self, path: Path | str, *, any_group: bool = False) -> None:
         self.path = Path(path)
-        self._schema = schema
+        self._any_group = any_group
         self._file: h5py.File | None = None
         self._inherited: h5py.File | None = None
         self._pid = 0
@@ -78,10 +84,11 @@ class Packet:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "schema": self._schema}
+        return {"path": self.path, "any_group": self._any_group, "admitted": ADMITTED.look_up(self.path)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["schema"])  # type: ignore[misc]
+        self.__init__(state["path"], any_group=state["any_group"])  # type: ignore[misc]
+        ADMITTED.add(*state["admitted"])
 
     def __repr__(self) -> str:
         return f"Packet({str(self.path)!r})"
@@ -133,9 +140,14 @@ class Packet:
         Raises:
             KeyError: the packet has no such dataset.
             IndexError: the window reaches beyond the rows, or the step is below 1.
-            PacketError: the data are damaged.
+            PacketError: the data are damaged, or hold what the schema forbids (not finite, out of bounds).
         """
-        return decode(Dataset(self._rows(name, start, stop, step), self._open_dataset(name)[1]))
+        rows, spec = self._rows(name, start, stop, step), dataset_spec(name)
+        if spec is not None and spec.storage != "depth":
+            self._check_values(name, spec, rows)
+            return rows
+        with _damage(self.path, name):
+            return decode(Dataset(rows, self._open_dataset(name)[1]))
 
     def stored(self, name: str) -> Dataset:
         """Dataset `name` as it is stored, with its attributes."""
@@ -168,6 +180,14 @@ class Packet:
             self._file.close()
         self._file = None
         self._opened = {}
+
+    def _check_values(self, name: str, spec: DatasetSpec, rows: NDArray[Any]) -> None:
+        """Refuses values that every reader would have to be on its guard against; small arrays alone have them."""
+        for reason, wrong in value_faults(spec, rows):
+            if wrong.any():
+                raise PacketError(
+                    f"{self.path}: {name}: {reason}; extract the episode again, or see `cuepack validate`"
+                )
 
     def _rows(self, name: str, start: int | None, stop: int | None, step: int = 1) -> NDArray[Any]:
         dataset = self._dataset(name)
@@ -225,18 +245,10 @@ class Packet:
             return self._file
         # A handle from before a fork belongs to the parent: keep it, unused, so that this process does not close it.
         self._inherited, self._file, self._opened = self._file, None, {}
-        check_head(self.path)
+        admit(self.path, any_group=self._any_group)
         with _damage(self.path, "the file"):
-            file = open_hdf5(self.path)
-            version = file.attrs.get("schema")
-        if self._schema is not None and version != self._schema:
-            file.close()
-            raise PacketError(
-                f"{self.path}: wanted schema {self._schema}, got {version!r}; extract the episode again, or read it "
-                "with the cuepack that wrote it"
-            )
-        self._file, self._pid = file, os.getpid()
-        return file
+            self._file, self._pid = open_hdf5(self.path), os.getpid()
+        return self._file
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -293,49 +305,8 @@ def read_dataset(path: Path | str, name: str) -> Dataset:
         KeyError: the file has no such dataset.
         PacketError: the file is none of ours, or damaged.
     """
-    with Packet(path, schema=None) as packet:
+    with Packet(path, any_group=True) as packet:
         return packet.stored(name)
-
-
-def check_digest(path: Path | str) -> None:
-    """Reads the whole file and compares it with the sha256 in its user block.
-
-    Raises:
-        PacketError: any bit differs, or the file is no packet.
-    """
-    path = Path(path)
-    recorded = check_head(path)
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            file.seek(USER_BLOCK)
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        _raise_damage(path, "the file", error)
-    if digest.hexdigest() != recorded:
-        raise PacketError(
-            f"{path}: damaged: its bytes do not have the sha256 that its user block states; extract it again"
-        )
-
-
-def check_head(path: Path) -> str:
-    """The sha256 that the user block of the file `path` states.
-
-    Raises:
-        PacketError: the file is missing, or has no whole user block.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(USER_BLOCK)
-    except OSError as error:
-        raise PacketError(f"{path}: wanted a packet: {error.strerror or error}") from error
-    if not head.startswith(MAGIC):
-        raise PacketError(f"{path}: no packet: wanted {MAGIC.decode()} in its first bytes, got {head[: len(MAGIC)]!r}")
-    digest, rest = head[_DIGEST_BYTES], head[_DIGEST_BYTES.stop :]
-    if len(head) < USER_BLOCK or set(digest) - set(b"0123456789abcdef") or rest.strip(b"\0"):
-        raise PacketError(f"{path}: damaged: wanted a sha256 and zeros in its {USER_BLOCK}-byte user block")
-    return digest.decode("ascii")
 
 
 def open_hdf5(path: Path) -> h5py.File:
@@ -356,27 +327,7 @@ def root_attributes(file: h5py.File) -> dict[str, Any]:
     Raises:
         ValueError: an attribute that should be JSON is not.
     """
-    values = {name: plain_value(value) for name, value in sorted(file.attrs.items())}
-    return {
-        name: parse_json(value) if isinstance(value, str) and name not in TEXT_ATTRIBUTES else value
-        for name, value in values.items()
-    }
-
-
-def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """`text` parsed as JSON; NaN and infinities, which JSON does not have, are refused.
-
-    Raises:
-        ValueError: not JSON.
-    """
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=pairs)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    return {name: parse_root(name, plain_value(value)) for name, value in sorted(file.attrs.items())}
 
 
 def plain_value(value: Any) -> Any:
@@ -400,11 +351,6 @@ def dataset_names(group: h5py.Group, prefix: str = "", depth: int = 4) -> Iterat
             yield prefix + name
         elif isinstance(found, h5py.Group) and depth > 1:
             yield from dataset_names(found, f"{prefix}{name}/", depth - 1)
-
-
-def claimed_too_much(dataset: h5py.Dataset) -> bool:
-    """Whether a dataset is larger than what it stores can unfold to; deflate's best ratio is 1032 to 1."""
-    return bool(math.prod(dataset.shape) * dataset.dtype.itemsize > 1032 * dataset.id.get_storage_size() + 4096)
 
 
 @contextmanager

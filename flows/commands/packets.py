@@ -14,6 +14,7 @@ import click
 from extractors.errors import ConfigError
 from flows.commands.options import FAILED, FINISHED, OutputOrFile, print_json
 from flows.commands.sources import inspect_and_exit
+from packers.printable import printable
 
 if TYPE_CHECKING:
     from flows.output.directory import Opened
@@ -73,7 +74,7 @@ def validate(path: Opened, as_json: bool) -> None:
         count += 1
         findings += found
         for finding in found if not as_json else []:
-            print(f"{finding['packet']}: {_where(finding)}{finding['reason']}")
+            print(printable(f"{finding['packet']}: {_where(finding)}{finding['reason']}"))
     code = FAILED if findings else FINISHED
     if as_json:
         print_json("validate", code, counts={"packets": count, "findings": len(findings)}, findings=findings)

@@ -125,11 +125,14 @@ def depth_of(packet: Packet, dataset: str) -> Callable[[NDArray[Any]], NDArray[n
     from extractors.centroids import InverseDepthMap, relative_mapping
 
     stages = packet.attributes.get("stages") or {}
-    report = ((stages.get("geometry") or {}).get("report") or {}).get("centroids") or {}
-    recorded = report.get("inverse_depth")
-    if recorded is not None:
-        mapping = InverseDepthMap(float(recorded["scale"]), float(recorded["shift"]))
-    else:
+    try:
+        report = ((stages.get("geometry") or {}).get("report") or {}).get("centroids") or {}
+        recorded = report.get("inverse_depth")
+        mapping = None if recorded is None else InverseDepthMap(float(recorded["scale"]), float(recorded["shift"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # What a stage reports is its own affair, and nobody's promise.
+        raise PacketError(f"{packet.path}: stages: geometry: the report's inverse_depth is no mapping") from error
+    if mapping is None:
         sampled = np.unique(np.linspace(0, packet.n_frames - 1, 24).round().astype(int))
         mapping = relative_mapping(np.concatenate([packet.read(dataset, int(t), int(t) + 1) for t in sampled]))
     return lambda values: mapping.depth(values).astype(np.float64)

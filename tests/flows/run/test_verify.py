@@ -18,6 +18,7 @@ from packers.schema import Dataset
 from packers.writer import write_packet
 from tests.flows.batches import array_plan
 from tests.flows.sources.lerobot_builder import FRONT, SIDE, write_v30
+from tests.packers.examples import tamper
 from tests.support import ArraySource
 
 QUICK = ("masks.backend=recorded", "depth.backend=off", "tracks.backend=off", "packet.height=24", "packet.width=32")
@@ -181,10 +182,7 @@ def test_a_file_that_is_no_packet_is_a_finding(made, tmp_path, content):
 
 
 def test_a_packet_of_another_schema_is_a_finding(made, packet):
-    import h5py
-
-    with h5py.File(packet, "r+") as file:
-        file.attrs["schema"] = "cuepack/9"
+    tamper(packet, lambda file: file.attrs.modify("schema", np.bytes_(b"cuepack/9")))
     (finding,) = verify(made[1], packet)
     assert "cuepack/9" in finding.reason
 

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from extractors.errors import CorruptDataError, MissingDataError, SourceError, printable
+from extractors.errors import CorruptDataError, MissingDataError, SourceError
+from extractors.printable import printable
 from flows.sources.cells import number, tasks, text, whole
 from flows.sources.files import check_plain, decode_text, foreign_content, read_bytes, read_json
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor
 
 from extractors.backends.checkpoints import checkpoint_faults
-from extractors.backends.devices import choose_device
+from extractors.backends.devices import choose_device, forbid_tf32
 from extractors.backends.linear import pack_linears
 from extractors.backends.vda_network import PATCH, SHAPES, FrameFeatures, ModelSize, VideoDepthNetwork
 from extractors.backends.vda_windows import LENGTH, Stitcher, Window, plan_windows, published_windows
@@ -153,7 +153,6 @@ class VideoDepthAnything:
         _check_settings(size, precision, input_size, on_cpu=on_cpu, compiled=compile_network)
         self.size, self.metric, self.input_size = size, metric, input_size
         self.precision: str = precision
-        self.device_name = self.device.type
         self._batch_frames = batch_frames
         self._batch_windows = batch_windows or (1 if on_cpu else 4)
         self._network = load_network(Path(weights), size, metric=metric).to(self.device)
@@ -211,7 +210,7 @@ class VideoDepthAnything:
             "metric": self.metric,
             "input_size": self.input_size,
             "precision": self.precision,
-            "device": self.device_name,
+            "device": self.device.type,
         }
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -425,7 +424,7 @@ def _incomplete(promised: int, decoded: int) -> MissingDataError:
 def _exact(precision: str) -> contextlib.AbstractContextManager[Any]:
     """fp32 means fp32: without this, cuDNN convolves in TF32, three digits short of the published numbers."""
     if precision == "fp32" and torch.cuda.is_available():
-        return torch.backends.cudnn.flags(allow_tf32=False)
+        forbid_tf32()
     return contextlib.nullcontext()
 
 

@@ -19,6 +19,9 @@ from extractors.errors import ConfigError
 
 log = logging.getLogger("cuepack")
 
+TAG = "cuepack"
+"""On every flow run of ours: others may use the same server."""
+
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",

@@ -13,7 +13,7 @@ from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Masks
 from flows.config import Config
 from flows.models import build as models
-from flows.models.device_slot import device_slot
+from flows.models.device_slot import device_name, device_slot
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.writer import encode
 
@@ -51,8 +51,8 @@ def _run(inputs: StageInputs) -> StageOutput:
         datasets,
         report,
         backend=config.backend,
-        device=getattr(segmenter, "device_name", "cpu"),
-        precision=getattr(segmenter, "precision", "fp32"),
+        device=device_name(segmenter),
+        precision=segmenter.precision,
     )
 
 

@@ -9,7 +9,7 @@ from extractors.tracks import extract_tracks
 from extractors.types import Tracks
 from flows.config import Config, TracksConfig
 from flows.models import build as models
-from flows.models.device_slot import device_slot
+from flows.models.device_slot import device_name, device_slot
 from flows.output.store import json_digest
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
@@ -71,8 +71,8 @@ def _run(inputs: StageInputs) -> StageOutput:
         datasets,
         {name: dict(found.report) for name, found in sets.items()} | {"grid_key": _grid_key(inputs)},
         backend=config.backend,
-        device=getattr(tracker, "device_name", "cpu"),
-        precision=getattr(tracker, "precision", "fp32"),
+        device=device_name(tracker),
+        precision=tracker.precision,
     )
 
 

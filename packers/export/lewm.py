@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import OutputError, PacketError
-from packers.atomic import built_aside
+from packers.atomic import built_aside, write_whole
 from packers.reader import Packet
 
 PROPRIO = "proprio"
@@ -75,7 +75,7 @@ def write_lewm(
                 _copy(path, file, sources, int(start), length)
                 done(path)
         index = target.with_name(f"{target.name}.episodes.csv")
-        index.write_text(_index(packets, offsets, lengths), encoding="utf-8", newline="")
+        write_whole(index, _index(packets, offsets, lengths))
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error}; free space or fix permissions") from error
     return JoinedFile(len(packets), sum(lengths), tuple(shapes))

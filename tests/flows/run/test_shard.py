@@ -168,8 +168,8 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_packed(tmp_path, monkeypatc
 
 def test_two_runs_on_one_directory_exclude_each_other_per_episode(tmp_path):
     source = ArraySource(tmp_path / "in", count=2)
-    with Store(tmp_path / "out").lock("square_0") as held:
-        assert held
+    with Store(tmp_path / "out").locked(["square_0"]) as held:
+        assert held == {"square_0"}
         rows, outcome = extract(tmp_path, source)
     assert rows["square_0"]["status"] == "busy"
     assert rows["square_1"]["status"] == "done"

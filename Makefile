@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo check test test-all bench clean
+.PHONY: install demo check test test-all bench soak clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -38,6 +38,11 @@ TRUTH ?= sample
 bench: install
 	$(BIN)/python -m tests.benchmarks.pipeline --quick
 	$(BIN)/python -m tests.benchmarks.accuracy $(TRUTH)
+
+# The engine under everything that people do to sources and runs, against fresh runs; prints its seeds.
+SOAK_STEPS ?= 20000
+soak: install
+	$(BIN)/python -m tests.flows.run.soaking --steps $(SOAK_STEPS) --seed $(shell date +%s)
 
 clean:
 	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import sys
 import threading
 
 import pytest
@@ -219,14 +220,16 @@ def test_stages_of_a_packet_name_every_stage_and_every_key(tmp_path):
                 assert packet.dataset_attributes(name)["stage_key"] in keys
 
 
-def test_the_signal_handler_asks_to_stop_first(tmp_path):
+def test_the_first_signal_asks_to_stop_and_says_so_the_second_ends_the_process(monkeypatch, capsys):
+    monkeypatch.setattr(carrying_out, "end_process", sys.exit)
     stop = threading.Event()
     with carrying_out._stop_on_signal(stop):
         import signal
 
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGHUP)
         assert stop.is_set()
-        with pytest.raises(KeyboardInterrupt):
+        assert "stopping" in capsys.readouterr().err
+        with pytest.raises(SystemExit, match="130"):
             signal.raise_signal(signal.SIGINT)
 
 

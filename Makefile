@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo check test test-all bench soak clean
+.PHONY: install demo check test test-all bench bench-loader soak clients clean fuzz
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -43,6 +43,28 @@ bench: install
 SOAK_STEPS ?= 20000
 soak: install
 	$(BIN)/python -m tests.flows.run.soaking --steps $(SOAK_STEPS) --seed $(shell date +%s)
+
+# stable-worldmodel in an environment of its own: its reader, scaler and converter on an export of the demo.
+CLIENTS := .clients/bin
+$(CLIENTS)/python:
+	$(PYTHON) -m venv .clients
+	$(CLIENTS)/pip install --disable-pip-version-check --quiet stable-worldmodel h5py hdf5plugin \
+	    opencv-python-headless pygame pymunk shapely imageio
+
+clients: install $(CLIENTS)/python
+	test -d demo/packets || $(MAKE) demo
+	$(BIN)/cuepack export demo --format lewm-hdf5 --out demo/clients.h5 --names study --with depth/metric \
+	    --with tracks/grid --with masks/object --with centroids --with shape_descriptors --with contact
+	$(CLIENTS)/python tests/tools/clients_check.py demo/clients.h5
+
+# Windows per second beside plain h5py and, after `make clients`, stable-worldmodel's HDF5 reader.
+bench-loader: install
+	$(BIN)/python -m tests.benchmarks.loader --cold $(if $(wildcard $(CLIENTS)/python),--client $(CLIENTS)/python)
+
+# Spoiled input for every reader, in child processes with limits of memory and time; N inputs for each case.
+N ?= 7000
+fuzz: install
+	$(BIN)/python -m tests.fuzz --count $(N)
 
 clean:
 	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

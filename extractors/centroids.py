@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, GeometryError, ShapeError
-from extractors.geometry import as_masks
+from extractors.geometry import as_masks, sample_indices, sample_values
 from extractors.types import Camera, Centroids, Depth
 
 Method = Literal["robust", "mean"]
@@ -34,12 +34,34 @@ at how far a model's inverse depth is from affine; it does not cover the choice 
 MASK_SIGMA_PX = 0.5
 """Uncertainty of where a mask's border lies, pixels: a border drawn at whole pixels."""
 
-_REACH = 6  # how far outside the mask its surroundings are looked at, pixels
-_OUTSIDE = 3  # nearest distance at which surroundings are taken as free of the object, pixels
-_MAX_SOFT = 5  # most layers inside the edge whose depth is taken as mixed, pixels
-_MAX_BLEED = 8  # most layers of pixels that a clip's masks may bleed, pixels
 _RELIEF = 0.024  # least step in depth that tells object from surroundings, relative; twice the D400's tolerance is 4 %
 _SAMPLE = 8  # frames that the bleed of a clip is measured on
+_READINGS = 200_000  # values that percentiles of a clip are taken of; it has up to 1e8
+
+
+class _Reach(NamedTuple):
+    """Layers of pixels around a mask's border in a frame `width` wide: shares of it, measured at 224 pixels.
+
+    Attributes:
+        around: how far outside the mask its surroundings are looked at.
+        outside: nearest distance at which surroundings are taken as free of the object.
+        soft: most layers inside the edge whose depth is taken as mixed.
+        bleed: most layers that a clip's masks may bleed.
+        ridge: how far a thin part's middle is looked for.
+    """
+
+    around: int
+    outside: int
+    soft: int
+    bleed: int
+    ridge: int
+
+    @classmethod
+    def of(cls, width: int) -> _Reach:
+        def layers(share: float) -> int:
+            return max(round(share * width), 1)
+
+        return cls(layers(0.027), layers(0.0134), layers(0.0223), layers(0.0357), layers(0.018))
 
 
 class InverseDepthMap(NamedTuple):
@@ -192,6 +214,10 @@ class ObjectSurface:
             return surface
         return cls(masks, values, mapping, method, surface._measure_fit())
 
+    @property
+    def _reach(self) -> _Reach:
+        return _Reach.of(self.masks.shape[2])
+
     def __iter__(self) -> Iterator[ObjectPixels | None]:
         for t in range(len(self.masks)):
             yield self._pixels(t)
@@ -220,7 +246,7 @@ class ObjectSurface:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not len(rows):
             return None
-        margin = _REACH if self.method == "robust" else 0
+        margin = self._reach.around if self.method == "robust" else 0
         top, left = max(int(rows[0]) - margin, 0), max(int(columns[0]) - margin, 0)
         cut = np.s_[top : int(rows[-1]) + margin + 1, left : int(columns[-1]) + margin + 1]
         values = self.values[t][cut]
@@ -228,7 +254,7 @@ class ObjectSurface:
         known = np.isfinite(z) & (z > 0)
         if not (mask[cut] & known).any():
             return None
-        return _Border(mask[cut], np.where(known, z, 0).astype(np.float32), known, top, left)
+        return _Border(mask[cut], np.where(known, z, 0).astype(np.float32), known, (top, left), self._reach)
 
     def _measure_fit(self) -> MaskFit:
         """Bleed and softness of the clip's masks, from a sample of its frames.
@@ -238,19 +264,20 @@ class ObjectSurface:
         is where it settled on all ground-truth clips.
         """
         present = np.flatnonzero(self.masks.any(axis=(1, 2)))
-        sample = present[np.unique(np.linspace(0, max(len(present) - 1, 0), _SAMPLE).astype(int))[: len(present)]]
+        sample = present[sample_indices(len(present), _SAMPLE)]
         borders = [border for t in sample if (border := self._border(int(t))) is not None]
-        fit = MaskFit(0, _MAX_SOFT)
+        reach = self._reach
+        fit = MaskFit(0, reach.soft)
         for _ in range(4):
-            layers = _layer_memberships(borders, fit)
+            layers = _layer_memberships(borders, fit, reach.bleed)
             bleed = fit.bleed_px
-            while bleed < _MAX_BLEED and np.mean(layers[bleed] < 0.5) > 0.5:
+            while bleed < reach.bleed and np.mean(layers[bleed] < 0.5) > 0.5:
                 bleed += 1
             soft = 0
-            while bleed + soft < _MAX_BLEED and np.median(layers[bleed + soft]) < 0.9:
+            while bleed + soft < reach.bleed and np.median(layers[bleed + soft]) < 0.9:
                 soft += 1
             # One layer of grace: the innermost mixed layer is hard to tell from the inside it is compared with.
-            last, fit = fit, MaskFit(bleed, min(soft + 1, _MAX_SOFT) if soft else 0)
+            last, fit = fit, MaskFit(bleed, min(soft + 1, reach.soft) if soft else 0)
             if fit == last:
                 break
         return fit
@@ -267,9 +294,7 @@ def relative_mapping(inverse: NDArray[Any], *, far: float = RELATIVE_FAR) -> Inv
     Raises:
         GeometryError: nothing finite, or a clip without any range.
     """
-    step = max(1, inverse.size // 200_000)  # percentiles of a regular sample; a clip has up to 1e8 values
-    values = np.asarray(inverse).reshape(-1)[::step]
-    values = values[np.isfinite(values)]
+    values = sample_values(inverse, _READINGS)
     low, high = np.percentile(values, (5, 95)) if len(values) else (0.0, 0.0)
     if low == high and len(values):
         low, high = values.min(), values.max()
@@ -289,12 +314,19 @@ class _Border:
         z: (h, w) float32 depth, 0 unknown.
         known: (h, w) bool, there is a reading.
         top, left: of the cut in the frame, pixels.
+        reach: of the frame.
     """
 
     def __init__(
-        self, mask: NDArray[np.bool_], z: NDArray[np.float32], known: NDArray[np.bool_], top: int, left: int
+        self,
+        mask: NDArray[np.bool_],
+        z: NDArray[np.float32],
+        known: NDArray[np.bool_],
+        corner: tuple[int, int],
+        reach: _Reach,
     ) -> None:
-        self.mask, self.z, self.known, self.top, self.left = mask, z, known, top, left
+        self.mask, self.z, self.known, self.reach = mask, z, known, reach
+        self.top, self.left = corner
 
     @cached_property
     def inner(self) -> NDArray[np.float32]:
@@ -312,7 +344,7 @@ class _Border:
     @cached_property
     def outside(self) -> NDArray[np.float32]:
         """Depth of the nearest surroundings, NaN if there are none."""
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _OUTSIDE - 1, 2 * _OUTSIDE - 1))
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * self.reach.outside - 1,) * 2)
         return self._nearest((cv2.dilate(self.mask.astype(np.uint8), disc) == 0) & self.known)
 
     def membership(self, fit: MaskFit) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -349,7 +381,7 @@ class _Border:
     def _sure(self, fit: MaskFit) -> NDArray[np.bool_]:
         """Object pixels behind the bleed and the soft edge; of thin parts, their middle."""
         depth_px = np.maximum(self.inner - fit.bleed_px, 0)
-        width = 2 * (4 + fit.soft_px) + 1
+        width = 2 * (self.reach.ridge + fit.soft_px) + 1
         ridge = cv2.dilate(depth_px, np.ones((width, width), np.uint8))
         usable = self.mask & self.known
         sure = usable & (depth_px > 0) & (depth_px >= np.minimum(max(fit.soft_px, 1) + 0.5, 0.7 * ridge))
@@ -370,9 +402,9 @@ class _Border:
         return np.asarray(depth[labels])
 
 
-def _layer_memberships(borders: list[_Border], fit: MaskFit) -> list[NDArray[np.float32]]:
+def _layer_memberships(borders: list[_Border], fit: MaskFit, most: int) -> list[NDArray[np.float32]]:
     """Memberships of all clear pixels, layer by layer; a layer with too few of them to tell counts as the object's."""
-    layers: list[list[NDArray[np.float32]]] = [[] for _ in range(_MAX_BLEED + 1)]
+    layers: list[list[NDArray[np.float32]]] = [[] for _ in range(most + 1)]
     for border in borders:
         share, layer = border.membership(fit)[0], border.layer
         clear = ~np.isnan(share)
@@ -383,8 +415,7 @@ def _layer_memberships(borders: list[_Border], fit: MaskFit) -> list[NDArray[np.
 
 
 def _check_metres(values: NDArray[Any]) -> None:
-    sample = values.reshape(-1)[:: max(1, values.size // 100_000)]
-    readings = sample[np.isfinite(sample) & (sample > 0)]
+    readings = sample_values(values, _READINGS, valid=values > 0)
     if len(readings) and np.median(readings) > METRIC_LIMIT_M:
         raise GeometryError(
             f"metric depth must be in metres, got a median of {np.median(readings):.0f}; "

@@ -9,13 +9,22 @@ from numpy.typing import NDArray
 
 from extractors.errors import ShapeError
 from extractors.geometry import as_masks, dilate
-from extractors.types import Centroids, Contact, Depth
+from extractors.timing import WINDOW_S, frames_in
+from extractors.types import Centroids, Contact, Depth, SceneTracks
 
 _MIN_STEPS = 4
-"""Fewest steps from which a rotation and a scale between two paths are told: three fix them, one checks."""
+"""Fewest separate steps from which a rotation and a scale between two paths are told: three fix them, one checks."""
 
-_STATIC_PX = 1.0
-"""Largest excursion of a track over the clip, pixels, that is taken as a point of the static scene."""
+_MIN_SPEED = 0.01
+"""Speed of the end effector, m/s, below which its steps are left out: their direction is noise. BridgeData's median
+commanded speed is 0.05 m/s."""
+
+_STATIC = 0.0045
+"""Largest excursion of a track over the clip, widths, that is taken as a point of the static scene: several times a
+tracker's jitter."""
+
+_BORDER = 0.009
+"""Mask border that counts for neither side, widths: the error of a good mask's edge."""
 
 
 def check_consistency(
@@ -25,18 +34,16 @@ def check_consistency(
     ee_xyz: NDArray[Any] | None = None,
     masks: NDArray[np.bool_] | None = None,
     depth: Depth | None = None,
-    tracks_xy: NDArray[Any] | None = None,
-    visibility: NDArray[np.bool_] | None = None,
-    on_object: NDArray[np.bool_] | None = None,
+    tracks: SceneTracks | None = None,
     track_z: NDArray[Any] | None = None,
-    min_speed: float = 0.002,
-    border_px: float = 2.0,
+    fps: float,
+    camera_moves: bool | None = None,
 ) -> dict[str, float | None]:
     """Cross-checks of what is there; None where something needed is missing or too little of it.
 
     - `centroid_ee_alignment`, in [0, 1]: how well the centroid's steps during contact are the end effector's, after the
-      best rotation and scale between camera and robot frame (Kabsch 1976; 1 is a rigid grasp seen without error). None
-      where contact was told with a moving camera, in whose frame steps are not the object's.
+      best rotation and scale between camera and robot frame (Kabsch 1976; 1 is a rigid grasp seen without error).
+      Steps are those of `WINDOW_S`. None with a moving camera, in whose frame steps are not the object's.
     - `centroid_ee_scale`: that scale, centroid units per metre: 1 for metric depth and a good camera.
     - `centroid_ee_speed_error`: median of |speed ratio - 1| over the same steps, after the scale.
     - `track_depth_error`: median relative difference of `track_z` and the depth map under visible tracks.
@@ -44,8 +51,8 @@ def check_consistency(
       deviation from its median), relative to the spread of depth between those points. A static camera should give 0.
     - `object_track_depth_outliers`: share of visible object-track samples whose depth lies outside the range of the
       object's mask (5th to 95th percentile, widened by half of it).
-    - `tracks_in_mask`: share of visible object-track samples inside the mask, `border_px` of grace.
-    - `background_tracks_in_mask`: share of the other visible samples deeper than `border_px` inside it.
+    - `tracks_in_mask`: share of visible object-track samples inside the mask or by its border.
+    - `background_tracks_in_mask`: share of the other visible samples inside it and not by its border.
 
     Args:
         centroids: T centroids.
@@ -53,36 +60,32 @@ def check_consistency(
         ee_xyz: (T, 3) end effector in the robot's frame, metres.
         masks: (T, H, W) bool.
         depth: (T, H, W).
-        tracks_xy: (T, N, 2) pixels of `masks` and `depth`.
-        visibility: (T, N) bool.
-        on_object: (N,) bool.
+        tracks: of the pixels of `masks` and `depth`.
         track_z: (T, N) depth of the tracks, in the unit of `depth`, where a 3-D tracker or the truth gives it.
-        min_speed: steps of the end effector shorter than this are left out, metres per frame.
-        border_px: mask border that counts for neither side, pixels.
+        fps: frames per second.
+        camera_moves: as measured on the clip; None: not known, taken as still.
 
     Returns:
         The numbers above by name.
 
     Raises:
         ShapeError: arrays of different lengths.
+        GeometryError: a rate that is not above 0.
     """
-    given = (ee_xyz, masks, tracks_xy, visibility, None if depth is None else depth.values)
+    given = (ee_xyz, masks, None if tracks is None else tracks.xy, None if depth is None else depth.values)
     lengths = {len(a) for a in given if a is not None}
     lengths |= {len(c.xyz) for c in (centroids,) if c is not None}
     lengths |= {len(c.probability) for c in (contact,) if c is not None}
     if len(lengths) > 1:
         raise ShapeError(f"signals of one clip must have one length, got {sorted(lengths)}")
-    numbers = _motion_agreement(centroids, contact, ee_xyz, min_speed)
-    if tracks_xy is None or visibility is None or on_object is None:
+    numbers = _motion_agreement(centroids, contact, ee_xyz, frames_in(WINDOW_S, fps), fps, bool(camera_moves))
+    if tracks is None:
         return numbers | dict.fromkeys(_TRACK_NUMBERS)
-    xy, seen = np.asarray(tracks_xy, np.float64), np.asarray(visibility, np.bool_)
-    if seen.shape != xy.shape[:2] or np.shape(on_object) != xy.shape[1:2]:
-        raise ShapeError(f"tracks {xy.shape} need visibility (T, N) and on_object (N,)")
-    seen = seen & np.isfinite(xy).all(-1)
-    on_object = np.asarray(on_object, np.bool_)
-    numbers |= _track_depth(xy, seen, on_object, depth, track_z)
+    xy, seen = np.asarray(tracks.xy, np.float64), tracks.seen
+    on_object = np.asarray(tracks.on_object, np.bool_)
+    numbers |= _track_depth(xy, seen, on_object, depth, track_z, _STATIC * tracks.width)
     numbers["object_track_depth_outliers"] = _depth_outliers(xy, seen & on_object, depth, masks)
-    numbers |= _mask_agreement(xy, seen, on_object, masks, border_px)
+    numbers |= _mask_agreement(xy, seen, on_object, masks, _BORDER * tracks.width)
     return numbers
 
 
@@ -96,21 +99,29 @@ _TRACK_NUMBERS = (
 
 
 def _motion_agreement(
-    centroids: Centroids | None, contact: Contact | None, ee_xyz: NDArray[Any] | None, min_speed: float
+    centroids: Centroids | None,
+    contact: Contact | None,
+    ee_xyz: NDArray[Any] | None,
+    window: int,
+    fps: float,
+    camera_moves: bool,
 ) -> dict[str, float | None]:
     names = ("centroid_ee_alignment", "centroid_ee_scale", "centroid_ee_speed_error")
     if centroids is None or contact is None or ee_xyz is None:
         return dict.fromkeys(names)
     # Steps in the frame of a camera that moves itself are not the object's.
-    if contact.report.get("vision") == "moving camera":
+    if camera_moves or len(centroids.xyz) <= window:
         return dict.fromkeys(names)
     touching = (contact.probability > 0.5) & centroids.valid
-    hand = np.diff(np.asarray(ee_xyz, np.float64), axis=0)
-    thing = np.diff(centroids.xyz.astype(np.float64), axis=0)
+    # Between two frames of a fast clip the centroid's noise is longer than its step.
+    hand, thing = (
+        path[window:] - path[:-window] for path in (np.asarray(ee_xyz, np.float64), centroids.xyz.astype(np.float64))
+    )
     speed = np.linalg.norm(hand, axis=1)
-    use = touching[1:] & touching[:-1] & np.isfinite(speed) & (speed >= min_speed)
+    use = touching[window:] & touching[:-window] & np.isfinite(speed) & (speed >= _MIN_SPEED * window / fps)
     hand, thing, speed = hand[use], thing[use], speed[use]
-    if len(hand) < _MIN_STEPS or not thing.any():
+    # Windows overlap: as many are separate as fit one behind the other.
+    if len(hand) < _MIN_STEPS * window or not thing.any():
         return dict.fromkeys(names)
     left, singular, right = np.linalg.svd(thing.T @ hand)
     # A rotation, not a mirror: the least singular value changes sign where the best map would be one.
@@ -138,6 +149,7 @@ def _track_depth(
     on_object: NDArray[np.bool_],
     depth: Depth | None,
     track_z: NDArray[Any] | None,
+    static_px: float,
 ) -> dict[str, float | None]:
     if depth is None:
         return {"track_depth_error": None, "static_depth_drift": None}
@@ -150,7 +162,7 @@ def _track_depth(
         error = float(np.nanmedian(difference)) if np.isfinite(difference).any() else None
     # A point that was always seen, off the object, and did not move, belongs to the static scene.
     excursion = np.abs(xy - xy[:1]).max(axis=(0, 2))
-    static = np.isfinite(values).all(axis=0) & ~on_object & (excursion < _STATIC_PX)
+    static = np.isfinite(values).all(axis=0) & ~on_object & (excursion < static_px)
     drift = None
     if static.sum() >= 10:
         still = values[:, static]

@@ -8,7 +8,7 @@ while the object stays where it is, has closed on nothing.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from extractors.errors import GeometryError, ShapeError
 from extractors.geometry import as_masks
-from extractors.types import Contact
+from extractors.timing import WINDOW_S, frames_in
+from extractors.types import Contact, SceneTracks
 
 
 @dataclass(frozen=True, slots=True)
 class ContactRule:
-    """Thresholds of `estimate_contact`. Lengths are in pixels of a 224-pixel-wide frame and follow its width.
+    """Thresholds of `estimate_contact`, in seconds and in shares of the frame's width.
+
+    Speeds were set at BridgeData's 5 frames/s on frames of 224 pixels, where 1 pixel a frame is 0.022 widths a second.
 
     Attributes:
         min_gripper_range: least range of opening over the clip (0 to 1) that is a signal; sensor noise of a resting
@@ -29,44 +32,41 @@ class ContactRule:
         touch_fraction: where, between its open and its held opening, a closing gripper is taken to touch: the median
             over simulated grasps of six tasks, in which objects of a third of the gripper's width are met by one finger
             first.
-        max_early_frames: the touch is never put further than this before the gripper stops, which is where a slow
-            gripper on a rigid object touches.
-        stall_fraction: closing per frame below which the gripper has stopped, of the clip's range.
+        max_early_s: the touch is never put further than this before the gripper stops, which is where a slow gripper on
+            a rigid object touches; seconds.
+        stall_rate: closing per second below which the gripper has stopped, of the clip's range.
         release_fraction: how far back towards open the gripper is when it lets go.
-        quiet_px: object motion per frame below which it rests: about 1 mm at 1 m, and several times a tracker's jitter.
-        moving_px: motion per frame that makes it a push: about 2 mm at 1 m.
-        slow_px: motion per frame that counts as well where it goes on for `slow_frames` right before faster motion:
-            fingers that press on an object shift it slowly before it yields.
-        slow_frames: least length of such slow motion.
+        quiet_speed: object motion, widths per second, below which it rests: about 5 mm/s at 1 m, and several times a
+            tracker's jitter.
+        moving_speed: motion that makes it a push: about 10 mm/s at 1 m.
+        slow_speed: motion that counts as well where it goes on for `slow_s` right before faster motion: fingers that
+            press on an object shift it slowly before it yields.
+        slow_s: least length of such slow motion, seconds.
         noise_factor: the three are raised to this many times the jitter of the static background, where that is larger.
-        min_travel_px: a push moves the object at least this far in all; less is jitter or a shadow.
-        near_px: distance between robot and object mask within which they may touch: one pixel of gap, and the mask
-            error of either.
-        near_track_px: the same where the robot is known only by points that move, a grid spacing (11 px) apart.
-        bridge_frames: pauses of a push up to this long do not end it.
-        wait_frames: a grasped object moves at the latest this long after the gripper has stopped (2 s at 5 Hz).
-        command_delay_frames: from a commanded closing to the touch, where only commands are known.
-        camera_px: median background motion per frame above which the camera moves; image motion then says nothing
-            about contact and the gripper alone decides.
+        min_travel: a push moves the object at least this far in all, widths; less is jitter or a shadow.
+        near: distance between robot and object mask within which they may touch, widths: the error of either mask.
+        near_track: the same where the robot is known only by points that move, whose grid is 0.05 widths wide.
+        bridge_s: pauses of a push up to this long do not end it, seconds.
+        wait_s: a grasped object moves at the latest this long after the gripper has stopped, seconds.
+        command_delay_s: from a commanded closing to the touch, where only commands are known, seconds.
     """
 
     min_gripper_range: float = 0.1
     touch_fraction: float = 0.3
-    max_early_frames: int = 2
-    stall_fraction: float = 0.03
+    max_early_s: float = 0.4
+    stall_rate: float = 0.15
     release_fraction: float = 0.5
-    quiet_px: float = 0.35
-    moving_px: float = 0.7
-    slow_px: float = 0.15
-    slow_frames: int = 4
+    quiet_speed: float = 0.0078
+    moving_speed: float = 0.0156
+    slow_speed: float = 0.0033
+    slow_s: float = 0.8
     noise_factor: float = 1.0
-    min_travel_px: float = 1.5
-    near_px: float = 4.0
-    near_track_px: float = 20.0
-    bridge_frames: int = 3
-    wait_frames: int = 10
-    command_delay_frames: int = 2
-    camera_px: float = 1.0
+    min_travel: float = 0.0067
+    near: float = 0.018
+    near_track: float = 0.09
+    bridge_s: float = 0.6
+    wait_s: float = 2.0
+    command_delay_s: float = 0.4
 
 
 PROBABILITY = {
@@ -82,6 +82,38 @@ PROBABILITY = {
 18 tasks with exact contact (Meta-World; the 8 of groundtruth_dev and 17 recorded like them)."""
 
 
+class _Frames(NamedTuple):
+    """The rule at one clip's rate: counts of frames, and lengths in widths per window of `window` frames."""
+
+    window: int
+    early: int
+    slow: int
+    bridge: int
+    wait: int
+    delay: int
+    stall: float
+    quiet: float
+    moving: float
+    slowly: float
+
+    @classmethod
+    def of(cls, rule: ContactRule, fps: float, n_frames: int) -> _Frames:
+        window = min(frames_in(WINDOW_S, fps), max(n_frames - 1, 1))
+        seconds = window / fps
+        return cls(
+            window=window,
+            early=frames_in(rule.max_early_s, fps, least=0),
+            slow=frames_in(rule.slow_s, fps),
+            bridge=frames_in(rule.bridge_s, fps, least=0),
+            wait=frames_in(rule.wait_s, fps, least=0),
+            delay=frames_in(rule.command_delay_s, fps, least=0),
+            stall=rule.stall_rate * seconds,
+            quiet=rule.quiet_speed * seconds,
+            moving=rule.moving_speed * seconds,
+            slowly=rule.slow_speed * seconds,
+        )
+
+
 class _Grip(NamedTuple):
     """One closing of the gripper: frames at which it starts, touches, stops, and lets go (one past the last)."""
 
@@ -94,13 +126,12 @@ class _Grip(NamedTuple):
 def estimate_contact(
     gripper: NDArray[Any] | None,
     *,
+    fps: float,
     action_gripper: NDArray[Any] | None = None,
     masks: NDArray[np.bool_] | None = None,
-    tracks_xy: NDArray[Any] | None = None,
-    visibility: NDArray[np.bool_] | None = None,
-    on_object: NDArray[np.bool_] | None = None,
     robot_masks: NDArray[np.bool_] | None = None,
-    fps: float | None = None,
+    tracks: SceneTracks | None = None,
+    camera_moves: bool | None = None,
     n_frames: int | None = None,
     rule: ContactRule | None = None,
 ) -> Contact:
@@ -108,14 +139,13 @@ def estimate_contact(
 
     Args:
         gripper: (T,) opening, 1 open, 0 closed; None or constant: vision alone decides, and nothing counts as held.
+        fps: frames per second, in which the rule's seconds are counted.
         action_gripper: (T,) commanded opening, used where `gripper` is None.
-        masks: (T, H, W) bool, the object; gives the frame's width.
-        tracks_xy: (T, N, 2) pixels of `masks`, or of frames 224 wide where there are none; on the object and off it
-            (those tell what the camera and the robot do).
-        visibility: (T, N) bool.
-        on_object: (N,) bool.
+        masks: (T, H, W) bool, the object.
         robot_masks: (T, H, W) bool.
-        fps: frames per second; recorded in the report.
+        tracks: points on the object and off it (those tell what the robot does); of the masks' pixels.
+        camera_moves: image motion then says nothing about contact and the gripper alone decides; None: not known,
+            taken as still.
         n_frames: T, needed where all arrays are None.
         rule: thresholds; None: `ContactRule()`.
 
@@ -123,21 +153,22 @@ def estimate_contact(
         Contact over T frames; a low constant probability where nothing can be known.
 
     Raises:
-        ShapeError: arrays of different lengths, or tracks without visibility and on_object.
-        GeometryError: an opening that is not within -0.5 to 1.5 (scale it first).
+        ShapeError: arrays of different lengths or sizes.
+        GeometryError: an opening that is not within -0.5 to 1.5 (scale it first), or a rate that is not above 0.
     """
     rule = rule or ContactRule()
-    n = _length(n_frames, gripper, action_gripper, masks, tracks_xy, visibility, robot_masks)
+    n = _length(n_frames, gripper, action_gripper, masks, None if tracks is None else tracks.xy, robot_masks)
+    at_rate = _Frames.of(rule, fps, n)
     masks = None if masks is None else as_masks(masks)
-    scene = _look(masks, tracks_xy, visibility, on_object, robot_masks, rule)
-    grips, openness, signal = _gripper_story(gripper, action_gripper, rule)
-    pushes = [] if scene.motion is None else _pushes(scene, openness, rule)
-    probability = np.full(n, PROBABILITY["apart" if grips or scene.motion is not None else "no evidence"])
+    scene = _look(masks, robot_masks, tracks, bool(camera_moves), rule, at_rate)
+    grips, openness, signal = _gripper_story(gripper, action_gripper, rule, at_rate)
+    pushes = [] if scene.path is None else _pushes(scene.path, scene.near, openness, rule, at_rate)
+    probability = np.full(n, PROBABILITY["apart" if grips or scene.path is not None else "no evidence"])
     held = np.zeros(n, np.bool_)
     for start, stop in pushes:
         probability[start:stop] = PROBABILITY["push"]
     for grip in grips:
-        _add_grip(grip, pushes, scene, probability, held, rule)
+        _add_grip(grip, pushes, scene, probability, held, at_rate)
     above = np.flatnonzero(probability > 0.5)
     return Contact(
         probability=probability.astype(np.float32),
@@ -154,68 +185,143 @@ def estimate_contact(
     )
 
 
+class _Path(Protocol):
+    """Where the object goes, in widths."""
+
+    noise: float
+    """Jitter of what rests, over one window."""
+
+    def windows(self, length: int) -> NDArray[np.float64]:
+        """(T - length,) how far the object gets from frame t to t + length, NaN unknown."""
+        ...
+
+    def between(self, first: int, last: int) -> float:
+        """The same between two frames."""
+        ...
+
+
 class _Scene(NamedTuple):
     """What the image says.
 
     Attributes:
-        motion: (T,) object motion since the frame before, pixels at 224 wide, NaN unknown; None if all of it is.
+        path: the object's; None if it is unknown.
         near: (T,) bool, the robot is next to the object; None if unknown.
-        noise: jitter of what rests, pixels per frame.
         cue: where that is from.
     """
 
-    motion: NDArray[np.float64] | None
+    path: _Path | None
     near: NDArray[np.bool_] | None
-    noise: float
     cue: str
 
 
 def _look(
     masks: NDArray[np.bool_] | None,
-    xy: NDArray[Any] | None,
-    visibility: NDArray[np.bool_] | None,
-    on_object: NDArray[np.bool_] | None,
     robot_masks: NDArray[np.bool_] | None,
+    tracks: SceneTracks | None,
+    camera_moves: bool,
     rule: ContactRule,
+    at_rate: _Frames,
 ) -> _Scene:
-    scale = 1.0 if masks is None else 224.0 / masks.shape[2]
     near = None
     if masks is not None and robot_masks is not None:
         if robot_masks.shape != masks.shape:
             raise ShapeError(f"robot masks must be of the masks' size {masks.shape}, got {robot_masks.shape}")
-        near = np.array([_gap(m, r) * scale <= rule.near_px for m, r in zip(masks, as_masks(robot_masks), strict=True)])
-    if xy is None and masks is None:
-        return _Scene(None, None, 0.0, "none")
-    if xy is None or on_object is None or not np.asarray(on_object).any():
+        reach = rule.near * masks.shape[2]
+        near = np.array([_gap(m, r) <= reach for m, r in zip(masks, as_masks(robot_masks), strict=True)])
+    if camera_moves:
+        return _Scene(None, None, "moving camera")
+    if tracks is None and masks is None:
+        return _Scene(None, None, "none")
+    if tracks is None or not np.asarray(tracks.on_object).any():
         if masks is None:
-            return _Scene(None, None, 0.0, "no track on the object")
-        # A mask's mean shifts when something covers it: twice the threshold of tracks.
-        return _Scene(_mask_motion(masks) * scale, near, 2 * rule.quiet_px / rule.noise_factor, "masks")
-    if visibility is None or visibility.shape != xy.shape[:2] or np.shape(on_object) != xy.shape[1:2]:
-        raise ShapeError(f"tracks {xy.shape} need visibility (T, N) and on_object (N,); got others or None")
-    step = np.diff(np.asarray(xy, np.float64), axis=0) * scale
-    seen = np.asarray(visibility[1:] & visibility[:-1]) & np.isfinite(step).all(-1)
-    background, noise, camera = _background(step, seen & ~np.asarray(on_object))
-    if camera > rule.camera_px:
-        return _Scene(None, None, 0.0, "moving camera")
-    lengths = np.linalg.norm(step - background[:, None], axis=-1)
-    # The length of a jittering step is never zero: what the background's jitter adds in the square is taken off.
-    steps = _row_median(lengths, seen & np.asarray(on_object))
-    motion = np.concatenate([[0.0], np.sqrt(np.maximum(np.square(steps) - noise**2, 0.0))])
-    if near is None and masks is not None:
-        robot = seen & ~np.asarray(on_object) & (lengths > max(rule.moving_px, 3 * noise))
-        near = _near_tracks(masks, np.asarray(xy, np.float64), robot, rule.near_track_px / scale)
-    return _Scene(motion, near, noise, "tracks")
+            return _Scene(None, None, "no track on the object")
+        return _Scene(_MaskPath(masks), near, "masks")
+    path = _TrackPath(tracks, at_rate.window)
+    if masks is None:
+        return _Scene(path, near, "tracks")
+    if near is None:
+        robot = path.moving_scene_points(max(at_rate.moving, 3 * path.noise))
+        near = _near_tracks(masks, tracks.xy, robot, rule.near_track * masks.shape[2], at_rate.bridge)
+    return _Scene(_FilledPath(path, _MaskPath(masks)), near, "tracks")
 
 
-def _background(step: NDArray[np.float64], seen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float, float]:
-    """Median motion of what is not the object (T-1, 2), its jitter, and how much it moves, pixels per frame."""
-    median = np.stack([_row_median(step[..., k], seen) for k in (0, 1)], axis=-1)
-    median = np.where(np.isfinite(median), median, 0.0)
-    jitter = _row_median(np.linalg.norm(step - median[:, None], axis=-1), seen)
-    known = jitter[np.isfinite(jitter)]
-    noise = float(np.median(known)) if len(known) else 0.0
-    return median, noise, float(np.median(np.linalg.norm(median, axis=-1))) if len(median) else 0.0
+class _TrackPath:
+    """The median path of the object's points, the background's motion taken off."""
+
+    def __init__(self, tracks: SceneTracks, window: int) -> None:
+        self._xy = np.asarray(tracks.xy, np.float64) / tracks.width
+        self._seen, self._own = tracks.seen, np.asarray(tracks.on_object, np.bool_)
+        self._window = window
+        self._lengths, self._both = self._steps(slice(None, -window), slice(window, None))
+        # What all of the scene does together is taken off, so the rest of its motion is jitter.
+        jitter = _row_median(self._lengths, self._both & ~self._own)
+        known = jitter[np.isfinite(jitter)]
+        self.noise = float(np.median(known)) if len(known) else 0.0
+
+    def windows(self, length: int) -> NDArray[np.float64]:
+        if length == self._window:
+            return self._quieted(self._lengths, self._both)
+        return self._quieted(*self._steps(slice(None, -length), slice(length, None)))
+
+    def between(self, first: int, last: int) -> float:
+        pair = slice(first, first + 1), slice(last, last + 1)
+        return float(self._quieted(*self._steps(*pair))[0])
+
+    def moving_scene_points(self, least: float) -> NDArray[np.bool_]:
+        """(T, N) points off the object that move `least` in the window before a frame or the one after it."""
+        moving = self._both & ~self._own & (self._lengths > least)
+        out = np.zeros(self._seen.shape, np.bool_)
+        out[self._window :] |= moving
+        out[: len(out) - self._window] |= moving
+        return out & self._seen
+
+    def _steps(self, before: slice, after: slice) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Lengths (n, N) of what every point moves more than the background, and where both ends are seen."""
+        step = self._xy[after] - self._xy[before]
+        both = self._seen[after] & self._seen[before]
+        still = both & ~self._own
+        background = np.stack([_row_median(step[..., k], still) for k in (0, 1)], axis=-1)
+        return np.linalg.norm(step - np.nan_to_num(background)[:, None], axis=-1), both
+
+    def _quieted(self, lengths: NDArray[np.float64], both: NDArray[np.bool_]) -> NDArray[np.float64]:
+        # The length of a jittering step is never zero: what the background's jitter adds in the square is taken off.
+        steps = _row_median(lengths, both & self._own)
+        return np.sqrt(np.maximum(np.square(steps) - self.noise**2, 0.0))
+
+
+class _MaskPath:
+    """The path of the mask's mean; it counts half, because the mean shifts when something covers the mask."""
+
+    noise = 0.0
+
+    def __init__(self, masks: NDArray[np.bool_]) -> None:
+        area = masks.sum(axis=(1, 2))
+        safe = np.where(area > 0, area, 1)
+        x = (masks.sum(axis=1) @ np.arange(masks.shape[2])) / safe
+        y = (masks.sum(axis=2) @ np.arange(masks.shape[1])) / safe
+        centre = np.where((area > 0)[:, None], np.stack([x, y], axis=-1), np.nan)
+        self._half_way = 0.5 * centre / masks.shape[2]
+
+    def windows(self, length: int) -> NDArray[np.float64]:
+        return np.asarray(np.linalg.norm(self._half_way[length:] - self._half_way[:-length], axis=-1))
+
+    def between(self, first: int, last: int) -> float:
+        return float(np.linalg.norm(self._half_way[last] - self._half_way[first]))
+
+
+class _FilledPath:
+    """The path of the object's points, and of its mask where no point is seen: trackers lose what is carried."""
+
+    def __init__(self, tracks: _TrackPath, mask: _MaskPath) -> None:
+        self._tracks, self._mask, self.noise = tracks, mask, tracks.noise
+
+    def windows(self, length: int) -> NDArray[np.float64]:
+        told = self._tracks.windows(length)
+        return np.where(np.isfinite(told), told, self._mask.windows(length))
+
+    def between(self, first: int, last: int) -> float:
+        told = self._tracks.between(first, last)
+        return told if np.isfinite(told) else self._mask.between(first, last)
 
 
 def _row_median(values: NDArray[np.float64], use: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -223,16 +329,6 @@ def _row_median(values: NDArray[np.float64], use: NDArray[np.bool_]) -> NDArray[
     for t in np.flatnonzero(use.any(axis=1)):
         out[t] = np.median(values[t][use[t]])
     return out
-
-
-def _mask_motion(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Shift of the mask's mean per frame, pixels; NaN beside frames without a mask."""
-    area = masks.sum(axis=(1, 2))
-    safe = np.where(area > 0, area, 1)
-    x = (masks.sum(axis=1) @ np.arange(masks.shape[2])) / safe
-    y = (masks.sum(axis=2) @ np.arange(masks.shape[1])) / safe
-    centre = np.where((area > 0)[:, None], np.stack([x, y], axis=-1), np.nan)
-    return np.concatenate([[0.0], np.linalg.norm(np.diff(centre, axis=0), axis=-1)])
 
 
 def _gap(mask: NDArray[np.bool_], robot: NDArray[np.bool_]) -> float:
@@ -244,51 +340,80 @@ def _gap(mask: NDArray[np.bool_], robot: NDArray[np.bool_]) -> float:
 
 
 def _near_tracks(
-    masks: NDArray[np.bool_], xy: NDArray[np.float64], robot: NDArray[np.bool_], reach_px: float
+    masks: NDArray[np.bool_], xy: NDArray[Any], robot: NDArray[np.bool_], reach_px: float, linger: int
 ) -> NDArray[np.bool_]:
-    """Whether a moving point that is not the object's lies within reach of the object's mask, frame by frame."""
+    """Whether a moving point that is not the object's comes within reach of the object's mask, frame by frame."""
     near = np.zeros(len(masks), np.bool_)
     height, width = masks.shape[1:]
-    for t in range(1, len(masks)):
-        points = np.rint(xy[t][robot[t - 1]]).astype(int)
+    for t in range(len(masks)):
+        points = np.rint(np.asarray(xy[t][robot[t]], np.float64)).astype(int)
         points = points[(points >= 0).all(1) & (points[:, 0] < width) & (points[:, 1] < height)]
         if len(points) and masks[t].any():
             distance = cv2.distanceTransform((~masks[t]).astype(np.uint8), cv2.DIST_L2, 5)
             near[t] = distance[points[:, 1], points[:, 0]].min() <= reach_px
-    # The robot stops to grasp: it is still where it was a few frames ago.
-    return np.asarray(cv2.dilate(near.astype(np.uint8)[None], np.ones((1, 7), np.uint8))[0], np.bool_)
+    # The robot stops to grasp: it is still where it was a moment ago.
+    reach = np.ones((1, 2 * linger + 1), np.uint8)
+    return np.asarray(cv2.dilate(near.astype(np.uint8)[None], reach)[0], np.bool_)
 
 
-def _pushes(scene: _Scene, openness: NDArray[np.float64] | None, rule: ContactRule) -> list[tuple[int, int]]:
+def _pushes(
+    path: _Path,
+    near: NDArray[np.bool_] | None,
+    openness: NDArray[np.float64] | None,
+    rule: ContactRule,
+    at_rate: _Frames,
+) -> list[tuple[int, int]]:
     """Stretches (first, one past the last) in which the object moves while the robot may touch it."""
-    assert scene.motion is not None
-    motion = np.where(np.isfinite(scene.motion), scene.motion, 0.0)
-    floor = rule.noise_factor * scene.noise
-    active = motion > max(rule.quiet_px, floor)
-    settled = _settled(active, openness, rule)
-    for start, stop in _runs(motion > max(rule.slow_px, floor)):
+    floor = rule.noise_factor * path.noise
+    travel = np.nan_to_num(path.windows(at_rate.window))
+    active = _moving_frames(path, travel, max(at_rate.quiet, floor), at_rate.window)
+    settled = _settled(active, openness, at_rate)
+    for start, stop in _runs(_moving_frames(path, travel, max(at_rate.slowly, floor), at_rate.window)):
         fast = np.flatnonzero(active[start:stop]) + start
         if len(fast):
-            lead = start if fast[0] - start >= rule.slow_frames else fast[0]
+            lead = start if fast[0] - start >= at_rate.slow else fast[0]
             active[lead : fast[-1]] = True
     active[:settled] = False
     runs = []
-    for start, stop in _runs(_bridged(active, rule.bridge_frames)):
-        if motion[start:stop].max() < max(rule.moving_px, floor) or motion[start:stop].sum() < rule.min_travel_px:
+    for start, stop in _runs(_bridged(active, at_rate.bridge)):
+        fastest, far = _extent(travel, start, stop, at_rate.window)
+        if fastest < max(at_rate.moving, floor) or far < rule.min_travel:
             continue
-        close = np.ones(stop - start, np.bool_) if scene.near is None else scene.near[start:stop]
-        runs += [(start + a, start + b) for a, b in _runs(_bridged(close, rule.bridge_frames))]
+        close = np.ones(stop - start, np.bool_) if near is None else near[start:stop]
+        runs += [(start + a, start + b) for a, b in _runs(_bridged(close, at_rate.bridge))]
     return runs
 
 
-def _settled(active: NDArray[np.bool_], openness: NDArray[np.float64] | None, rule: ContactRule) -> int:
+def _moving_frames(path: _Path, travel: NDArray[np.float64], least: float, window: int) -> NDArray[np.bool_]:
+    """(T,) bool, frames to which the object came by motion of `least` in a window.
+
+    A window that holds the start of a motion begins before it, by up to its whole length. So the first frame of a run
+    is the one at which the object is `least` away from where it rested, and its last likewise: what a clip of 5
+    frames/s, whose window is one step, gives by itself.
+    """
+    out = np.zeros(len(travel) + window, np.bool_)
+    for first, past in _runs(travel > least):
+        rest, end = first, past - 1 + window
+        start = next((t for t in range(rest + 1, end + 1) if path.between(rest, t) > least), rest + 1)
+        last = next((t for t in range(end - 1, rest - 1, -1) if path.between(t, end) > least), end - 1)
+        out[start : last + 2] = True
+    return out
+
+
+def _extent(travel: NDArray[np.float64], start: int, stop: int, window: int) -> tuple[float, float]:
+    """The farthest of the windows that touch frames `start` to `stop`, and how far those go in all."""
+    fastest = float(travel[max(start - window, 0) : max(stop - 1, 1)].max(initial=0.0))
+    return fastest, max(fastest, float(travel[max(start - 1, 0) : max(stop - 1, 0)].sum()) / window)
+
+
+def _settled(active: NDArray[np.bool_], openness: NDArray[np.float64] | None, at_rate: _Frames) -> int:
     """First frame after the scene has settled: what moves from the first step on, under an open gripper, is untouched.
 
     Objects are put down, dropped or bounce when a recording starts, with pauses between. Without a gripper signal only
     the motion up to the first pause is taken for that.
     """
-    moving = _runs(active if openness is None else _bridged(active, rule.bridge_frames))
-    if not moving or moving[0][0] > 1:
+    moving = _runs(active if openness is None else _bridged(active, at_rate.bridge))
+    if not moving or moving[0][0] > at_rate.window:
         return 0
     start, stop = moving[0]
     closed = stop if openness is None else next((t for t in range(start, stop) if openness[t] <= 0.5), stop)
@@ -299,7 +424,7 @@ def _settled(active: NDArray[np.bool_], openness: NDArray[np.float64] | None, ru
 
 
 def _gripper_story(
-    gripper: NDArray[Any] | None, action_gripper: NDArray[Any] | None, rule: ContactRule
+    gripper: NDArray[Any] | None, action_gripper: NDArray[Any] | None, rule: ContactRule, at_rate: _Frames
 ) -> tuple[list[_Grip], NDArray[np.float64] | None, str]:
     """Closings of the gripper, its openness over the clip's own range, and which signal that came from."""
     source, name = (gripper, "state") if gripper is not None else (action_gripper, "command")
@@ -319,26 +444,30 @@ def _gripper_story(
     if high - low < rule.min_gripper_range:
         return [], None, f"{name}, constant"
     openness = (opening - low) / (high - low)
-    delay = 0 if name == "state" else rule.command_delay_frames
-    return (
-        [_grip(openness, start, stop, delay, rule) for start, stop in _runs(openness < 0.5) if start > 0],
-        (openness),
-        name,
-    )
+    delay = 0 if name == "state" else at_rate.delay
+    closed = [run for run in _runs(openness < 0.5) if run[0] > 0]
+    return [_grip(openness, *run, delay, rule, at_rate) for run in closed], openness, name
 
 
-def _grip(openness: NDArray[np.float64], first: int, stop: int, delay: int, rule: ContactRule) -> _Grip:
+_STEADY = 0.005
+"""Change of the opening over a window, of the clip's range, that is no closing: what an encoder's last digit does."""
+
+
+def _grip(
+    openness: NDArray[np.float64], first: int, stop: int, delay: int, rule: ContactRule, at_rate: _Frames
+) -> _Grip:
     """The closing around frame `first`, the first one less than half open; `stop` is the first more than half open."""
+    window = at_rate.window
     start = first
-    while start > 0 and openness[start - 1] > openness[start] + 1e-3:
+    while start > 0 and openness[max(start - window, 0)] > openness[start] + _STEADY:
         start -= 1
     stall = first
-    while stall + 1 < stop and openness[stall] - openness[stall + 1] > rule.stall_fraction:
+    while stall + 1 < stop and openness[stall] - openness[min(stall + window, stop - 1)] > at_rate.stall:
         stall += 1
     held = float(np.median(openness[stall:stop]))
     fraction = (openness - held) / max(openness[start] - held, 1e-9)
     touch = next((t for t in range(first, stall + 1) if fraction[t] <= rule.touch_fraction), stall)
-    touch = max(touch, stall - rule.max_early_frames) + delay
+    touch = max(touch, stall - at_rate.early) + delay
     let_go = next((t for t in range(stall, stop) if fraction[t] > rule.release_fraction), stop)
     return _Grip(start, min(touch, stop - 1), min(stall + delay, stop - 1), let_go)
 
@@ -349,16 +478,16 @@ def _add_grip(
     scene: _Scene,
     probability: NDArray[np.float64],
     held: NDArray[np.bool_],
-    rule: ContactRule,
+    at_rate: _Frames,
 ) -> None:
     """Writes one closing of the gripper into the clip."""
-    if scene.motion is None:
+    if scene.path is None:
         probability[grip.touch : grip.release] = PROBABILITY["grasp by gripper"]
         held[grip.touch : grip.release] = True
         return
     motions = [p for p in pushes if p[1] > grip.start and p[0] < grip.release]
     # Squeezing shifts the object, or lifting moves it soon after; what moves later was met by closed fingers.
-    moved = next((p for p in motions if p[0] <= grip.stall + rule.wait_frames), None)
+    moved = next((p for p in motions if p[0] <= grip.stall + at_rate.wait), None)
     apart = scene.near is not None and not scene.near[grip.touch : grip.stall + 1].any()
     if moved is None or apart:
         quiet = slice(grip.touch, grip.release)

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 from extractors.types import Frames
 
+BLACK_LEVEL = 16
+"""Value, of 255, that no pixel of a black frame exceeds: JPEG and video codecs leave a few counts on a dead camera's
+black."""
+
 
 @dataclass(frozen=True)
 class Cuts:
@@ -29,6 +33,11 @@ class Cuts:
     def scenes(self) -> list[tuple[int, int]]:
         """(first, past the last) frame of each scene."""
         return list(zip(self.starts, (*self.starts[1:], self.n_frames), strict=True))
+
+
+def is_black(frame: NDArray[np.uint8]) -> bool:
+    """Whether no pixel of an RGB frame (H, W, 3) is brighter than `BLACK_LEVEL` in any colour."""
+    return bool(frame.max() <= BLACK_LEVEL)
 
 
 def scene_cuts(pixels: Frames, *, min_change: float = 0.5, min_contrast: float = 3.0, burst: float = 3.0) -> Cuts:

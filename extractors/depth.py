@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import LengthMismatchError, MissingDataError, ShapeError
-from extractors.geometry import axis_taps
+from extractors.geometry import axis_taps, half_covered
 from extractors.types import Backend, Depth, DepthKind, Episode, Frames, Size
 
 CONVENTIONS: dict[DepthKind, dict[str, str]] = {
@@ -94,7 +94,7 @@ def average_readings(depth: NDArray[np.floating], size: Size, *, same_surface: f
     weights[:, edge] *= np.abs(readings[:, edge] - median) <= same_surface * median
 
     total = weights.sum(0)
-    return np.where(covered >= 0.5, (readings * weights).sum(0) / np.maximum(total, 1e-6), 0).astype(np.float32)
+    return np.where(half_covered(covered), (readings * weights).sum(0) / np.maximum(total, 1e-6), 0).astype(np.float32)
 
 
 def _weighted_median(values: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -37,6 +37,39 @@ class AffineFit(NamedTuple):
     inliers: NDArray[np.float64]
 
 
+def sample_indices(count: int, most: int, *, seed: int = 0) -> NDArray[np.int64]:
+    """At most `most` of the numbers 0 to `count` - 1, spread over all of them, in order; all where they are few enough.
+
+    One number is drawn from each of `most` equal parts. A fixed stride would do worse than it looks: one that divides
+    the frame's width sees a few columns alone (224 is 32 x 7), whatever the clip's length.
+    """
+    if count <= most:
+        return np.arange(count, dtype=np.int64)
+    parts = np.arange(most) + np.random.default_rng(seed).random(most)
+    # Neighbouring parts that are not whole numbers long may hold the same number.
+    return np.unique(np.minimum(np.floor(parts * (count / most)).astype(np.int64), count - 1))
+
+
+def sample_values(values: NDArray[Any], most: int, *, valid: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+    """At most `most` of the finite `values` (any shape), spread as by `sample_indices`; (n,), empty where none is.
+
+    Args:
+        values: numbers.
+        most: values wanted at most.
+        valid: of the same shape, values that count; None: all that are finite.
+    """
+    flat = np.asarray(values).reshape(-1)
+    use = None if valid is None else np.asarray(valid, np.bool_).reshape(-1)
+    chosen = sample_indices(len(flat), most)
+    drawn = flat[chosen]
+    kept = np.isfinite(drawn) if use is None else np.isfinite(drawn) & use[chosen]
+    if kept.sum() >= most // 10 or len(flat) <= most:
+        return np.asarray(drawn[kept])
+    # Few are valid: the draw would rest on a handful, so it is made among those that are.
+    every = np.flatnonzero(np.isfinite(flat) if use is None else np.isfinite(flat) & use)
+    return np.asarray(flat[every[sample_indices(len(every), most)]])
+
+
 def pixel_rays(camera: Camera, xy: NDArray[Any]) -> NDArray[np.float64]:
     """Where the rays of pixels `xy` (..., 2) meet the plane z = 1: (..., 2) float64."""
     return (np.asarray(xy, np.float64) - (camera.cx, camera.cy)) / (camera.fx, camera.fy)
@@ -194,25 +227,30 @@ def resize_frames(frames: Frames, size: Size) -> NDArray[np.uint8]:
 
 
 def resize_mask(mask: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:
-    """(height, width) bool: True where more than half of the pixel's area is covered by `mask` (H, W) bool.
+    """One mask (H, W) bool at (height, width), by the rule of `resize_masks`.
 
     Raises:
         ShapeError: `mask` is not (H, W) bool.
     """
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise ShapeError(f"a mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
-    covered: NDArray[np.bool_] = resize_area(mask, size) > 0.5
-    return covered
+    return half_covered(resize_area(mask, size))
 
 
 def resize_masks(masks: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:
-    """Masks (..., H, W) at (..., height, width): True where at least half of the pixel's area is."""
+    """Masks (..., H, W) at (..., height, width): True where at least half of the pixel's area is covered."""
     masks = as_masks(masks)
     flat = masks.reshape(-1, *masks.shape[-2:])
     out = np.empty((len(flat), *size), np.bool_)
     for small, mask in zip(out, flat, strict=True):
-        small[:] = resize_area(mask, size) >= 0.5
+        small[:] = half_covered(resize_area(mask, size))
     return out.reshape(*masks.shape[:-2], *size)
+
+
+def half_covered(share: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Where at least half of a pixel is covered: the one rule for masks and depth readings at another size."""
+    # Area weights are sums of float32 numbers: an exact half may come out a few units in the last place below.
+    return np.asarray(share >= 0.5 - 1e-6, np.bool_)
 
 
 def intersection_over_union(masks: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -236,7 +274,7 @@ def resize_depth(depth: NDArray[Any], size: Size) -> NDArray[np.float32]:
         known = np.isfinite(full) & (full > 0)
         weight = resize_area(known, size)
         total = resize_area(np.where(known, full, 0), size)
-        np.divide(total, weight, out=small, where=weight >= 0.5)
+        np.divide(total, weight, out=small, where=half_covered(weight))
     return out.reshape(*depth.shape[:-2], *size)
 
 

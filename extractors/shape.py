@@ -9,16 +9,12 @@ from extractors.centroids import MaskFit, ObjectPixels, ObjectSurface
 from extractors.errors import ShapeError
 from extractors.types import Camera, Centroids, Depth, ShapeDescriptors
 
-DESCRIPTOR_NAMES = ("x", "y", "z", "e1", "e2", "e3", "e2_e1", "e3_e1", "depth_range", "visibility")
-
 
 def describe_shape(
     masks: NDArray[np.bool_],
     depth: Depth,
     camera: Camera,
     centroids: Centroids,
-    *,
-    range_percentiles: tuple[float, float] = (5.0, 95.0),
 ) -> ShapeDescriptors:
     """Position, extents, ratios, depth range and visibility of the object.
 
@@ -27,7 +23,7 @@ def describe_shape(
       the eigenvalues of the covariance), in the centroid's unit. Eigenvalues, unlike axes, have no sign and no order to
       jump in: the three numbers change continuously with the points.
     - e2/e1, e3/e1: 0 where e1 is 0 (a single pixel).
-    - depth range: between two percentiles of the points' z, so that a few stray pixels do not set it.
+    - depth range: between the 5th and 95th percentile of the points' z, so that a few stray pixels do not set it.
     - visibility: visible area over the clip's largest. The area is the object's pixels times z^2 / (fx fy), what they
       cover at the object's distance, so that an object going away stays as visible as it was.
 
@@ -36,7 +32,6 @@ def describe_shape(
         depth: (T, H, W), as given to `extract_centroids`.
         camera: intrinsics of the H x W frames.
         centroids: of the same masks and depth; their `report` says which pixels were believed.
-        range_percentiles: of z, whose distance is the depth range.
 
     Returns:
         ShapeDescriptors (T, 10), NaN and not valid where the centroid is not.
@@ -55,7 +50,7 @@ def describe_shape(
     for t, pixels in enumerate(surface):
         if pixels is None or not centroids.valid[t]:
             continue
-        low, high = np.percentile(pixels.z, range_percentiles)
+        low, high = np.percentile(pixels.z, (5, 95))
         extents = _extents(pixels, camera)
         ratios = extents[1:] / extents[0] if extents[0] > 0 else np.zeros(2)
         values[t, :9] = (*centroids.xyz[t], *extents, *ratios, high - low)

@@ -70,24 +70,43 @@ class TrackSet:
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class TrackPlan:
+    """Which points are tracked.
+
+    Attributes:
+        grid_side: the grid has `grid_side` x `grid_side` points on frame 0.
+        count: points of the foreground set.
+        share: part of them on the object.
+        background: where those off it come from: "grid" takes the grid's tracks as far as it has them; "own" poses
+            them all and tracks them together with the object's, so that a tracker whose points help each other sees
+            the set as published.
+        seed: fixes the draw of the foreground set.
+        min_object_tracks: object points that should be seen in every frame that shows the object.
+        max_rounds: most times that more queries are posed where fewer are.
+    """
+
+    grid_side: int = 20
+    count: int = 400
+    share: float = 0.6
+    background: Background = "grid"
+    seed: int = 0
+    min_object_tracks: int = 47
+    max_rounds: int = 4
+
+
 def extract_tracks(
     pixels: Frames,
     masks: NDArray[np.bool_] | None,
     tracker: PointTracker,
     *,
     size: Size,
-    grid_side: int = 20,
-    count: int = 400,
-    share: float = 0.6,
-    background: Background = "grid",
-    seed: int = 0,
-    min_object_tracks: int = 47,
-    max_rounds: int = 4,
+    plan: TrackPlan | None = None,
     known_grid: Tracks | None = None,
 ) -> dict[str, TrackSet]:
     """The track sets of one clip.
 
-    The object guarantee: where fewer than `min_object_tracks` object points are seen in a frame that shows the
+    The object guarantee: where fewer than `plan.min_object_tracks` object points are seen in a frame that shows the
     object, more queries are posed there, in place of background ones, and tracked both ways. What remains short is
     listed in the report.
 
@@ -96,15 +115,7 @@ def extract_tracks(
         masks: (T, h, w) bool of the object, at any size, or None.
         tracker: the backend.
         size: (height, width) of the packet, in whose pixels the result is given.
-        grid_side: the grid has `grid_side` x `grid_side` points on frame 0.
-        count: points of the foreground set.
-        share: part of them on the object.
-        background: where those off it come from: "grid" takes the grid's tracks as far as it has them; "own" poses
-            them all and tracks them together with the object's, so that a tracker whose points help each other sees
-            the set as published.
-        seed: fixes the draw of the foreground set.
-        min_object_tracks: K of the guarantee.
-        max_rounds: most times that more queries are posed.
+        plan: which points; None: `TrackPlan()`.
         known_grid: the grid's tracks in packet pixels, where they are known from an earlier run with other masks; the
             clip is then read only if there is an object to track.
 
@@ -114,6 +125,7 @@ def extract_tracks(
     Raises:
         ShapeError: shapes that do not fit each other.
     """
+    plan = plan or TrackPlan()
     source: Size = (int(pixels.shape[1]), int(pixels.shape[2]))
     if masks is not None and (masks.ndim != 3 or masks.dtype != np.bool_ or len(masks) != len(pixels)):
         raise ShapeError(
@@ -124,52 +136,30 @@ def extract_tracks(
     grid = known_grid
     if grid is None:
         assert clip is not None
-        grid = _in_packet(clip.track(grid_queries(source, side=grid_side), is_grid=True), source, size)
-    sets = {"grid": _as_set(grid, _on_mask(grid.queries, masks, size), masks, size, min_object_tracks, [])}
+        grid = _in_packet(clip.track(grid_queries(source, side=plan.grid_side), is_grid=True), source, size)
+    sets = {"grid": _as_set(grid, _on_mask(grid.queries, masks, size), masks, size, plan.min_object_tracks, [])}
     if has_object:
         assert masks is not None
         assert clip is not None
-        foreground = _Foreground(count, share, background, seed, min_object_tracks, max_rounds)
-        sets["foreground"] = _track_foreground(clip, masks, grid, source, size, foreground)
+        sets["foreground"] = _track_foreground(clip, masks, grid, source, size, plan)
     return sets
 
 
-@dataclass(frozen=True, slots=True)
-class _Foreground:
-    """What the set that favours the object shall be, as in `extract_tracks`."""
-
-    count: int
-    share: float
-    background: Background
-    seed: int
-    min_object_tracks: int
-    max_rounds: int
-
-
 def _track_foreground(
-    clip: PreparedClip, masks: NDArray[np.bool_], grid: Tracks, source: Size, size: Size, wanted: _Foreground
+    clip: PreparedClip, masks: NDArray[np.bool_], grid: Tracks, source: Size, size: Size, plan: TrackPlan
 ) -> TrackSet:
     """The set that favours the object, whose points come first; `grid` and the result are in packet pixels."""
     mask_size: Size = (masks.shape[1], masks.shape[2])
-    queries = object_queries(masks, count=wanted.count, share=wanted.share, seed=wanted.seed)
-    known = rescale_points(grid.queries[:, 1:], size, mask_size)[: None if wanted.background == "grid" else 0]
-    reused, more = background_points(masks[0], known, wanted.count - len(queries), seed=wanted.seed)
+    queries = object_queries(masks, count=plan.count, share=plan.share, seed=plan.seed)
+    tracked = rescale_points(grid.queries[:, 1:], size, mask_size)[: None if plan.background == "grid" else 0]
+    reused, more = background_points(masks[0], tracked, plan.count - len(queries), seed=plan.seed)
     tracks = clip.track(rescale_queries(np.concatenate([queries, more]), mask_size, source))
     posed_first, background = _some(tracks, slice(len(queries))), _some(tracks, slice(len(queries), None))
-    of_object, posed = _top_up(
-        clip,
-        posed_first,
-        masks,
-        source,
-        most=wanted.count,
-        seed=wanted.seed,
-        wanted=wanted.min_object_tracks,
-        rounds=wanted.max_rounds,
-    )
+    of_object, posed = _top_up(clip, posed_first, masks, source, plan)
     everything = _joined(_in_packet(of_object, source, size), _some(grid, reused), _in_packet(background, source, size))
     # What was posed again takes the place of background points.
-    on_object = np.arange(wanted.count) < len(of_object.queries)
-    return _as_set(_some(everything, slice(wanted.count)), on_object, masks, size, wanted.min_object_tracks, posed)
+    on_object = np.arange(plan.count) < len(of_object.queries)
+    return _as_set(_some(everything, slice(plan.count)), on_object, masks, size, plan.min_object_tracks, posed)
 
 
 def _on_mask(queries: NDArray[np.float32], masks: NDArray[np.bool_] | None, size: Size) -> NDArray[np.bool_]:
@@ -204,36 +194,29 @@ def seen_on_object(
     return seen
 
 
-def _top_up(
-    clip: PreparedClip,
-    tracks: Tracks,
-    masks: NDArray[np.bool_],
-    source: Size,
-    *,
-    most: int,
-    seed: int,
-    wanted: int,
-    rounds: int,
-    headroom: float = 1.5,
-) -> tuple[Tracks, list[dict[str, int]]]:
-    """Adds object queries where too few of the object's `tracks` are seen, up to `most` in all.
+_HEADROOM = 1.5
+"""Object points aimed at, in multiples of those wanted, as some of the points claimed visible are wrong: on simulated
+episodes three of ten in the worst frames."""
 
-    `headroom`: aims at so many times `wanted`, as some of the points claimed visible are wrong (on simulated
-    episodes three of ten in the worst frames).
-    """
+
+def _top_up(
+    clip: PreparedClip, tracks: Tracks, masks: NDArray[np.bool_], source: Size, plan: TrackPlan
+) -> tuple[Tracks, list[dict[str, int]]]:
+    """Adds object queries where too few of the object's `tracks` are seen, up to `plan.count` in all."""
+    aim = _HEADROOM * plan.min_object_tracks
     area = masks.sum(axis=(1, 2))
     mask_size: Size = (masks.shape[1], masks.shape[2])
     posed: list[dict[str, int]] = []
-    for number in range(rounds):
+    for number in range(plan.max_rounds):
         seen = seen_on_object(tracks, np.ones(len(tracks.queries), np.bool_), masks, source)
-        short = np.flatnonzero((seen < headroom * wanted) & (area > 0))
-        spare = most - len(tracks.queries)
+        short = np.flatnonzero((seen < aim) & (area > 0))
+        spare = plan.count - len(tracks.queries)
         if not len(short) or not spare:
             break
         # The short frame that shows most of the object serves its neighbours best.
         frame = int(short[np.argmax(area[short])])
-        extra = min(int(np.ceil(headroom * wanted - seen[frame])), spare)
-        queries = spread_queries(frame, interior(masks[frame]), extra, np.random.default_rng([seed, number + 1]))
+        extra = min(int(np.ceil(aim - seen[frame])), spare)
+        queries = spread_queries(frame, interior(masks[frame]), extra, np.random.default_rng([plan.seed, number + 1]))
         tracks = _joined(tracks, clip.track(rescale_queries(queries, mask_size, source)))
         posed.append({"frame": frame, "count": extra})
     return tracks, posed

@@ -140,6 +140,8 @@ class Episode:
         recorded_depth: T lazy (H, W) float32 maps, metres along z, 0 where the reading is missing.
         recorded_masks: T lazy (H, W) bool maps of the manipulated object.
         recorded_robot: T lazy (H, W) bool maps of the robot.
+        camera_moves: as measured on the clip (`extractors.camera_motion`), None where that was not done or shows too
+            little; segmenters that need a still camera ask for it.
         provenance: what the `source` root attribute records: dataset, kind, path, key, camera, frame_ids, and what
             was done to align rows. JSON types only.
         tags: what the reader noticed: "no-language", "nan-action", "one-frame", ...
@@ -161,6 +163,7 @@ class Episode:
     recorded_depth: Frames | None = None
     recorded_masks: Frames | None = None
     recorded_robot: Frames | None = None
+    camera_moves: bool | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
 
@@ -229,6 +232,37 @@ class Tracks:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SceneTracks:
+    """Points of the object and of the rest of the scene, as the cues that need no model take them.
+
+    Attributes:
+        xy: (T, N, 2) pixels of frames `width` wide.
+        visibility: (T, N) bool.
+        on_object: (N,) bool, the point was posed on the object.
+        width: of the frames, pixels.
+    """
+
+    xy: NDArray[np.floating]
+    visibility: NDArray[np.bool_]
+    on_object: NDArray[np.bool_]
+    width: int
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.xy)
+        wanted = len(shape) == 3 and shape[2] == 2 and self.width > 0
+        if not wanted or np.shape(self.visibility) != shape[:2] or np.shape(self.on_object) != shape[1:2]:
+            raise ShapeError(
+                f"wanted tracks (T, N, 2), visibility (T, N), on_object (N,) and a width, got {shape}, "
+                f"{np.shape(self.visibility)}, {np.shape(self.on_object)} and {self.width}"
+            )
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """(T, N) bool, visible at a finite place."""
+        return np.asarray(self.visibility & np.isfinite(self.xy).all(-1), np.bool_)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Centroids:
     """Where the object is in space.
 
@@ -247,13 +281,17 @@ class Centroids:
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
+DESCRIPTOR_NAMES = ("x", "y", "z", "e1", "e2", "e3", "e2_e1", "e3_e1", "depth_range", "visibility")
+"""Columns of `ShapeDescriptors.values`."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ShapeDescriptors:
     """Ten numbers a frame about the object's visible surface.
 
     Attributes:
-        values: (T, 10) float32: centroid x, y, z; extents e1 >= e2 >= e3; ratios e2/e1, e3/e1; depth range; visibility.
-            NaN where `valid` is False.
+        values: (T, 10) float32, columns `DESCRIPTOR_NAMES`: centroid x, y, z; extents e1 >= e2 >= e3; ratios e2/e1,
+            e3/e1; depth range; visibility. NaN where `valid` is False.
         valid: (T,) bool.
         unit: that of the lengths.
     """

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from extractors.errors import ConfigError, CuepackError, SourceError
+from flows.commands.bench import bench
 from flows.commands.export import export
 from flows.commands.extract import extract, rerun
 from flows.commands.models import models
@@ -18,8 +19,10 @@ from flows.commands.options import FAILED, FINISHED, INTERRUPTED, USAGE
 from flows.commands.packets import inspect, validate
 from flows.commands.select import select
 from flows.commands.sources import sample, score
+from flows.commands.stats import stats
 from flows.commands.verify import verify
 from flows.commands.view import view
+from packers.printable import printable
 
 _KEPT = "what is finished is kept, run again to go on"
 
@@ -48,7 +51,7 @@ class CuepackGroup(click.Group):
 
 
 def _stop(error: Exception, code: int, arguments: Sequence[str]) -> NoReturn:
-    print(f"cuepack: {error}", file=sys.stderr)
+    print(f"cuepack: {printable(error, lines=True)}", file=sys.stderr)
     _print_error(str(error), code, arguments)
     raise SystemExit(code)
 
@@ -72,6 +75,7 @@ for command in (
     score,
     select,
     inspect,
+    stats,
     validate,
     verify,
     sample,
@@ -80,6 +84,7 @@ for command in (
     deploy,
     serve,
     doctor,
+    bench,
     view,
     export,
 ):

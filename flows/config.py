@@ -47,6 +47,36 @@ DepthBackend = Annotated[Literal["profile", "video-depth-anything", "recorded", 
 TracksBackend = Annotated[Literal["profile", "lucas-kanade", "cotracker3", "tapir", "off"], BeforeValidator(_yaml_off)]
 
 
+def _column_names(value: Any) -> Any:
+    """One column may be named without a list."""
+    return (value,) if isinstance(value, str) else value
+
+
+ColumnNames = Annotated[tuple[Prompt, ...], BeforeValidator(_column_names)]
+
+
+class ColumnsConfig(Section):
+    """Which columns of a LeRobot dataset are taken, where they are not named as LeRobot names them."""
+
+    action: ColumnNames = Field((), description="column of commands, or a list joined in order; none: action")
+    state: ColumnNames = Field((), description="column of proprioception, or a list; none: observation.state")
+    gripper: ColumnNames = Field((), description="column of the gripper alone; none: by name in state and action")
+
+
+class SourceConfig(Section):
+    """How the source is read."""
+
+    columns: ColumnsConfig = ColumnsConfig()
+    gripper_open: Literal["auto", 0, 1] = Field(
+        "auto",
+        description="gripper value of an open hand in the source: 0, 1, or auto: from names, the robot, else the data",
+    )
+    trim: Literal["off", "start", "end"] = Field(
+        "off", description="pictures that a video has more than rows: refused, or dropped at its start or end"
+    )
+    follow_links: bool = Field(False, description="look into linked folders too, which may be outside the source")
+
+
 class PacketConfig(Section):
     """The size of what is packed."""
 
@@ -219,6 +249,7 @@ class RunConfig(Section):
 class Config(Section):
     """Everything a run can be told."""
 
+    source: SourceConfig = SourceConfig()
     packet: PacketConfig = PacketConfig()
     masks: MasksConfig = MasksConfig()
     depth: DepthConfig = DepthConfig()
@@ -249,6 +280,7 @@ class Config(Section):
             exclude={
                 "run": True,
                 "select": True,
+                "source": {"follow_links"},
                 "masks": where_files_lie,
                 "depth": where_files_lie,
                 "tracks": where_files_lie,
@@ -272,7 +304,7 @@ def load_config(file: Path | None = None, assignments: Iterable[str] = (), base:
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         parts = name.strip().split(".")
-        if not separator or len(parts) != 2 or not all(parts):
+        if not separator or len(parts) < 2 or not all(parts):
             raise ConfigError(
                 f"--set wants section.key=value, got {assignment!r}; for example --set masks.dilate=[4,12]"
             )
@@ -281,7 +313,9 @@ def load_config(file: Path | None = None, assignments: Iterable[str] = (), base:
             value = None if text.strip() == "none" else yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {assignment}: the value is not YAML ({error}); quote it") from error
-        _merge(values, {parts[0]: {parts[1]: value}}, where=f"--set {assignment}")
+        for part in reversed(parts[1:]):
+            value = {part: value}
+        _merge(values, {parts[0]: value}, where=f"--set {assignment}")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -301,10 +335,25 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any], *, where: str) ->
                 raise ConfigError(
                     f"{where}: no key '{key}' in section '{section}'{_nearest(str(key), values[section])}"
                 )
-            values[section][key] = value
+            if isinstance(values[section][key], dict):
+                # Settings that belong together, such as source.columns, are a section in a section.
+                _merge(values[section], {key: value}, where=where)
+            else:
+                values[section][key] = value
+
+
+_RETIRED = {
+    "black_level": "; a black frame is the same everywhere now (extractors/cuts.py)",
+    "camera_px": "; whether the camera moves is measured once, on the clip's pictures (extractors/camera_motion.py)",
+    "slow_px": "; did you mean 'slow_speed' (widths per second)?",
+    "jerk_rows": "; did you mean 'jerk_least_s' (seconds)?",
+}
+"""Keys of earlier versions whose nearest name would mislead, and what became of them."""
 
 
 def _nearest(name: str, valid: Iterable[str]) -> str:
+    if name in _RETIRED:
+        return _RETIRED[name]
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; choose one of {names}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import h5py
 
 from extractors.errors import PacketError
-from packers.reader import DAMAGE, check_digest, check_head, dataset_names, open_hdf5, plain_value, root_attributes
+from packers.admission import admit, check_head
+from packers.printable import printable
+from packers.reader import DAMAGE, dataset_names, open_hdf5, plain_value, root_attributes
 
 _LONG_LIST = 200
 """Characters of JSON beyond which a list is cut to its ends."""
@@ -21,19 +24,13 @@ def describe_packet(path: Path | str) -> dict[str, Any]:
     """Tree, provenance, scores and quality of a packet, JSON types only.
 
     Long lists (the hash of every frame) are cut to their first and last entry and their length; the packet has them
-    whole.
+    whole. A packet that breaks the schema is described as far as its form allows; `cuepack validate` says how.
 
     Raises:
-        PacketError: the file is no packet, or too damaged to be opened. A packet that opens and whose bytes differ
-            from its sha256 is described, with `intact` false.
+        PacketError: the file is no packet, damaged, or of a form that no packet has.
     """
     path = Path(path)
-    digest = check_head(path)
-    try:
-        check_digest(path)
-        intact = True
-    except PacketError:
-        intact = False
+    admit(path, any_group=True)
     try:
         with open_hdf5(path) as file:
             attributes = root_attributes(file)
@@ -43,19 +40,19 @@ def describe_packet(path: Path | str) -> dict[str, Any]:
     return {
         "path": str(path),
         "bytes": path.stat().st_size,
-        "sha256": digest,
-        "intact": intact,
+        "sha256": check_head(path),
+        "intact": True,
         "attributes": {name: _shortened(value) for name, value in attributes.items()},
         "datasets": datasets,
     }
 
 
 def format_packet(description: Mapping[str, Any], width: int = 80) -> str:
-    """`description` (of `describe_packet`) as lines of at most `width` characters where words allow it."""
+    """`description` (of `describe_packet`) as lines of at most `width` characters where words allow it, printable."""
     attributes = description["attributes"]
     lines = [
         f"{attributes.get('episode_id', '?')}   {attributes.get('schema', 'no schema')}   "
-        f"{_size(description['bytes'])}   {'intact' if description['intact'] else 'DAMAGED: sha256 differs'}"
+        f"{_size(description['bytes'])}   intact"
     ]
     lines += _wrapped("instruction", attributes.get("language_instruction") or "(none)", width)
     lines += ["", *_tree(description["datasets"], width)]
@@ -65,7 +62,7 @@ def format_packet(description: Mapping[str, Any], width: int = 80) -> str:
             is_record = title == "stages" and all(isinstance(stage, Mapping) for stage in value.values())
             detail = _stage_lines(value, width) if is_record else _nested(value, width, indent=2)
             lines += ["", title, *detail]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(printable(line).rstrip() for line in lines)
 
 
 def _describe_dataset(dataset: h5py.Dataset) -> dict[str, Any]:
@@ -91,6 +88,8 @@ def _shortened(value: Any) -> Any:
         if len(items) > 2 and len(json.dumps(items)) > _LONG_LIST:
             return [items[0], f"... {len(items)} in all ...", items[-1]]
         return items
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no NaN
     return value
 
 

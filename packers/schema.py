@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = "cuepack/1"
+SCHEMA = "cuepack/2"
+"""The version that is written."""
+
+READABLE = ("cuepack/1", SCHEMA)
+"""The versions that are read. `cuepack/1` kept its texts in HDF5's global heap, which has no checksum: one flipped bit
+there let HDF5 loop for ever, so `cuepack/2` writes texts of fixed length."""
 
 USER_BLOCK = 512
 """Bytes before the HDF5 part: `MAGIC`, the sha256 of all bytes after the block as 64 hexadecimal digits, zeros."""
@@ -17,6 +23,20 @@ USER_BLOCK = 512
 MAGIC = b"CUEPACK1"
 
 EPISODE_ID = re.compile(r"[A-Za-z0-9_.-]+")
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+LARGEST_VALUE = 1e30
+"""Of every array and code, in its unit: float32 ends at 3e38, and sums of values must not overflow."""
+
+FARTHEST_PX = 1e6
+"""Of a track from its frame; drawing counts sixteenths of pixels in 32 bits."""
+
+LARGEST_FOCAL_PX = 1e7
+"""A hundredth of an arc second for a pixel: a telescope's camera."""
+
+LATEST_S = 1e8
+"""Seconds from an episode's start, three years: later time stamps are a clock's date, or made to overflow."""
 
 Storage = Literal["frames", "maps", "depth", "rows", "plain"]
 """How an array lies in the file; `packers/writer.py` has the chunks and filters of each, FORMAT.md why."""
@@ -78,7 +98,12 @@ def _track_set(name: str, description: str) -> tuple[DatasetSpec, ...]:
     fields = ("xy", "visibility", "confidence", "visibility_score", "queries", "on_object")
 
     def spec(
-        field_name: str, dtype: str, dims: tuple[str | int, ...], units: str, text: str, maximum: float | None = None
+        field_name: str,
+        dtype: str,
+        dims: tuple[str | int, ...],
+        units: str,
+        text: str,
+        bounds: tuple[float | None, float | None] = (None, None),
     ) -> DatasetSpec:
         return DatasetSpec(
             path=f"{root}/{field_name}",
@@ -86,24 +111,54 @@ def _track_set(name: str, description: str) -> tuple[DatasetSpec, ...]:
             dims=dims,
             units=units,
             description=f"{description}: {text}",
-            minimum=None if maximum is None else 0.0,
-            maximum=maximum,
+            minimum=bounds[0],
+            maximum=bounds[1],
             needs=tuple(f"{root}/{other}" for other in fields if other != field_name),
         )
 
     return (
-        spec("xy", "float32", ("T", "N", 2), "px", "position (x, y) in every frame"),
+        spec("xy", "float32", ("T", "N", 2), "px", "position (x, y) in every frame", (-FARTHEST_PX, FARTHEST_PX)),
         spec("visibility", "bool", ("T", "N"), "1", "whether the point is seen"),
-        spec("confidence", "float32", ("T", "N"), "probability", "how sure the position is, before any threshold", 1.0),
-        spec("visibility_score", "float32", ("T", "N"), "probability", "that it is seen, before any threshold", 1.0),
-        spec("queries", "float32", ("N", 3), "frame, px, px", "(frame, x, y) where the point was dropped"),
+        spec(
+            "confidence",
+            "float32",
+            ("T", "N"),
+            "probability",
+            "how sure the position is, before any threshold",
+            (0.0, 1.0),
+        ),
+        spec(
+            "visibility_score",
+            "float32",
+            ("T", "N"),
+            "probability",
+            "that it is seen, before any threshold",
+            (0.0, 1.0),
+        ),
+        spec(
+            "queries",
+            "float32",
+            ("N", 3),
+            "frame, px, px",
+            "(frame, x, y) where the point was dropped",
+            (-0.5, FARTHEST_PX),
+        ),
         spec("on_object", "bool", ("N",), "1", "whether the query lies on the object mask"),
     )
 
 
 _SPECS = (
     DatasetSpec("pixels", "uint8", ("T", "H", "W", 3), "8-bit sRGB", "frames, RGB", storage="frames", required=True),
-    DatasetSpec("timestamp", "float64", ("T",), "s", "time since the episode's start", required=True, minimum=0.0),
+    DatasetSpec(
+        "timestamp",
+        "float64",
+        ("T",),
+        "s",
+        "time since the episode's start",
+        required=True,
+        minimum=0.0,
+        maximum=LATEST_S,
+    ),
     DatasetSpec(
         "intrinsics",
         "float32",
@@ -112,6 +167,8 @@ _SPECS = (
         "pinhole matrix K at packet resolution, centre of the top-left pixel at (0, 0)",
         storage="plain",
         required=True,
+        minimum=-LARGEST_FOCAL_PX,
+        maximum=LARGEST_FOCAL_PX,
         attributes=("source", "sigma"),
     ),
     DatasetSpec("ep_len", "int32", (1,), "frames", "T, for readers of flat files", storage="plain", required=True),
@@ -325,6 +382,21 @@ def shape_fault(name: str, spec: DatasetSpec, shape: Sequence[int], sizes: dict[
             stated = "at least 1" if known is None else f"{dim} = {known}"
             return f"wanted shape {wanted} with {stated}, got {tuple(shape)}"
     return None
+
+
+def value_faults(spec: DatasetSpec, values: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """What values of a small array break the schema whatever the other arrays hold, and where: (reason, bool)."""
+    if values.dtype.kind != "f":
+        return
+    if spec.valid is None:
+        yield "wanted finite values", ~np.isfinite(values)
+    else:
+        yield "wanted finite values, or NaN where there is none", np.isinf(values)
+    yield f"beyond {LARGEST_VALUE:g}", np.isfinite(values) & (np.abs(values) > LARGEST_VALUE)
+    if spec.minimum is not None:
+        yield f"below {spec.minimum:g}", values < spec.minimum
+    if spec.maximum is not None:
+        yield f"above {spec.maximum:g}", values > spec.maximum
 
 
 def _known(name: str) -> bool:

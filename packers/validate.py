@@ -1,13 +1,13 @@
 """Every rule of the schema checked on one packet; what is wrong becomes findings, whatever the file holds.
 
-Maps are read frame by frame, so that a packet of any length is checked in little memory.
+HDF5 works in a process of its own (`packers.examiner`), which may end on a file made to do harm. Arrays are read in
+blocks, so that a packet of any length is checked in little memory.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,45 +18,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import PacketError
-from packers.reader import (
-    DAMAGE,
-    check_digest,
-    check_head,
-    claimed_too_much,
-    dataset_names,
-    open_hdf5,
-    parse_json,
-    plain_value,
-)
+from packers.admission import check_digest, check_head
+from packers.examiner import examine
+from packers.form import Form, FormError, survey
+from packers.reader import DAMAGE, open_hdf5, plain_value
+from packers.records import parse_root, record_faults
 from packers.schema import (
     DATASETS,
-    EPISODE_ID,
     INTRINSICS_SOURCES,
-    JSON_ATTRIBUTES,
-    ROOT_ATTRIBUTES,
+    LARGEST_VALUE,
     SCHEMA,
-    SOURCE_RECORD,
-    STAGE_RECORD,
-    TEXT_ATTRIBUTES,
     Dataset,
     DatasetSpec,
     dataset_spec,
     dilation_radius,
     is_extra,
     shape_fault,
+    value_faults,
 )
 from packers.writer import decode
 
 ROOT = "/"
 """Stands in a finding's `dataset` for the root attributes."""
 
-LARGEST_FRAME = 2**28
-"""Elements in one frame beyond which a packet is taken for hostile: 16384 x 16384."""
+LARGEST_ROWS = 2**29
+"""Bytes of one array that readers take whole: tracks of 400 points over 160,000 frames."""
+
+READ_BLOCK_BYTES = 2**24
 
 RATIO_TOLERANCE = 1e-4
 """float32 carries seven digits; ratios of two such numbers are compared with four."""
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,37 +70,56 @@ class Finding:
 def validate_packet(path: Path | str) -> list[Finding]:
     """What breaks the schema in the packet `path`, [] for a good one. No file makes it raise.
 
-    A file whose bytes do not have the sha256 that it states is examined all the same, to name what is damaged; HDF5's
-    own checksums keep it from following damaged metadata (1,600 files damaged at random: no crash, no hang).
+    A file whose bytes do not have the sha256 that it states is examined all the same, to name what is damaged.
     """
     path = Path(path)
-    try:
-        check_head(path)
-    except PacketError as error:
-        return [Finding(str(path), None, None, _without_path(error, path))]
     findings = []
     try:
-        check_digest(path)
+        check_head(path)
+        try:
+            check_digest(path)
+        except PacketError as error:
+            findings.append(Finding(str(path), None, None, _without_path(error, path)))
+        findings += [Finding(str(path), *row) for row in examine("validate", path)]
     except PacketError as error:
         findings.append(Finding(str(path), None, None, _without_path(error, path)))
-    return findings + _examine(path)
+    return findings
 
 
 def _without_path(error: PacketError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
-def _examine(path: Path) -> list[Finding]:
-    """Findings about the HDF5 part."""
+def examine_packet(path: Path) -> list[Finding]:
+    """Findings about the HDF5 part, made in this process: for `packers.examination`, which may end by it."""
+    return _examined(path, (_check_attributes, _check_tree, _check_values, *_RULES)).findings
+
+
+def broken_promises(path: Path) -> list[Finding]:
+    """Those findings for which readers of packets would have to be on their guard: types, shapes, what is missing."""
+    return _examined(path, (_check_attributes, _check_tree)).broken
+
+
+def form_faults(path: Path) -> list[Finding]:
+    """What no file of ours holds, whatever its arrays are called (work files of stages have names of their own)."""
+    return _examined(path, ()).broken
+
+
+def _examined(path: Path, steps: Sequence[Callable[[_Examination], None]]) -> _Examination:
     packet = _Examination(path)
     try:
         with open_hdf5(path) as file:
             packet.file = file
-            for step in (_check_attributes, _check_tree, _check_values, *_RULES):
+            packet.form = survey(file, path.stat().st_size)
+            for name, reason in packet.form.faults:
+                packet.add(name, reason, breaks=True)
+            for step in steps:
                 packet.run(step)
+    except FormError as error:
+        packet.add(None, f"no form that a packet has: {error}", breaks=True)
     except DAMAGE as error:
-        packet.add(None, f"damaged: HDF5 cannot open it ({_reason(error)})")
-    return packet.findings
+        packet.add(None, f"damaged: HDF5 cannot open it ({_reason(error)})", breaks=True)
+    return packet
 
 
 def _reason(error: BaseException) -> str:
@@ -122,16 +132,20 @@ class _Examination:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file: h5py.File
+        self.form = Form()
         self.findings: list[Finding] = []
+        self.broken: list[Finding] = []
         self.attributes: dict[str, Any] = {}
         self.sizes: dict[str, int] = {}
         self.sound: dict[str, h5py.Dataset] = {}
         """Datasets of the right type and shape, all of whose rows can be read."""
         self.codes: dict[str, dict[str, Any]] = {}
 
-    def add(self, dataset: str | None, reason: str, frame: int | None = None) -> None:
-        """Records a finding."""
+    def add(self, dataset: str | None, reason: str, frame: int | None = None, *, breaks: bool = False) -> None:
+        """Records a finding; `breaks`: of what readers rely on."""
         self.findings.append(Finding(str(self.path), dataset, frame, reason))
+        if breaks:
+            self.broken.append(self.findings[-1])
 
     def run(self, step: Callable[[_Examination], None]) -> None:
         """One step, whose own failure on a hostile file is a finding too."""
@@ -139,7 +153,7 @@ class _Examination:
             step(self)
         except DAMAGE as error:
             name = step.__name__.removeprefix("_check_").replace("_", " ")
-            self.add(None, f"damaged: the check of {name} could not be done ({_reason(error)})")
+            self.add(None, f"damaged: the check of {name} could not be done ({_reason(error)})", breaks=True)
 
     def has(self, *names: str) -> bool:
         """Whether all these can be relied on."""
@@ -167,24 +181,23 @@ class _Examination:
 
 
 def _check_attributes(packet: _Examination) -> None:
-    missing = [name for name in ROOT_ATTRIBUTES if name not in packet.file.attrs]
-    for name in missing:
-        packet.add(ROOT, f"root attribute '{name}' is missing")
     for name in packet.file.attrs:
         try:
             packet.attributes[name] = _parsed(packet, name, plain_value(packet.file.attrs[name]))
         except DAMAGE as error:
-            packet.add(ROOT, f"root attribute '{name}': {_reason(error)}")
-    for check in (_check_identity, _check_source, _check_stages):
-        packet.run(check)
+            packet.add(ROOT, f"root attribute '{name}': {_reason(error)}", breaks=True)
+    unparsed = set(packet.file.attrs) - set(packet.attributes)
+    for reason, frame in record_faults(packet.attributes, _length(packet)):
+        if not any(reason == f"root attribute '{name}' is missing" for name in unparsed):
+            packet.add(ROOT, reason, frame, breaks=True)
+    episode_id = packet.attributes.get("episode_id")
+    if isinstance(episode_id, str) and packet.path.name != f"{episode_id}.h5":
+        packet.add(ROOT, f"episode_id is '{episode_id}', the file is named {packet.path.name}")
+    if packet.attributes.get("schema") == SCHEMA:
+        _check_texts(packet)
 
 
 def _parsed(packet: _Examination, name: str, value: Any) -> Any:
-    wanted = JSON_ATTRIBUTES.get(name)
-    if name in TEXT_ATTRIBUTES or (wanted is None and not isinstance(value, str)):
-        return value
-    if not isinstance(value, str):
-        raise TypeError(f"wanted JSON text, got {type(value).__name__}")
     unsorted: list[str] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -193,147 +206,74 @@ def _parsed(packet: _Examination, name: str, value: Any) -> Any:
             unsorted.append(", ".join(names[:4]))
         return dict(items)
 
-    parsed = parse_json(value, pairs)
+    parsed = parse_root(name, value, pairs)
     if unsorted:
         packet.add(ROOT, f"root attribute '{name}': keys are not sorted, or occur twice, near {unsorted[0]}")
-    if wanted is not None and not isinstance(parsed, wanted):
-        raise TypeError(f"wanted a JSON {wanted.__name__}, got {type(parsed).__name__}")
     return parsed
 
 
-def _check_identity(packet: _Examination) -> None:
-    attributes = packet.attributes
-    if attributes.get("schema", SCHEMA) != SCHEMA:
-        packet.add(ROOT, f"wanted schema {SCHEMA}, got {attributes['schema']!r}")
-    episode_id = attributes.get("episode_id")
-    if episode_id is not None:
-        if not isinstance(episode_id, str) or not EPISODE_ID.fullmatch(episode_id):
-            packet.add(ROOT, f"episode_id: wanted [A-Za-z0-9_.-]+, got {episode_id!r}")
-        elif packet.path.name != f"{episode_id}.h5":
-            packet.add(ROOT, f"episode_id is '{episode_id}', the file is named {packet.path.name}")
-    if not isinstance(attributes.get("language_instruction", ""), str):
-        packet.add(ROOT, "language_instruction: wanted text")
-    fps = attributes.get("fps", 1.0)
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not (math.isfinite(fps) and fps > 0):
-        packet.add(ROOT, f"fps: wanted a positive number, got {fps!r}")
-    tags = attributes.get("tags", [])
-    if not all(isinstance(tag, str) for tag in tags):
-        packet.add(ROOT, "tags: wanted a list of texts")
+def _check_texts(packet: _Examination) -> None:
+    """Texts of variable length are kept in HDF5's global heap, in which damage is not noticed."""
+    for name, found in ((ROOT, packet.file), *packet.form.datasets.items()):
+        loose = [each for each in found.attrs if h5py.check_string_dtype(found.attrs.get_id(each).dtype)]
+        loose = [each for each in loose if h5py.check_string_dtype(found.attrs.get_id(each).dtype).length is None]
+        if loose:
+            packet.add(name, f"attributes {loose}: wanted texts of fixed length, as {SCHEMA} has them")
 
 
-def _check_source(packet: _Examination) -> None:
-    source = packet.attributes.get("source")
-    if source is None:
-        return
-    missing = [name for name in SOURCE_RECORD if name not in source]
-    if missing:
-        packet.add(ROOT, f"source: {missing} are missing")
-    if "episode_index" not in source and "key" not in source:
-        packet.add(ROOT, "source: neither episode_index nor key says which episode it is")
-    path = source.get("path")
-    if isinstance(path, str) and (path.startswith("/") or ".." in path.split("/")):
-        packet.add(ROOT, f"source: path must be relative to the source's root, got {path!r}")
-    length = _length(packet.file)
-    for name in ("frame_ids", "frame_sha256"):
-        values = source.get(name)
-        if values is not None and (not isinstance(values, list) or (length is not None and len(values) != length)):
-            count = len(values) if isinstance(values, list) else "no list"
-            packet.add(ROOT, f"source: {name} has {count} entries for {length} frames")
-    hashes = source.get("frame_sha256")
-    for frame, value in enumerate(hashes if isinstance(hashes, list) else ()):
-        if not (isinstance(value, str) and _SHA256.fullmatch(value)):
-            packet.add(ROOT, f"source: frame_sha256 has no sha256 but {value!r}", frame)
-            break
-
-
-def _length(file: h5py.File) -> int | None:
-    pixels = file.get("pixels")
-    return int(pixels.shape[0]) if isinstance(pixels, h5py.Dataset) and pixels.shape else None
-
-
-def _check_stages(packet: _Examination) -> None:
-    stages = packet.attributes.get("stages")
-    if stages is None:
-        return
-    if "source" not in stages:
-        packet.add(ROOT, "stages: the stage 'source' is missing")
-    for name, stage in stages.items():
-        if not isinstance(stage, dict):
-            packet.add(ROOT, f"stages: {name}: wanted a record, got {type(stage).__name__}")
-            continue
-        missing = [part for part in STAGE_RECORD if part not in stage]
-        if missing:
-            packet.add(ROOT, f"stages: {name}: {missing} are missing")
-        if "key" in stage and not (isinstance(stage["key"], str) and stage["key"]):
-            packet.add(ROOT, f"stages: {name}: wanted a key, got {stage['key']!r}")
-        weights = stage.get("weights")
-        for label, digest in weights.items() if isinstance(weights, dict) else ():
-            if not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
-                packet.add(ROOT, f"stages: {name}: weights {label} have no sha256 but {digest!r}")
+def _length(packet: _Examination) -> int | None:
+    pixels = packet.form.datasets.get("pixels")
+    return int(pixels.shape[0]) if pixels is not None and pixels.shape else None
 
 
 # --- the tree ------------------------------------------------------------------------------------------------------
 
 
 def _check_tree(packet: _Examination) -> None:
-    _check_links(packet, packet.file, "")
-    names = sorted(name for name in dataset_names(packet.file) if not is_extra(name))
+    for path in packet.form.groups:
+        if path != "extra" and not is_extra(path) and not any(name.startswith(f"{path}/") for name in DATASETS):
+            packet.add(path, "no group of the schema; other arrays go under extra/")
+    names = sorted(name for name in packet.form.datasets if not is_extra(name))
+    faulty = {name for name, _ in packet.form.faults}
     for spec in DATASETS.values():
-        if spec.required and spec.path not in names:
-            packet.add(spec.path, "required, and missing")
+        if spec.required and spec.path not in names and spec.path not in faulty:
+            packet.add(spec.path, "required, and missing", breaks=True)
     # T, H and W are those of the pixels, so that another array that disagrees is the one blamed.
     for name in sorted(names, key=lambda name: (name != "pixels", name)):
         try:
             _check_dataset(packet, name)
         except DAMAGE as error:
-            packet.add(name, f"damaged: cannot be read ({_reason(error)})")
+            packet.add(name, f"damaged: cannot be read ({_reason(error)})", breaks=True)
     for name in names:
         known = dataset_spec(name)
         wanted = (*known.needs, *([known.valid] if known.valid else [])) if known else ()
         absent = sorted(set(wanted) - set(names))
         if absent:
-            packet.add(name, f"needs {absent}, which are missing")
+            packet.add(name, f"needs {absent}, which are missing", breaks=True)
     modalities = packet.attributes.get("modalities")
     if modalities is not None:
         _check_modalities(packet, modalities, names)
 
 
-def _check_links(packet: _Examination, group: h5py.Group, prefix: str) -> None:
-    """Whatever is no dataset of this very file, and groups that hold nothing of the schema."""
-    for name in group:
-        path = prefix + name
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            packet.add(path, f"a {type(link).__name__}; a packet holds its data itself")
-            continue
-        if path == "extra":
-            continue
-        if isinstance(group[name], h5py.Group):
-            if any(known.startswith(f"{path}/") for known in DATASETS):
-                _check_links(packet, group[name], f"{path}/")
-            else:
-                packet.add(path, "no group of the schema; other arrays go under extra/")
-
-
 def _check_dataset(packet: _Examination, name: str) -> None:
     spec = dataset_spec(name)
     if spec is None:
+        # Readers of whole groups would meet it among the arrays of the schema.
         packet.add(name, "not in the schema; other arrays go under extra/")
         return
-    dataset = packet.file[name]
+    dataset = packet.form.datasets[name]
     before = len(packet.findings)
-    if dataset.external or dataset.is_virtual:
-        packet.add(name, "its data lie in another file; a packet holds its data itself")
     dtype = dataset.dtype.name
     if dtype not in (spec.dtype, *spec.also):
-        packet.add(name, f"wanted {' or '.join((spec.dtype, *spec.also))}, got {dtype}")
+        packet.add(name, f"wanted {' or '.join((spec.dtype, *spec.also))}, got {dtype}", breaks=True)
     fault = shape_fault(name, spec, dataset.shape, packet.sizes)
     if fault is not None:
-        packet.add(name, fault)
-    elif claimed_too_much(dataset) or math.prod(dataset.shape[1:]) > LARGEST_FRAME:
-        packet.add(name, f"claims {dataset.shape} {dtype}, more than its {dataset.id.get_storage_size()} bytes hold")
-    elif dataset.chunks and math.prod(dataset.chunks) > math.prod(dataset.shape):
-        packet.add(name, f"chunks of {dataset.chunks} are larger than the array")
+        packet.add(name, fault, breaks=True)
+    elif spec.storage == "frames" and dataset.compression is not None:
+        # Stored as they are, the pixels bound T, H and W, and with them every array of that size, by the file's bytes.
+        packet.add(name, f"wanted frames that are not compressed, got {dataset.compression}", breaks=True)
+    elif spec.storage == "rows" and dataset.nbytes > LARGEST_ROWS:
+        packet.add(name, f"{dataset.nbytes} bytes; readers take it whole, and {LARGEST_ROWS} at most", breaks=True)
     whole = len(packet.findings) == before
     attributes = {key: plain_value(dataset.attrs[key]) for key in dataset.attrs}
     _check_dataset_attributes(packet, name, spec, attributes)
@@ -346,13 +286,21 @@ def _check_dataset(packet: _Examination, name: str) -> None:
 
 
 def _check_dataset_attributes(packet: _Examination, name: str, spec: DatasetSpec, attributes: dict[str, Any]) -> None:
+    names, width = attributes.get("names"), packet.form.datasets[name].shape[-1]
+    if names is not None and not (
+        isinstance(names, list) and len(names) == width and all(isinstance(each, str) for each in names)
+    ):
+        packet.add(name, f"attribute 'names': wanted {width} texts, got {str(names)[:80]}", breaks=True)
+    onset = attributes.get("contact_onset", -1)
+    if isinstance(onset, bool) or not isinstance(onset, int):
+        packet.add(name, f"attribute 'contact_onset': wanted a frame's number, got {onset!r}", breaks=True)
     for wanted in ("units", "description", "stage_key", *spec.attributes):
         if wanted not in attributes:
             packet.add(name, f"attribute '{wanted}' is missing")
         elif wanted in ("units", "description", "stage_key", "convention") and not isinstance(attributes[wanted], str):
             packet.add(name, f"attribute '{wanted}': wanted text, got {attributes[wanted]!r}")
     stages = packet.attributes.get("stages", {})
-    keys = {stage.get("key") for stage in stages.values() if isinstance(stage, dict)}
+    keys = {str(stage.get("key")) for stage in stages.values() if isinstance(stage, dict)}
     key = attributes.get("stage_key")
     if key is not None and keys and key not in keys:
         packet.add(name, f"stage_key {key!r} is no stage's key in the root attribute 'stages'")
@@ -371,23 +319,24 @@ def _check_code(
             faults.append(f"attribute '{wanted}': wanted a finite number, got {value!r}")
         elif wanted == "scale" and value <= 0:
             faults.append(f"attribute 'scale': wanted a positive number, got {value}")
+        elif abs(value) * (np.iinfo(dtype).max if wanted == "scale" else 1) > LARGEST_VALUE:
+            faults.append(f"attribute '{wanted}': wanted depths up to {LARGEST_VALUE:g}, got {value}")
     fill = attributes.get("fill", 0)
     if isinstance(fill, bool) or not isinstance(fill, int) or not 0 <= fill <= np.iinfo(dtype).max:
         faults.append(f"attribute 'fill': wanted a code of {dtype.name}, got {fill!r}")
     for fault in faults:
-        packet.add(name, fault)
+        packet.add(name, fault, breaks=True)
     return not faults
 
 
 def _check_modalities(packet: _Examination, modalities: Sequence[Any], names: Sequence[str]) -> None:
     if not all(isinstance(name, str) for name in modalities):
-        packet.add(ROOT, "modalities: wanted a list of dataset paths")
-        return
+        return  # said with the other records
     if list(modalities) != sorted(set(modalities)):
         packet.add(ROOT, "modalities: wanted sorted, each once")
     listed = {name for name in modalities if not is_extra(name)}
     for name in sorted(listed - set(names)):
-        packet.add(name, "listed in modalities, but not there")
+        packet.add(name, "listed in modalities, but not there", breaks=True)
     for name in sorted(set(names) - listed):
         packet.add(name, "there, but not listed in modalities")
 
@@ -422,6 +371,7 @@ def _check_map(packet: _Examination, name: str, spec: DatasetSpec) -> None:
         if row.dtype.kind == "f":
             # Decoding turns the code for "no reading" into NaN.
             good = np.isnan(row) | (np.isfinite(row) & (row > 0)) if spec.positive else np.isfinite(row)
+            good &= ~(np.abs(row) > LARGEST_VALUE)
             bad[frame] = not good.all()
     reading = "metres above 0, or the code `fill`" if spec.positive else "finite values"
     packet.bad_rows(name, bad, f"wanted {reading}")
@@ -433,20 +383,28 @@ def _check_map(packet: _Examination, name: str, spec: DatasetSpec) -> None:
 
 
 def _check_rows(packet: _Examination, name: str, spec: DatasetSpec) -> None:
-    values = packet.rows(name)
-    if values.dtype.kind != "f":
-        return
-    if spec.valid is None or spec.valid not in packet.sound:
-        if spec.valid is None:
-            packet.bad_rows(name, ~np.isfinite(values), "wanted finite values")
-    else:
-        valid = packet.rows(spec.valid)
-        packet.bad_rows(name, ~np.isfinite(values) & valid[:, None], f"not finite where {spec.valid} is true")
-        packet.bad_rows(name, ~np.isnan(values) & ~valid[:, None], f"not NaN where {spec.valid} is false")
-    if spec.minimum is not None:
-        packet.bad_rows(name, values < spec.minimum, f"below {spec.minimum:g}")
-    if spec.maximum is not None:
-        packet.bad_rows(name, values > spec.maximum, f"above {spec.maximum:g}")
+    dataset = packet.sound[name]
+    valid = packet.rows(spec.valid) if spec.valid is not None and spec.valid in packet.sound else None
+    bad: dict[str, NDArray[np.bool_]] = {}
+    rows = max(1, READ_BLOCK_BYTES // max(1, dataset.nbytes // max(1, len(dataset))))
+    for start in range(0, len(dataset), rows):
+        block = np.asarray(dataset[start : start + rows])
+        part = None if valid is None else valid[start : start + rows].reshape(-1, *[1] * (block.ndim - 1))
+        for reason, wrong in _row_faults(spec, block, part):
+            found = bad.setdefault(reason, np.zeros(len(dataset), bool))
+            found[start : start + rows] = wrong.reshape(len(block), -1).any(axis=1)
+    for reason, wrong in bad.items():
+        packet.bad_rows(name, wrong, reason)
+
+
+def _row_faults(
+    spec: DatasetSpec, values: NDArray[Any], valid: NDArray[np.bool_] | None
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """What rows of a small array may not hold, and where they do."""
+    yield from value_faults(spec, values)
+    if valid is not None and values.dtype.kind == "f":
+        yield f"not finite where {spec.valid} is true", ~np.isfinite(values) & valid
+        yield f"not NaN where {spec.valid} is false", ~np.isnan(values) & ~valid
 
 
 # --- relations between values --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -109,6 +109,9 @@ def decode(dataset: Dataset) -> NDArray[Any]:
     fill = attributes.get("fill")
     if "scale" in attributes and data.dtype.kind == "u":
         scale, offset = float(attributes["scale"]), float(attributes["offset"])
+        if data.dtype.itemsize > 2:  # no table of four thousand million values
+            values = (data * scale + offset).astype(np.float32)
+            return values if fill is None else np.where(data == int(fill), np.float32("nan"), values)
         table = _code_values(scale, offset, None if fill is None else int(fill), data.dtype.str)
         return np.take(table, data)
     if fill is not None and data.dtype.kind == "f":
@@ -318,14 +321,24 @@ def _text(value: str) -> str:
     return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
+def _fixed(values: str | Sequence[str]) -> NDArray[np.bytes_]:
+    """A text, or a list of texts, as UTF-8 of one fixed length.
+
+    Texts of variable length go to HDF5's global heap, where one flipped bit lets HDF5 loop for ever.
+    """
+    encoded = [_text(value).encode("utf-8") for value in ([values] if isinstance(values, str) else values)]
+    kind = h5py.string_dtype("utf-8", max(1, *map(len, encoded)))
+    return np.array(encoded[0] if isinstance(values, str) else encoded, dtype=kind)
+
+
 def _dataset_attribute(name: str, attribute: str, value: Any) -> Any:
     if isinstance(value, str):
-        return _text(value)
+        return _fixed(value)
     if isinstance(value, bool | int | float | np.number | np.bool_):
         return value
     if isinstance(value, list | tuple | np.ndarray) and len(value):
         if all(isinstance(item, str) for item in value):
-            return np.array([_text(item) for item in value], dtype=h5py.string_dtype())
+            return _fixed([str(item) for item in value])
         numbers = np.asarray(value)
         if numbers.dtype.kind in "fiub":
             return numbers
@@ -336,7 +349,7 @@ def _write_hdf5(file: IO[bytes], datasets: Mapping[str, Dataset], root: Mapping[
     disk = _Disk(file)
     with h5py.File(disk, "w", libver=LIBVER, userblock_size=USER_BLOCK) as packet:
         for name, value in root.items():
-            packet.attrs[name] = value
+            packet.attrs[name] = _fixed(value) if isinstance(value, str) else value
         for name in sorted(datasets):
             _write_dataset(packet, name, datasets[name], disk)
     disk.check()

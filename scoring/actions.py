@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.timing import WINDOW_S, frames_in
 from scoring.card import Card, Severity, frames_text
 from scoring.frames import Motion
 from scoring.settings import ScoringSettings
@@ -16,28 +17,34 @@ from scoring.signals import ClipSignals
 
 @dataclass(frozen=True, slots=True)
 class ActionNumbers:
-    """What an action sequence is like; None where it cannot be told.
+    """What an action sequence is like, at 5 commands a second; None where it cannot be told.
+
+    Faster commands are averaged to that rate: between two of 30 a second, noise and the last digit outweigh the motion,
+    and the same motion would jerk less the faster it is sampled.
 
     Attributes:
         dead: share of commands that ask for nothing: zero where commands are steps, unchanged where they are targets.
         saturated: share of values at the limit of their column, columns that move only.
         jerk: RMS second difference of the commanded velocity over its RMS, median of the columns: 0 for a constant,
-            (2 pi / P)^2 for a sine of P frames, 2.45 for white noise.
+            (2 pi / P)^2 for a sine of P commands, 2.45 for white noise.
         gripper_changes: times that the gripper goes from open to closed or back.
-        rows: commands that this was told from.
+        seconds: of commands that this was told from.
     """
 
     dead: float | None = None
     saturated: float | None = None
     jerk: float | None = None
     gripper_changes: int | None = None
-    rows: int = 0
+    seconds: float = 0.0
 
 
 def measure_actions(
-    action: NDArray[np.floating] | None, valid: NDArray[np.bool_] | None, gripper: NDArray[np.floating] | None
+    action: NDArray[np.floating] | None,
+    valid: NDArray[np.bool_] | None,
+    gripper: NDArray[np.floating] | None,
+    fps: float,
 ) -> ActionNumbers:
-    """Numbers of `action` (T, A), rows by `valid` (T,), and `gripper` (T,) opening."""
+    """Numbers of `action` (T, A) at `fps` rows a second, rows by `valid` (T,), and `gripper` (T,) opening."""
     changes = None if gripper is None else count_gripper_changes(gripper)
     if action is None:
         return ActionNumbers(gripper_changes=changes)
@@ -45,10 +52,13 @@ def measure_actions(
     if len(rows) < 3:
         return ActionNumbers(gripper_changes=changes)
     columns = rows[:, [len(np.unique(column)) > 3 for column in rows.T]]  # a gripper's two values are no motion
+    seconds = len(rows) / fps
     if not columns.shape[1]:
-        return ActionNumbers(dead=1.0, gripper_changes=changes)
-    steps = _are_steps(columns)
-    velocity = columns if steps else np.diff(columns, axis=0)
+        return ActionNumbers(dead=1.0, gripper_changes=changes, seconds=seconds)
+    slow = _averaged(columns, frames_in(WINDOW_S, fps))
+    if len(slow) < 3:
+        return ActionNumbers(saturated=_saturated_share(columns), gripper_changes=changes, seconds=seconds)
+    velocity = slow if _are_steps(slow) else np.diff(slow, axis=0)
     scale = np.maximum(np.percentile(np.abs(velocity), 95, axis=0), 1e-9)
     size = np.abs(velocity / scale).max(axis=1)
     return ActionNumbers(
@@ -56,7 +66,7 @@ def measure_actions(
         saturated=_saturated_share(columns),
         jerk=_jerk(velocity),
         gripper_changes=changes,
-        rows=len(rows),
+        seconds=seconds,
     )
 
 
@@ -105,7 +115,7 @@ def judge_actions(signals: ClipSignals, motion: Motion, numbers: ActionNumbers, 
         card.add("still-actions", "fail", f"{numbers.dead:.0%} of the actions command nothing, yet the picture moves")
     if numbers.saturated is not None and numbers.saturated > settings.saturation_share:
         card.add("saturated-actions", "warn", f"{numbers.saturated:.0%} of the action values are at their limit")
-    if numbers.jerk is not None and numbers.jerk > settings.jerk_fault and numbers.rows >= settings.jerk_rows:
+    if numbers.jerk is not None and numbers.jerk > settings.jerk_fault and numbers.seconds >= settings.jerk_least_s:
         card.add("jerky-actions", "warn", f"jerk ratio {numbers.jerk:.2f}: nearly the 2.45 of white noise")
     if numbers.gripper_changes is not None and numbers.gripper_changes >= settings.grip_changes_fault:
         card.add("gripper-chatter", "warn", f"the gripper reverses {numbers.gripper_changes} times")
@@ -129,6 +139,12 @@ def _rows(action: NDArray[np.floating], valid: NDArray[np.bool_] | None) -> NDAr
     if valid is not None:
         usable = usable & valid
     return np.asarray(action[usable], np.float64)
+
+
+def _averaged(columns: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """(n, A) means of `window` rows each; rows that do not fill a last window are left out."""
+    whole = len(columns) // window
+    return np.asarray(columns[: whole * window].reshape(whole, window, columns.shape[1]).mean(axis=1))
 
 
 def _are_steps(columns: NDArray[np.float64]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.instruction import parse_instruction
-from scoring.masks import MaskNumbers, measure_masks
+from scoring.masks import MaskNumbers
 from scoring.settings import ScoringSettings
 
 METADATA = ("task", "length")
@@ -46,38 +46,46 @@ def task_score(language_instruction: str, settings: ScoringSettings | None = Non
     return min(score, settings.task_deformable) if instruction.deformable else score
 
 
-def length_score(n_frames: int | None, settings: ScoringSettings) -> float | None:
-    """1 from `length_low` to `length_high` frames, falling to 0 at no frame and at four times the high end."""
-    if n_frames is None:
+def length_score(n_frames: int | None, fps: float | None, settings: ScoringSettings) -> float | None:
+    """1 from `length_low_s` to `length_high_s`, falling to 0 at a single frame and at four times the high end.
+
+    The study's 15 to 40 frames are those of BridgeData's 5 frames/s: 3 to 8 seconds.
+    """
+    if n_frames is None or fps is None or not (math.isfinite(fps) and fps > 0):
         return None
-    low, high = settings.length_low, settings.length_high
-    if n_frames < low:
-        return max(n_frames - 1, 0) / max(low - 1, 1)
-    return float(np.clip(1 - (n_frames - high) / (3 * high), 0, 1))
+    low, high, seconds = settings.length_low_s, settings.length_high_s, n_frames / fps
+    if seconds < low:
+        return max(n_frames - 1, 0) / max(low * fps - 1, 1)
+    return float(np.clip(1 - (seconds - high) / (3 * high), 0, 1))
 
 
-def displacement_score(excursion_px: float | None, settings: ScoringSettings) -> float | None:
-    """`scoring.tracks.object_excursion` against `displacement_full_px`."""
-    return None if excursion_px is None else float(np.clip(excursion_px / settings.displacement_full_px, 0, 1))
+def displacement_score(excursion: float | None, settings: ScoringSettings) -> float | None:
+    """`scoring.tracks.object_excursion` (widths) against `displacement_full`."""
+    return None if excursion is None else float(np.clip(excursion / settings.displacement_full, 0, 1))
 
 
-def mask_score(masks: NDArray[np.bool_] | MaskNumbers, settings: ScoringSettings) -> float:
+def mask_score(numbers: MaskNumbers, settings: ScoringSettings) -> float:
     """Coverage inside the wanted band, times steadiness of the area in time, times the share of frames with a mask.
 
     Coverage falls in proportion below `coverage_low`, and linearly to 0 at the full frame above `coverage_high`.
-    Steadiness is 1 - m / `flicker_zero`, with m the mean relative change of area from frame to frame.
+    Steadiness is 1 - m / `flicker_zero`, with m the mean relative change of area over 0.2 s, or from frame to frame
+    where that is larger: a mask that swings back within 0.2 s is no steadier.
     """
-    numbers = masks if isinstance(masks, MaskNumbers) else measure_masks(masks)
     present = numbers.present
     if not present.any():
         return 0.0
     coverage, low, high = numbers.coverage, settings.coverage_low, settings.coverage_high
     band = coverage / low if coverage < low else 1 - (coverage - high) / (1 - high) if coverage > high else 1.0
-    area = numbers.area.astype(np.float64)
-    some = present[1:] | present[:-1]
-    change = np.abs(np.diff(area))[some] / np.maximum(area[1:], area[:-1])[some]
-    unsteady = float(change.mean()) if len(change) else 0.0
+    unsteady = max(_area_change(numbers.area, lag) for lag in (1, numbers.window))
     return float(np.clip(band, 0, 1) * np.clip(1 - unsteady / settings.flicker_zero, 0, 1) * present.mean())
+
+
+def _area_change(area: NDArray[np.float64], lag: int) -> float:
+    """Mean change of area over `lag` frames, relative to the larger; 0 for shorter clips."""
+    before, after = area[:-lag], area[lag:]
+    larger = np.maximum(before, after)
+    some = larger > 0
+    return float((np.abs(after - before)[some] / larger[some]).mean()) if some.any() else 0.0
 
 
 def depth_score(dynamic_range: float | None, settings: ScoringSettings) -> float | None:
@@ -118,9 +126,11 @@ def explain_score(scores: Mapping[str, float | None], settings: ScoringSettings)
     return "; ".join(reasons) or "nothing is low"
 
 
-def score_metadata(language_instruction: str, n_frames: int | None, settings: ScoringSettings) -> Scores:
+def score_metadata(
+    language_instruction: str, n_frames: int | None, fps: float | None, settings: ScoringSettings
+) -> Scores:
     """What can be told before any image is decoded."""
-    parts = {"task": task_score(language_instruction, settings), "length": length_score(n_frames, settings)}
+    parts = {"task": task_score(language_instruction, settings), "length": length_score(n_frames, fps, settings)}
     return combine(parts, settings)
 
 

@@ -9,13 +9,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.timing import frames_in
 from scoring.card import Card, Severity, frames_text
 from scoring.frames import Motion
 from scoring.settings import ScoringSettings
 from scoring.signals import ClipSignals
 
-_LEAST_BACKGROUND = 150
-"""Still pixels, of 56 x 56 thumbnails, from which drift is told."""
+_LEAST_BACKGROUND = 0.05
+"""Still share of the picture from which drift is told."""
+
+_SMOOTH_S = 0.4
+"""Half of the time over which slow drift is told from leaps, seconds."""
 
 
 def depth_ranges(depth: NDArray[np.floating], kind: Literal["relative", "metric"]) -> NDArray[np.float64]:
@@ -44,7 +48,7 @@ def dynamic_range(depth: NDArray[np.floating], kind: Literal["relative", "metric
     return float(np.nanmedian(ranges)) if np.isfinite(ranges).any() else None
 
 
-def judge_depth(signals: ClipSignals, motion: Motion, settings: ScoringSettings, *, moving_camera: bool) -> Card:
+def judge_depth(signals: ClipSignals, motion: Motion, settings: ScoringSettings) -> Card:
     """The card of the depth maps."""
     assert signals.depth is not None
     assert signals.depth_kind is not None
@@ -68,8 +72,7 @@ def judge_depth(signals: ClipSignals, motion: Motion, settings: ScoringSettings,
         where = frames_text(np.flatnonzero(flat))
         card.add("flat-depth", "fail" if flat.mean() > 0.1 else "warn", f"depth is flat in {where}")
     _judge_frozen(card, depth, motion, settings)
-    card.numbers["moving_camera"] = moving_camera
-    if not (empty | flat).all() and not moving_camera:
+    if not (empty | flat).all() and not signals.camera_moves:
         steady = signals.depth_stabilized if signals.depth_stabilized is not None else depth
         _judge_background(card, np.where(known, steady, np.nan), empty | flat, motion, settings)
     return card
@@ -77,9 +80,9 @@ def judge_depth(signals: ClipSignals, motion: Motion, settings: ScoringSettings,
 
 def _judge_frozen(card: Card, depth: NDArray[np.floating], motion: Motion, settings: ScoringSettings) -> None:
     same = np.array([np.array_equal(a, b, equal_nan=True) for a, b in pairwise(depth)], bool)
-    frozen = same & (motion.step1 > settings.motion_level)
+    frozen = same & (motion.step1 > motion.step_level(settings.motion_level))
     card.numbers["frozen_pairs"] = int(frozen.sum())
-    if frozen.sum() >= max(3, 0.1 * len(same)):
+    if frozen.sum() >= max(frames_in(settings.frozen_s, motion.fps), 0.1 * len(same)):
         card.add("frozen-depth", "fail", f"depth stays the same after {frames_text(np.flatnonzero(frozen))}")
 
 
@@ -93,7 +96,7 @@ def _judge_background(
     """
     still = motion.static_pixels()
     card.numbers["background_share"] = float(still.mean())
-    if still.sum() < _LEAST_BACKGROUND or len(depth) < 3:
+    if still.mean() < _LEAST_BACKGROUND or len(depth) < 3:
         return
     side = motion.grey.shape[1:]
     maps = np.stack([cv2.resize(frame, side[::-1], interpolation=cv2.INTER_NEAREST) for frame in depth])[:, still]
@@ -101,7 +104,7 @@ def _judge_background(
     if good.sum() < 3:
         return
     maps = maps[:, np.isfinite(maps[good]).all(axis=0)]
-    if maps.shape[1] < _LEAST_BACKGROUND:
+    if maps.shape[1] < _LEAST_BACKGROUND * still.size:
         return
     centre = np.median(maps[good], axis=0)
     low, high = np.percentile(centre, [10, 90])
@@ -110,7 +113,7 @@ def _judge_background(
     offsets = np.stack([np.median((maps - centre)[:, third], axis=1) for third in thirds]) / spread
     wander = np.take_along_axis(offsets, np.abs(offsets).argmax(axis=0)[None], axis=0)[0]
     wander[~good] = np.interp(np.flatnonzero(~good), np.flatnonzero(good), wander[good])
-    smooth = _median_filter(wander, 5)
+    smooth = _median_filter(wander, 2 * frames_in(_SMOOTH_S, motion.fps) + 1)
     jumps = np.flatnonzero(np.abs(wander - smooth) > settings.depth_jump_share)
     drift = float(np.ptp(smooth))
     card.numbers |= {"background_drift": drift, "background_jump_max": float(np.abs(wander - smooth).max())}
@@ -121,5 +124,6 @@ def _judge_background(
 
 
 def _median_filter(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """(T,) running median over the odd number `width` of values."""
     padded = np.pad(values, width // 2, mode="reflect" if len(values) > width // 2 else "edge")
     return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1))

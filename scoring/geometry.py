@@ -41,8 +41,8 @@ def judge_contact(signals: ClipSignals) -> Card:
     held = signals.held if signals.held is not None else np.zeros(len(touching), bool)
     card.numbers |= {
         "onset": int(np.argmax(touching)) if touching.any() else -1,
-        "frames_touching": int(touching.sum()),
-        "frames_held": int(held.sum()),
+        "seconds_touching": float(touching.sum()) / signals.fps,
+        "seconds_held": float(held.sum()) / signals.fps,
     }
     if not touching.any():
         card.add("no-contact", "warn", "the robot never touches the object")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from scoring.actions import ActionNumbers, chatter_score, dead_actions_score, jerk_score, judge_actions, measure_actions
-from scoring.camera import camera_moves
 from scoring.card import Card, absent
 from scoring.criteria import (
     Scores,
@@ -23,9 +24,11 @@ from scoring.geometry import judge_contact, judge_geometry
 from scoring.masks import MaskNumbers, judge_masks, measure_masks
 from scoring.settings import ScoringSettings
 from scoring.signals import ClipSignals
-from scoring.tracks import judge_tracks, object_excursion
+from scoring.tracks import follows_object, judge_tracks, object_excursion
 
 __all__ = ["Assessment", "ClipSignals", "assess"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +49,44 @@ class Assessment:
 
 def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
     """Judges one clip."""
-    motion = measure_motion(signals.pixels)
-    masks = None if signals.masks is None else measure_masks(signals.masks)
-    moving = camera_moves(signals, motion)
-    actions = measure_actions(signals.action, signals.action_valid, signals.gripper)
+    motion = measure_motion(signals.pixels, signals.fps)
+    masks = None if signals.masks is None else measure_masks(signals.masks, signals.fps)
+    actions = measure_actions(signals.action, signals.action_valid, signals.gripper, signals.fps)
     foreground = (signals.tracks or {}).get("foreground")
-    excursion = None if foreground is None else object_excursion(foreground)
-    cards: dict[str, Card | None] = {
-        "frames": judge_frames(signals, motion, settings),
-        "actions": judge_actions(signals, motion, actions, settings)
+    excursion = None
+    if foreground is not None and follows_object(foreground, masks):
+        excursion = object_excursion(foreground, signals.pixels.shape[2], camera_moves=signals.camera_moves)
+    judges: dict[str, Callable[[], Card] | None] = {
+        "frames": lambda: judge_frames(signals, motion, settings),
+        "actions": (lambda: judge_actions(signals, motion, actions, settings))
         if signals.action is not None or signals.gripper is not None
         else None,
-        "masks": None if masks is None else judge_masks(signals, masks, settings, moving_camera=moving),
-        "depth": judge_depth(signals, motion, settings, moving_camera=moving) if _has_depth(signals) else None,
-        "tracks": judge_tracks(signals, masks, motion, settings) if signals.tracks else None,
-        "geometry": judge_geometry(signals, masks),
-        "contact": None if signals.contact is None else judge_contact(signals),
+        "masks": None if masks is None else lambda: judge_masks(signals, masks, settings),
+        "depth": (lambda: judge_depth(signals, motion, settings)) if _has_depth(signals) else None,
+        "tracks": (lambda: judge_tracks(signals, masks, motion, settings)) if signals.tracks else None,
+        "geometry": lambda: judge_geometry(signals, masks),
+        "contact": None if signals.contact is None else lambda: judge_contact(signals),
     }
-    quality = {name: absent() if card is None else card.as_json() for name, card in cards.items()}
+    quality = {name: absent() if judge is None else _card(name, judge) for name, judge in judges.items()}
     tags = set(signals.tags).union(*(card["tags"] for card in quality.values()))
-    travels = [far for far in (excursion, None if masks is None else masks.travel_px) if far is not None]
-    if travels and min(travels) < settings.low_motion_px:
-        tags.add("low-motion")  # a property of the clip, or a mask on the wrong thing
+    # Where the object's points do not tell, its mask does: its middle also shifts where an arm covers half of it.
+    travel = excursion if excursion is not None or masks is None else masks.travel
+    # Properties of the clip, not faults of a signal.
+    if travel is not None and travel < settings.low_motion:
+        tags.add("low-motion")
+    if signals.camera_moves:
+        tags.add("moving-camera")
     return Assessment(_scores(signals, masks, actions, excursion, settings), quality, sorted(tags))
+
+
+def _card(name: str, judge: Callable[[], Card]) -> dict[str, Any]:
+    """The judge's card; of one that stumbles over a clip, a card that says so: a number is not worth an episode."""
+    try:
+        return judge().as_json()
+    except (ArithmeticError, ValueError, IndexError) as error:
+        _LOG.exception("the card of %s could not be made", name)
+        card = absent(f"not judged ({type(error).__name__}: {error}); please report the clip")
+        return card | {"tags": ["not-judged"]}
 
 
 def _has_depth(signals: ClipSignals) -> bool:
@@ -87,7 +105,7 @@ def _scores(
         depth = depth_score(dynamic_range(signals.depth, signals.depth_kind), settings)
     parts: dict[str, float | None] = {
         "task": task_score(signals.language_instruction, settings),
-        "length": length_score(signals.n_frames, settings),
+        "length": length_score(signals.n_frames, signals.fps, settings),
         "displacement": displacement_score(excursion, settings),
         "mask": None if masks is None else mask_score(masks, settings),
         "depth": depth,

@@ -37,6 +37,7 @@ class ClipSignals:
         centroids_valid: (T,) bool.
         intrinsics: (3, 3) at packet resolution.
         intrinsics_source: as in the packet.
+        camera_moves: as measured once on the clip (`extractors.camera_motion`); None where it shows too little.
         reports: stage -> its report.
         tags: what the source noticed.
     """
@@ -63,5 +64,6 @@ class ClipSignals:
     centroids_valid: NDArray[np.bool_] | None = None
     intrinsics: NDArray[np.floating] | None = None
     intrinsics_source: str = "assumed"
+    camera_moves: bool | None = None
     reports: Mapping[str, Mapping[str, Any]] | None = None
     tags: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import CorruptDataError
 from extractors.types import Episode, Frames
-from flows.sources.base import EpisodeInfo
+from flows.sources.base import EpisodeInfo, LeftOut
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -38,6 +38,7 @@ class ArraySource:
     n_frames: int = 8
     broken: tuple[int, ...] = ()
     seed: int = 0
+    fps: float = 5.0
     kind: str = "arrays"
     dataset: str = "squares"
 
@@ -53,9 +54,15 @@ class ArraySource:
                 n_frames=self.n_frames,
                 language_instruction=f"put square {index} on the table",
                 cameras=("front",),
-                fps=5.0,
+                fps=self.fps,
                 files=(file,),
             )
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        return ()
+
+    def reread(self, episode: Episode) -> Iterator[NDArray[np.uint8]] | None:
+        return None
 
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
         pixels, masks, depth = square_clip(self.n_frames, seed=self.seed + info.episode_index)
@@ -69,9 +76,9 @@ class ArraySource:
             episode_index=info.episode_index,
             camera_name="front",
             language_instruction=info.language_instruction,
-            fps=5.0,
+            fps=self.fps,
             pixels=frames,
-            timestamp=t / 5.0,
+            timestamp=t / self.fps,
             action=np.where(action_valid[:, None], 0.1, np.nan).astype(np.float32) * np.ones((1, 7), np.float32),
             action_valid=action_valid,
             state=np.ones((self.n_frames, 7), np.float32),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractors.backends.checkpoints import load_state, read_state
-from extractors.backends.cotracker_network import CPU_CHUNK, STRIDE, CoTrackerNetwork, FeatureMaps
+from extractors.backends.cotracker_network import CHANNELS, CPU_CHUNK, LEVELS, STRIDE, CoTrackerNetwork, FeatureMaps
 from extractors.backends.devices import Precision, arithmetic, choose_device
 from extractors.backends.linear import pack_linears
 from extractors.backends.network_tracker import EncodedClip, NetworkTracker, VisibleBy, on_device
@@ -60,7 +60,6 @@ class CoTracker3(NetworkTracker[FeatureMaps]):
     """
 
     name = "cotracker3"
-    frame_mb = "about 8"
 
     def __init__(
         self,
@@ -119,6 +118,12 @@ class CoTracker3(NetworkTracker[FeatureMaps]):
     def prepare(self, pixels: Frames) -> CoTrackerClip:
         """The clip's features, ready for any number of query sets; see `encode_clip`."""
         return CoTrackerClip(self, self.encode_clip(pixels), (int(pixels.shape[1]), int(pixels.shape[2])))
+
+    @property
+    def frame_mb(self) -> float:
+        """What a frame's features take in fp32, MB."""
+        pixels = sum(self.network_size[0] * self.network_size[1] / (STRIDE << level) ** 2 for level in range(LEVELS))
+        return 4 * CHANNELS * pixels / 1e6
 
     def room(self, n_frames: int) -> FeatureMaps:
         """Maps to be filled, of `n_frames` frames."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extractors.geometry import resize_area
+from extractors.geometry import resize_mask
 from extractors.types import Size
 
 
@@ -78,7 +78,7 @@ def masks_at_size(logits: Tensor, size: Size) -> NDArray[np.bool_]:
     masks = (logits > 0).cpu().numpy()
     if masks.shape[1:] == size:
         return np.asarray(masks, np.bool_)
-    return np.stack([resize_area(mask, size) > 0.5 for mask in masks])
+    return np.stack([resize_mask(mask, size) for mask in masks.astype(np.bool_)])
 
 
 def _small(mask: NDArray[np.bool_], max_area: int) -> NDArray[np.bool_]:

@@ -56,9 +56,6 @@ class NetworkTracker(ABC, Generic[Maps]):
     name: ClassVar[str]
     """As in the table of backends."""
 
-    frame_mb: ClassVar[str]
-    """What a frame's features take in fp32, for messages."""
-
     def __init__(
         self,
         *,
@@ -96,6 +93,11 @@ class NetworkTracker(ABC, Generic[Maps]):
     def prepare(self, pixels: Frames) -> EncodedClip[Maps]:
         """The clip's features, ready for any number of query sets; see `encode_clip`."""
 
+    @property
+    @abstractmethod
+    def frame_mb(self) -> float:
+        """What a frame's features take in fp32, MB."""
+
     @abstractmethod
     def room(self, n_frames: int) -> Maps:
         """Maps to be filled, of `n_frames` frames."""
@@ -119,7 +121,7 @@ class NetworkTracker(ABC, Generic[Maps]):
         n_frames, batch = len(pixels), self.batch_frames
         maps = attempt(partial(self.room, n_frames))
         if maps is None:
-            raise self.memory.error(f"the features of {n_frames} frames ({self.frame_mb} MB a frame, half in fp16)")
+            raise self.memory.error(f"the features of {n_frames} frames ({self.frame_mb:.1f} MB a frame, half in fp16)")
         for first, frames in frame_batches(pixels, batch):
             done = 0
             while done < len(frames):

@@ -14,7 +14,7 @@ from extractors.backends.devices import arithmetic, choose_device
 from extractors.backends.mask_cleanup import masks_at_size
 from extractors.backends.pretrained import HalfPrecision, check_transformers, choose_precision, load_pretrained
 from extractors.errors import ConfigError, WeightsError
-from extractors.geometry import resize_area
+from extractors.geometry import resize_mask
 from extractors.types import Size
 
 BoxSegmenterName = Literal["sam", "segment-anything"]
@@ -125,7 +125,7 @@ class SegmentAnything:
                 point_coords=None, point_labels=None, boxes=places, multimask_output=False
             )
         found = masks[:, 0].cpu().numpy() > 0
-        return np.stack([resize_area(mask, size) > 0.5 for mask in found])
+        return np.stack([resize_mask(mask, size) for mask in found])
 
 
 def normalized(image: NDArray[np.uint8], size: Size, device: torch.device) -> torch.Tensor:

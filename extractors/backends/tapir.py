@@ -78,7 +78,6 @@ class Tapir(NetworkTracker[Pyramid]):
     """
 
     name = "tapir"
-    frame_mb = "about 3.4"
 
     def __init__(
         self,
@@ -140,6 +139,11 @@ class Tapir(NetworkTracker[Pyramid]):
     def prepare(self, pixels: Frames) -> TapirClip:
         """The clip's features, ready for any number of query sets; see `encode_clip`."""
         return TapirClip(self, self.encode_clip(pixels), (int(pixels.shape[1]), int(pixels.shape[2])))
+
+    @property
+    def frame_mb(self) -> float:
+        """What a frame's features take in fp32, MB: 13 numbers a pixel of each resolution."""
+        return 4 * 13 * sum(height * width for height, width in self.resolutions) / 1e6
 
     def room(self, n_frames: int) -> Pyramid:
         """Maps to be filled, of `n_frames` frames."""

@@ -60,7 +60,7 @@ _CACHED = 64
 """Tokens of which a CPU's cache holds the patches (64 KiB each) while they are read and multiplied."""
 
 CPU_CHUNK = 2048
-"""Tokens at once on a CPU; more are not faster (measured from 512 to 8192)."""
+"""Tokens at once on a CPU: the mixer's hidden layer, 8 KiB each, and its neighbours stay at some 16 MiB."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,16 +6,18 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor
 
-from extractors.backends.checkpoints import checkpoint_faults
-from extractors.backends.devices import choose_device, forbid_tf32
+from extractors.backends.checkpoints import load_state, read_state
+from extractors.backends.device_memory import DeviceMemory, attempt
+from extractors.backends.devices import Precision, arithmetic, check_precision, choose_device, is_out_of_memory
 from extractors.backends.linear import pack_linears
 from extractors.backends.vda_network import PATCH, SHAPES, FrameFeatures, ModelSize, VideoDepthNetwork
 from extractors.backends.vda_windows import LENGTH, Stitcher, Window, plan_windows, published_windows
@@ -23,8 +25,6 @@ from extractors.cuts import Cuts, scene_cuts
 from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, ShapeError, WeightsError
 from extractors.geometry import axis_matrix
 from extractors.types import Depth, Frames, Size, check_pixels
-
-Precision = Literal["fp32", "fp16"]
 
 _HUB_NAMES: dict[ModelSize, str] = {"vits": "Small", "vitb": "Base", "vitl": "Large"}
 _LICENCES: dict[ModelSize, str] = {"vits": "Apache-2.0", "vitb": "CC-BY-NC-4.0", "vitl": "CC-BY-NC-4.0"}
@@ -97,12 +97,17 @@ def load_network(path: Path, size: ModelSize, *, metric: bool = False) -> VideoD
             f"{path} is by its name the {kind} variant, wanted {published.file}; set depth.metric to {setting}, "
             f"or {_advice(published)}"
         )
-    state = _read_state(path, published)
+    state = read_state(path, _advice(published))
+    token = state.get("pretrained.cls_token")
+    found = next((name for name, shape in SHAPES.items() if token is not None and token.shape[-1] == shape.width), size)
+    if found != size:
+        raise WeightsError(
+            f"{path} holds {found}, wanted {published.file}; set depth.model to {found}, or {_advice(published)}"
+        )
     with torch.device("meta"):  # no time spent on initial values
         network = VideoDepthNetwork(size)
-    _check_state(state, network.state_dict(), path, published)
-    network.load_state_dict(state, strict=True, assign=True)
-    return network.requires_grad_(False).eval()
+    load_state(network, state, path, published.file, _advice(published))
+    return network
 
 
 class VideoDepthAnything:
@@ -150,9 +155,15 @@ class VideoDepthAnything:
         """
         self.device = choose_device(device)
         on_cpu = self.device.type == "cpu"
-        _check_settings(size, precision, input_size, on_cpu=on_cpu, compiled=compile_network)
+        check_precision(precision, self.device, "depth.precision")
+        _check_settings(size, input_size, on_cpu=on_cpu, compiled=compile_network)
         self.size, self.metric, self.input_size = size, metric, input_size
         self.precision: str = precision
+        self._memory = DeviceMemory(
+            self.device,
+            f"video-depth-anything {size}",
+            f"lower depth.input_size (now {input_size}), take a smaller depth.model, or free the device",
+        )
         self._batch_frames = batch_frames
         self._batch_windows = batch_windows or (1 if on_cpu else 4)
         self._network = load_network(Path(weights), size, metric=metric).to(self.device)
@@ -188,7 +199,7 @@ class VideoDepthAnything:
         runs = [_Clip(pixels, self._settings(), size) for pixels in clips]
         self._frames_at_once = self._decoded_at_once = self._batch_frames or self._most_frames(runs)
         work = ((scene, window) for clip in runs for scene in clip.scenes for window in scene.windows)
-        with torch.inference_mode(), _exact(self.precision), self._memory_errors("joining windows at source size"):
+        with arithmetic(self.precision, self.device), self._memory_errors("joining windows at source size"):
             for batch in _grouped(work, self._batch_windows):
                 self._encode(batch)
                 for (scene, _), raw in zip(batch, self._window_depth(batch), strict=True):
@@ -213,61 +224,39 @@ class VideoDepthAnything:
             "device": self.device.type,
         }
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.precision == "fp16")
-
     def _encode(self, batch: Sequence[tuple[_Scene, Window]]) -> None:
         """Features of all frames that the batch sees for the first time."""
         queue = [(scene, index, scene.read(index)) for scene, window in batch for index in scene.claim(window)]
         while queue:
             size = batch[0][0].clip.network_size
-            features = self._try_encode([frame for _, _, frame in queue[: self._frames_at_once]], size)
-            if features is None:
-                self._frames_at_once = self._halved(self._frames_at_once, f"encoding one frame at {size}")
-                continue
+            frames = [frame for _, _, frame in queue]
+            features, self._frames_at_once = self._memory.fit(
+                partial(self._features, frames, size), self._frames_at_once, 1, f"encoding one frame at {size}"
+            )
             for (scene, index, _), feature in zip(queue, features, strict=False):
                 scene.features[index] = feature
             queue = queue[len(features) :]
 
-    def _try_encode(self, frames: Sequence[Tensor], size: Size) -> list[FrameFeatures] | None:
-        """None when the device's memory does not suffice."""
-        try:
-            images = torch.cat([prepare(frame.to(self.device), size) for frame in frames])
-            with self._autocast():
-                return self._network.frame_features(images).split()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        return None
+    def _features(self, frames: Sequence[Tensor], size: Size, count: int) -> list[FrameFeatures]:
+        """Of the first `count` frames."""
+        images = torch.cat([prepare(frame.to(self.device), size) for frame in frames[:count]])
+        return self._network.frame_features(images).split()
 
     def _window_depth(self, batch: Sequence[tuple[_Scene, Window]]) -> list[Tensor]:
         """Raw maps of the wanted slots of each window, (k, H', W') float32 at network size."""
-        while (raw := self._try_window_depth(batch)) is None:
+        while (raw := attempt(partial(self._raw_depth, batch))) is None:
             if len(batch) > 1:
                 half = len(batch) // 2
                 return self._window_depth(batch[:half]) + self._window_depth(batch[half:])
             size = batch[0][0].clip.network_size
-            self._decoded_at_once = self._halved(self._decoded_at_once, f"one window at {size}")
+            self._decoded_at_once = self._memory.halved(self._decoded_at_once, 1, f"one window at {size}")
         return raw
 
-    def _try_window_depth(self, batch: Sequence[tuple[_Scene, Window]]) -> list[Tensor] | None:
-        try:
-            features = [scene.features[index] for scene, window in batch for index in window.frames]
-            wanted = [window.wanted for _, window in batch]
-            with self._autocast():
-                depth = self._network.window_depth(features, wanted, batch=self._decoded_at_once)
-            return list(torch.split(depth, [len(slots) for slots in wanted]))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        return None
-
-    def _halved(self, batch: int, what: str) -> int:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if batch == 1:
-            raise self._out_of_memory(what)
-        return batch // 2
+    def _raw_depth(self, batch: Sequence[tuple[_Scene, Window]]) -> list[Tensor]:
+        features = [scene.features[index] for scene, window in batch for index in window.frames]
+        wanted = [window.wanted for _, window in batch]
+        depth = self._network.window_depth(features, wanted, batch=self._decoded_at_once)
+        return list(torch.split(depth, [len(slots) for slots in wanted]))
 
     @contextlib.contextmanager
     def _memory_errors(self, what: str) -> Iterator[None]:
@@ -277,14 +266,8 @@ class VideoDepthAnything:
             raise
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise self._out_of_memory(what) from error
+                raise self._memory.error(what) from error
             raise
-
-    def _out_of_memory(self, what: str) -> DeviceMemoryError:
-        return DeviceMemoryError(
-            f"{self.device} ran out of memory on {what} with {self.size}; lower depth.input_size (now "
-            f"{self.input_size}), take a smaller depth.model, or free the device"
-        )
 
 
 class _Clip:
@@ -398,13 +381,6 @@ def resize_area(maps: Tensor, size: Sequence[int]) -> Tensor:
     return maps
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the CPU's allocator, said that memory does not suffice."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
-
-
 def _grouped(work: Iterable[tuple[_Scene, Window]], count: int) -> Iterator[list[tuple[_Scene, Window]]]:
     """Up to `count` windows of one network size at a time."""
     group: list[tuple[_Scene, Window]] = []
@@ -421,50 +397,13 @@ def _incomplete(promised: int, decoded: int) -> MissingDataError:
     return MissingDataError(f"wanted {promised} frames, decoding gave {decoded}; repair or drop the episode")
 
 
-def _exact(precision: str) -> contextlib.AbstractContextManager[Any]:
-    """fp32 means fp32: without this, cuDNN convolves in TF32, three digits short of the published numbers."""
-    if precision == "fp32" and torch.cuda.is_available():
-        forbid_tf32()
-    return contextlib.nullcontext()
-
-
-def _check_settings(size: str, precision: str, input_size: int, *, on_cpu: bool, compiled: bool) -> None:
+def _check_settings(size: str, input_size: int, *, on_cpu: bool, compiled: bool) -> None:
     if size not in get_args(ModelSize):
         raise ConfigError(f"no video-depth-anything model {size!r}; choose one of {sorted(get_args(ModelSize))}")
-    if precision not in get_args(Precision):
-        raise ConfigError(f"no precision {precision!r}; choose one of {sorted(get_args(Precision))}")
     if input_size < PATCH or input_size % PATCH:
         raise ConfigError(f"depth.input_size must be a positive multiple of {PATCH}, got {input_size}")
-    if on_cpu and precision == "fp16":
-        raise ConfigError("depth.precision fp16 needs a CUDA device; set fp32")
     if on_cpu and compiled:
         raise ConfigError("compiling the network needs a CUDA device; leave it off")
-
-
-def _read_state(path: Path, published: Checkpoint) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types for files that are cut off, or no checkpoints
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise WeightsError(
-            f"{path} cannot be read as a checkpoint ({reason}); it may be cut off: {_advice(published)}"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} is no plain dict of tensors; {_advice(published)}")
-    return state
-
-
-def _check_state(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, published: Checkpoint) -> None:
-    """Raises WeightsError unless names and shapes agree and every number is finite."""
-    token = state.get("pretrained.cls_token")
-    found = next((size for size, shape in SHAPES.items() if token is not None and token.shape[-1] == shape.width), None)
-    if found is not None and f"_{found}." not in published.file:
-        raise WeightsError(
-            f"{path} holds {found}, wanted {published.file}; set depth.model to {found}, or {_advice(published)}"
-        )
-    faults = checkpoint_faults(state, wanted)
-    if faults:
-        raise WeightsError(f"{path} is not {published.file}: {faults}; {_advice(published)}")
 
 
 def _advice(published: Checkpoint) -> str:

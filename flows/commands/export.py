@@ -37,8 +37,17 @@ if TYPE_CHECKING:
 )
 @click.option("--selection", type=FilePath(), help="Only the episodes of this file, in its order.")
 @click.option(
-    "--with", "extra", multiple=True, metavar="DATASET", help="lewm-hdf5: one more column, such as centroids; repeat."
+    "--with",
+    "extra",
+    multiple=True,
+    metavar="DATASET",
+    help="lewm-hdf5, lerobot: one more dataset, such as centroids or tracks/grid; repeat.",
 )
+@click.option(
+    "--names", type=click.Choice(["packet", "study"]), help="lewm-hdf5: names of these columns [default: packet]."
+)
+@click.option("--split", is_flag=True, help="lewm-hdf5: a file for train and one for val, as --selection splits.")
+@click.option("--full", is_flag=True, help="lerobot: every cue and every frame; stock training and editing refuse it.")
 @click.option(
     "--without", multiple=True, metavar="DATASET", help="lerobot: leave out, such as tracks/foreground; repeat."
 )
@@ -57,17 +66,20 @@ def export(
     extra: tuple[str, ...],
     without: tuple[str, ...],
     pixels: Literal["video", "png"] | None,
+    names: Literal["packet", "study"] | None,
     *,
     trim: bool,
+    split: bool,
+    full: bool,
     as_json: bool,
 ) -> None:
     """Hand the packets of DIR to other tools.
 
-    lewm-hdf5: one flat file for stable-worldmodel and LeWM (pixels, action, proprio, ep_len, ep_offset), and
-    OUT.episodes.csv that says which episode is where. lerobot: a LeRobotDataset v3.0 folder with every cue that all
-    packets have. rerun: recordings for the Rerun viewer.
+    lewm-hdf5: one flat file for stable-worldmodel and LeWM (pixels, action, state under its three names, ep_len,
+    ep_offset), and OUT.episodes.csv that says which episode is where. lerobot: a LeRobotDataset v3.0 folder that stock
+    LeRobot trains on and edits; cues by --with, all of them with --full. rerun: recordings for the Rerun viewer.
     """
-    request = ExportRequest((), out, _progress(0), columns=extra, without=without, pixels=pixels, trim=trim)
+    request = ExportRequest((), out, _progress(0), extra, without, pixels, trim, names, split, full, _splits(selection))
     check_request(form, request.options(), out)
     packets = fetched(path, _chosen(path, selection))
     result = export_packets(form, replace(request, packets=packets, progress=_progress(len(packets))))
@@ -77,6 +89,12 @@ def export(
         print_json("export", FINISHED, counts={"packets": len(packets)}, out=str(out), **result)
         return
     print(f"{len(packets)} packets -> {out}")
+
+
+def _splits(selection: Path | None) -> dict[str, str]:
+    from packers.training.selection import selected_splits
+
+    return {} if selection is None else {**selected_splits(selection)}
 
 
 def _chosen(given: Opened, selection: Path | None) -> list[Path]:

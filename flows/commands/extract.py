@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--selection", type=FilePath(), help="Only the episodes of this selection file.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many episodes.")
 @click.option("--rehash", is_flag=True, help="Read the source again even where size and time are unchanged.")
+@click.option("--strict", is_flag=True, help="Exit 1 where the source has something that the packets do not.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @settings_options
 @output_options
@@ -69,7 +71,7 @@ def extract(source: str, out: OutputDirectory, **options: Any) -> None:
     if options["dry_run"]:
         _print_dry_run(plan, as_json=options["as_json"])
         return
-    _run("extract", [plan], options)
+    _run("extract", [plan], options, strict=options["strict"])
 
 
 @click.command()
@@ -97,7 +99,9 @@ def rerun(directory: OutputDirectory, episode_ids: Sequence[str], force_from: st
     _run("rerun", plans, options, record=False)
 
 
-def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record: bool = True) -> None:
+def _run(
+    command: str, plans: Sequence[Plan], options: dict[str, Any], *, record: bool = True, strict: bool = False
+) -> None:
     from flows.output.run_record import record_seconds
     from flows.run.carry_out import Outcome
     from flows.run.plan import record_run
@@ -122,7 +126,7 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
         print("cuepack: the Prefect server is gone, so the dashboard does not show how this run ended", file=sys.stderr)
         if plan is not plans[-1]:
             print("cuepack: other cameras' episodes were not begun; run again", file=sys.stderr)
-        _print_outcome(command, plans[0], total, options)
+        _print_outcome(command, plans[0], total, options, exit_code=total.exit_code)
         leave_at_once(total.exit_code if plan is plans[-1] else FAILED)
 
     for plan in plans:
@@ -135,8 +139,10 @@ def _run(command: str, plans: Sequence[Plan], options: dict[str, Any], *, record
             plainly = options["no_prefect"] or not plan.jobs
             outcome = _carry_out(plan, progress, leave, plainly=plainly, rerun=command == "rerun")
         add(plan, outcome)
-    _print_outcome(command, plans[0], total, options)
-    sys.exit(total.exit_code)
+    left_out = plans[0].work.source.left_out()
+    code = total.exit_code or (FAILED if strict and left_out else FINISHED)
+    _print_outcome(command, plans[0], total, options, exit_code=code)
+    sys.exit(code)
 
 
 def _carry_out(
@@ -154,7 +160,7 @@ def _carry_out(
     return run_with_prefect(plan, progress, if_server_lost=if_server_lost, rerun=rerun)
 
 
-def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str, Any]) -> None:
+def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str, Any], *, exit_code: int) -> None:
     counts = {status: sum(row["status"] == status for row in outcome.rows) for status in ("done", "failed", "filtered")}
     busy = [row for row in outcome.rows if row["status"] == "busy"]
     counts["reused"] = len(plan.finished)
@@ -164,6 +170,8 @@ def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str
         print(f"failed  {row['episode_id']} ({row['stage']}, {row['error_type']}): {row['error']}", file=sys.stderr)
     if len(failed) > MOST_FAILURES_SHOWN:
         print(f"        and {len(failed) - MOST_FAILURES_SHOWN} more, all in manifest.csv", file=sys.stderr)
+    for item in plan.work.source.left_out():
+        print(f"left out  {item}", file=sys.stderr)
     for row in busy:
         print(f"busy    {row['episode_id']}: another run is working on it", file=sys.stderr)
     if outcome.error is not None:
@@ -172,7 +180,8 @@ def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str
         print("cuepack: interrupted; what is finished is kept, run again to go on", file=sys.stderr)
     if options["as_json"]:
         stopped = {} if outcome.error is None else {"error": str(outcome.error)}
-        print_json(command, outcome.exit_code, counts=counts, episodes=outcome.rows, **stopped)
+        left_out = [asdict(item) for item in plan.work.source.left_out()]
+        print_json(command, exit_code, counts=counts, episodes=outcome.rows, left_out=left_out, **stopped)
         return
     print(
         f"{counts['done']} packed ({counts['reused']} of them before), {counts['failed']} failed, "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from extractors.errors import ConfigError
+from packers.printable import printable, printable_json
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -119,7 +120,15 @@ def assignments(options: dict[str, Any]) -> list[str]:
 
 def print_json(command: str, exit_code: int, **content: Any) -> None:
     """The one object that `--json` puts on standard output."""
-    print(json.dumps({"command": command, "exit_code": exit_code, **content}, sort_keys=True, ensure_ascii=False))
+    text = json.dumps({"command": command, "exit_code": exit_code, **content}, sort_keys=True, ensure_ascii=False)
+    print(printable_json(text))
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Messages quote what sources and packets say, which may hold escape sequences."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), lines=True)
 
 
 def start_logging(*, quiet: bool) -> None:
@@ -128,6 +137,7 @@ def start_logging(*, quiet: bool) -> None:
     from rich.logging import RichHandler
 
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
+    handler.setFormatter(_PrintableFormatter("%(message)s"))
     handler.setLevel(logging.ERROR if quiet else logging.WARNING)
     handler.addFilter(lambda record: not getattr(record, "listed_at_the_end", False))
     log.addHandler(handler)

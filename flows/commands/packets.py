@@ -13,16 +13,41 @@ import click
 
 from extractors.errors import ConfigError
 from flows.commands.options import FAILED, FINISHED, OutputOrFile, print_json
+from flows.commands.sources import inspect_and_exit
+from packers.printable import printable
 
 if TYPE_CHECKING:
     from flows.output.directory import Opened
 
 
 @click.command()
-@click.argument("packet", type=OutputOrFile())
+@click.argument("path", metavar="PACKET|SOURCE")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting of a source; repeat.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def inspect(packet: Opened, as_json: bool) -> None:
-    """Print a PACKET's tree, provenance, scores and quality card."""
+def inspect(path: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Print a PACKET's tree, provenance, scores and quality card; or what a SOURCE holds and what is wrong with it.
+
+    Of a source, nothing is decoded. Exit code 0: good; 1: faults, whose episodes would fail or be wrong.
+    """
+    if _names_packet(path):
+        from flows.output.directory import Opened
+
+        _inspect_packet(Opened.open(path), as_json)
+    else:
+        inspect_and_exit(path, settings, as_json=as_json)
+
+
+def _names_packet(path: str) -> bool:
+    if path.endswith((".h5", ".hdf5")):
+        return True
+    local = Path(path)
+    if "://" in path or not local.is_file():
+        return False
+    with local.open("rb") as file:
+        return file.read(8) in (b"CUEPACK1", b"\x89HDF\r\n\x1a\n")
+
+
+def _inspect_packet(packet: Opened, as_json: bool) -> None:
     from packers.inspect import describe_packet, format_packet
 
     if not packet.path.is_file():
@@ -49,7 +74,7 @@ def validate(path: Opened, as_json: bool) -> None:
         count += 1
         findings += found
         for finding in found if not as_json else []:
-            print(f"{finding['packet']}: {_where(finding)}{finding['reason']}")
+            print(printable(f"{finding['packet']}: {_where(finding)}{finding['reason']}"))
     code = FAILED if findings else FINISHED
     if as_json:
         print_json("validate", code, counts={"packets": count, "findings": len(findings)}, findings=findings)

@@ -1,17 +1,18 @@
-"""`cuepack score` and `cuepack sample`: what a source holds, and one to begin with."""
+"""`cuepack score`, `cuepack sample`, and `cuepack inspect` of a source: what a source holds, and one to begin with."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import FINISHED, FilePath, LocalPath, assignments, print_json
+from flows.commands.options import FAILED, FINISHED, FilePath, LocalPath, assignments, print_json
 from packers.atomic import built_aside
 
 
@@ -43,10 +44,10 @@ def _scored(source: str, config: Any, limit: int | None) -> Iterator[dict[str, A
     from flows.sources.detect import open_source
     from scoring.criteria import best_possible_score, score_metadata
 
-    for count, info in enumerate(open_source(source).episodes()):
+    for count, info in enumerate(open_source(source, config.source).episodes()):
         if limit is not None and count >= limit:
             return
-        scores = score_metadata(info.language_instruction, info.n_frames, config.scoring)
+        scores = score_metadata(info.language_instruction, info.n_frames, info.fps, config.scoring)
         yield {
             "episode_id": info.episode_id,
             "episode_index": info.episode_index,
@@ -83,6 +84,22 @@ def _write_rows(rows: Iterator[dict[str, Any]], file: TextIO) -> int:
             writer.writeheader()
         writer.writerow(row)
     return count
+
+
+def inspect_and_exit(path: str, settings: Sequence[str], *, as_json: bool) -> NoReturn:
+    """Prints what the source at `path` holds and what is wrong with it; exit code 1 where something is."""
+    from flows.config import load_config
+    from flows.sources.detect import open_source
+    from flows.sources.inspect import format_report, inspect_source
+
+    report = inspect_source(open_source(path, load_config(None, settings).source))
+    code = FAILED if report.faults else FINISHED
+    if as_json:
+        counts = {"episodes": report.episodes, "faults": report.faults, "remarks": len(report.remarks)}
+        print_json("inspect", code, counts=counts, source=asdict(report))
+    else:
+        print(format_report(report, path))
+    sys.exit(code)
 
 
 @click.command()

@@ -10,6 +10,7 @@ import click
 
 from flows.commands.options import FAILED, FINISHED, OutputOrFile, print_json
 from flows.commands.packets import fetched, packet_files
+from packers.printable import printable
 
 if TYPE_CHECKING:
     from flows.output.directory import Opened
@@ -41,7 +42,7 @@ def verify(path: Opened, source: str | None, as_json: bool) -> None:
             if not as_json:
                 frame = None if finding["frame"] is None else f"frame {finding['frame']}"
                 where = ", ".join(part for part in (finding["dataset"], frame) if part)
-                print(f"{name_of(packet)}: {where + ': ' if where else ''}{finding['reason']}")
+                print(printable(f"{name_of(packet)}: {where + ': ' if where else ''}{finding['reason']}"))
     code = FAILED if findings else FINISHED
     if as_json:
         print_json("verify", code, counts={"packets": len(packets), "findings": len(findings)}, findings=findings)

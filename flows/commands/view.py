@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from extractors.errors import ConfigError
-from flows.commands.options import LocalPath, OutputOrFile
+from flows.commands.options import FAILED, LocalPath, OutputOrFile
+from packers.printable import printable
 
 if TYPE_CHECKING:
     from flows.output.directory import Opened
@@ -83,7 +84,10 @@ def _export(library: Library, folder: Path, other: Library | None) -> None:
     total += 0 if other is None else len(library.common(other))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("episodes", total=total)
-        count = export_site(
-            library, folder, other, workers=os.cpu_count() or 1, done=lambda key: progress.advance(task)
-        )
-    print(f"{count} episodes -> {folder / 'index.html'}")
+        made = export_site(library, folder, other, workers=os.cpu_count() or 1, done=lambda key: progress.advance(task))
+    library.trim()
+    for key, fault in made.failed.items():
+        print(printable(f"{key}: {fault}"), file=sys.stderr)
+    print(f"{made.episodes} episodes -> {folder / 'index.html'}")
+    if made.failed:
+        sys.exit(FAILED)

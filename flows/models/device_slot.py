@@ -37,8 +37,11 @@ def device_slot(model: Backend) -> Iterator[None]:
         yield
 
 
-def device_name(model: Backend) -> str:
-    """Where `model` runs, for the record: "cpu", or the name of the CUDA device."""
+def device_label(model: Backend) -> str:
+    """What a model runs on, as a packet records it: "cpu", or the graphics card's own name.
+
+    Numbers differ between cards, so "cuda" would not say what made a packet.
+    """
     if model.device.type != "cuda":
         return model.device.type
     import torch

@@ -96,8 +96,8 @@ def _read_plan(path: str) -> Plan:
             f"the plan {path} cannot be read ({error}): its run is over, or the output directory is not "
             "mounted on this machine under the same path; start the run again, or mount it"
         ) from error
-    source, out = open_source(kept["source"]), OutputDirectory.open(kept["out"])
     config = Config.model_validate(kept["config"])
+    source, out = open_source(kept["source"], config.source), OutputDirectory.open(kept["out"])
     work = Work(
         source=source,
         config=config,

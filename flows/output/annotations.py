@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from extractors.errors import ConfigError
+from extractors.errors import ConfigError, OutputError
 from flows.output.directory import OutputDirectory
 from packers.locks import held
 
 ANNOTATIONS = "annotations.csv"
 VERDICTS = ("accept", "reject", "")
 LONGEST_NOTE = 2000
+
+LONGEST_WAIT_S = 5.0
+"""For another writer. One is done in milliseconds, in a second behind a URI; who holds the lock longer hangs."""
 
 Verdict = Literal["accept", "reject", ""]
 
@@ -63,14 +69,21 @@ def write_annotation(directory: OutputDirectory, episode_id: str, annotation: An
     """Keeps one annotation, replacing the episode's earlier one; an empty one removes it. Safe between processes.
 
     Raises:
-        ConfigError: the verdict is none of `VERDICTS`, or annotations.csv cannot be understood (it is then left alone).
-        OutputError: it cannot be written.
+        ConfigError: the verdict is none of `VERDICTS`, the note is too long or no text, or annotations.csv cannot be
+            understood (it is then left alone).
+        OutputError: it cannot be written, or somebody else has been writing for `LONGEST_WAIT_S`.
     """
     if annotation.verdict not in VERDICTS:
         raise ConfigError(f"wanted a verdict of {list(VERDICTS)}, got {annotation.verdict!r}")
-    with held(directory.root / ".work" / "annotations.lock"), directory.undisturbed():
+    if len(annotation.note) > LONGEST_NOTE:
+        raise ConfigError(f"the note has {len(annotation.note)} letters; {LONGEST_NOTE} are kept, so shorten it")
+    try:
+        annotation.note.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the note holds half a letter, which no file can keep: {error.reason}") from error
+    with _alone(directory.root / ".work" / "annotations.lock"), directory.undisturbed():
         kept = read_annotations(directory.root)
-        kept[episode_id] = Annotation(annotation.verdict, annotation.note[:LONGEST_NOTE])
+        kept[episode_id] = annotation
         if not annotation.verdict and not annotation.note:
             del kept[episode_id]
         table = io.StringIO(newline="")
@@ -78,3 +91,16 @@ def write_annotation(directory: OutputDirectory, episode_id: str, annotation: An
         writer.writerow(["episode_id", "verdict", "note"])
         writer.writerows([name, kept[name].verdict, kept[name].note] for name in sorted(kept))
         directory.write(ANNOTATIONS, table.getvalue())
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    deadline = time.monotonic() + LONGEST_WAIT_S
+    while True:
+        with held(lock, wait=False) as mine:
+            if mine:
+                yield
+                return
+        if time.monotonic() > deadline:
+            raise OutputError(f"{lock} is held by another process; see which one writes annotations, and try again")
+        time.sleep(0.02)

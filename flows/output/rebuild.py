@@ -127,7 +127,7 @@ def packet_row(out: Path, path: Path) -> Row:
         "camera_asked": camera_asked,
         "source_id": episode_id.removesuffix(suffix),
         "run_key": _run_key(attributes["config"], stages),
-        "mask_recorded_j": stages["masks"]["report"].get("recorded_j"),
+        "mask_recorded_j": _number((stages.get("masks") or {}).get("report", {}).get("recorded_j")),
     }
     return row | assessment_columns({name: attributes[name] for name in ("scores", "quality", "tags")})
 
@@ -177,6 +177,10 @@ def _run_key(config: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]])
         {
             "config": dict(config),
             "weights": {name: dict(record["weights"]) for name, record in stages.items() if name != "pack"},
-            "versions": {name: record["version"] for name, record in stages.items()},
+            "versions": {name: record.get("version") for name, record in stages.items()},
         }
     )
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -174,7 +174,7 @@ class Store:
             return None
         try:
             check_digest(path)
-            with Packet(path, schema=None) as group:
+            with Packet(path, any_group=True) as group:
                 return StageResult(stage, StageRecord(**group.attributes["stage"]), path)
         except (PacketError, TypeError, KeyError):
             path.unlink(missing_ok=True)
@@ -185,7 +185,7 @@ class Store:
         found = self.saved(episode_id, stage)
         if found is None:
             return None
-        with Packet(found.path, schema=None) as group:
+        with Packet(found.path, any_group=True) as group:
             return found if group.attributes.get("source_stamp") == stamp else None
 
     def forget(self, episode_id: str) -> None:

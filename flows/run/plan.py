@@ -23,7 +23,7 @@ from flows.run.shard import Job, Work, failed_as_it_is, is_finished
 from flows.sources.base import EpisodeInfo, Source
 from flows.sources.detect import HUB_PREFIX, open_source, source_location
 from flows.stages import STAGES
-from scoring.criteria import best_possible_score, explain_score, score_metadata
+from scoring.criteria import Scores, best_possible_score, explain_score, score_metadata
 
 _LIBRARIES = ("numpy", "opencv-python-headless", "h5py", "torch", "av", "pandas", "tensorflow-datasets", "prefect")
 
@@ -98,7 +98,7 @@ def make_plan(request: Request) -> Plan:
     Raises:
         SourceError, ConfigError, UnknownCameraError, WeightsError, OutputError: the run cannot start.
     """
-    source = open_source(request.source)
+    source = open_source(request.source, request.config.source)
     infos = list(source.episodes())
     listed = fingerprint(source, infos)
     _check_output(request.out, source, listed)
@@ -290,13 +290,17 @@ def _hopeless(info: EpisodeInfo, config: Config) -> float | None:
     """The best score an episode could still reach, where that is below the one asked for."""
     if config.select.min_score is None:
         return None
-    best = best_possible_score(score_metadata(info.language_instruction, info.n_frames, config.scoring), config.scoring)
+    best = best_possible_score(_metadata_scores(info, config), config.scoring)
     return best if best < config.select.min_score else None
+
+
+def _metadata_scores(info: EpisodeInfo, config: Config) -> Scores:
+    return score_metadata(info.language_instruction, info.n_frames, info.fps, config.scoring)
 
 
 def _filtered_row(job: Job, best: float, config: Config) -> Row:
     info = job.info
-    scores = score_metadata(info.language_instruction, info.n_frames, config.scoring)
+    scores = _metadata_scores(info, config)
     return {
         "episode_id": job.episode_id,
         "episode_index": info.episode_index,

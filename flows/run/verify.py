@@ -1,4 +1,8 @@
-"""A packet against its source: every frame read again, and compared with what the packet recorded and shows."""
+"""A packet against its source: every frame read again, and compared with what the packet recorded and shows.
+
+Frames of a video are read twice: as `extract` reads them, and counted from the file's start (`Source.reread`). A fault
+in how the reader finds frames would else be made again here, and agree with itself.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from numpy.typing import NDArray
 from extractors.errors import ConfigError, EpisodeError, PacketError, UnknownCameraError
 from extractors.geometry import resize_rgb
 from extractors.types import Episode
+from flows.config import load_config
 from flows.output.directory import OutputDirectory
 from flows.output.run_record import read_run
 from flows.sources.base import EpisodeInfo, Source, safe_id
@@ -87,9 +92,12 @@ class Verifier:
         try:
             episode = self.source.open(info, record.get("camera"))
             reading = _read(episode, packet)
+            counted = self.source.reread(episode)
+            in_order = None if counted is None else [frame_digest(frame) for frame in counted]
         except (EpisodeError, UnknownCameraError) as error:
             return [Finding(name, None, None, f"the source cannot be read again: {error}")]
         findings = [Finding(name, "/", *found) for found in self._decoded_faults(record, reading, info)]
+        findings += [Finding(name, "/", *found) for found in _count_faults(record, in_order)]
         findings += [Finding(name, "pixels", *found) for found in self._shown_faults(record, reading, info, packet)]
         for dataset in _ROWS:
             findings += [Finding(name, dataset, *found) for found in _row_faults(dataset, packet, episode)]
@@ -168,15 +176,29 @@ def verified_source(directory: OutputDirectory, override: str | None) -> Source:
         ConfigError: `directory` has no run.json and no source is named.
         SourceError: the source is not there.
     """
+    kept = directory.root / "config.yaml"
+    settings = load_config(kept).source if kept.exists() else None
     if override is not None:
-        return open_source(override)
+        return open_source(override, settings)
     try:
         recorded = read_run(directory)["source"]
-        return open_source(recorded["asked"] if ":" in recorded["asked"] else recorded["path"])
+        return open_source(recorded["asked"] if ":" in recorded["asked"] else recorded["path"], settings)
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f"{directory.name_of(directory.root / 'run.json')} does not name the source; name it with --source"
         ) from error
+
+
+def _count_faults(record: dict[str, Any], in_order: Sequence[str] | None) -> Iterator[tuple[int | None, str]]:
+    """Recorded frames that are not the ones found by counting from the start of the video."""
+    recorded = list(record["frame_sha256"])
+    if in_order is None or len(recorded) != len(in_order):
+        return
+    wrong = _differing(recorded, in_order)
+    if wrong:
+        cause = _order_fault(recorded, in_order) or "other pictures"
+        many = _many(wrong, recorded)
+        yield wrong[0], f"counted from the start of the video, frames are not the recorded ones ({many}): {cause}"
 
 
 def _read(episode: Episode, packet: Packet) -> _Reading:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from extractors.errors import printable
 from extractors.types import Episode
 
 _MAX_ID = 180  # leaves room for a camera's name and a suffix in a file name of 255 bytes
@@ -43,6 +44,25 @@ class EpisodeInfo:
     tags: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that a source has and no packet of it gets.
+
+    Attributes:
+        signal: what the packets lack: "action", "state", "gripper", a camera, "episodes".
+        found: what the source has instead, in words.
+        setting: the `--set` argument that would take it, "" where none does.
+    """
+
+    signal: str
+    found: str
+    setting: str = ""
+
+    def __str__(self) -> str:
+        way = f"; take it with --set {self.setting}" if self.setting else ""
+        return printable(f"{self.signal}: {self.found}{way}")
+
+
 class Source(Protocol):
     """A dataset on disk.
 
@@ -72,6 +92,17 @@ class Source(Protocol):
 
     def episodes(self) -> Iterator[EpisodeInfo]:
         """Every episode, in index order."""
+        ...
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What the source has and packets will lack, by its listing alone; nothing is silently dropped."""
+        ...
+
+    def reread(self, episode: Episode) -> Iterator[Any] | None:
+        """The frames of an episode that `open` gave, found in another way than `open` finds them.
+
+        None where its frames are files or cells of their own, or the two ways would be one.
+        """
         ...
 
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:

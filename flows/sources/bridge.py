@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,20 +23,22 @@ from extractors.errors import (
     UnknownCameraError,
 )
 from extractors.types import Camera, Episode
-from flows.sources.base import EpisodeInfo, safe_id
+from flows.config import SourceConfig
+from flows.sources.base import EpisodeInfo, LeftOut, safe_id
 from flows.sources.bridge_folders import (
     CAMERA_MODELS,
     WRIST_VIEW,
     Trajectory,
     TrajectoryFiles,
+    Walk,
     config_path,
     had_latency,
     list_trajectory,
     logical_views,
     read_language,
-    walk_trajectories,
 )
-from flows.sources.files import read_bytes
+from flows.sources.files import parse_json, read_bytes
+from flows.sources.folders import linked_out
 from flows.sources.images import LazyFrames, decode_depth, decode_grey, decode_rgb, is_16_bit_png, is_blank
 from flows.sources.pickles import load_pickle
 
@@ -61,7 +62,7 @@ _MAX_ID = 180  # leaves room for camera name and suffix in a file name of 255 by
 def is_bridge_raw(path: Path) -> bool:
     """Whether a raw/traj_group*/traj* lies below `path`; stops at the first."""
     try:
-        return path.is_dir() and next(walk_trajectories(path), None) is not None
+        return path.is_dir() and next(iter(Walk(path, follow_links=True)), None) is not None
     except SourceError:
         return False
 
@@ -77,8 +78,15 @@ class BridgeRawSource:
     dataset = "bridge_data_v2"
     camera_aliases = CAMERA_ALIASES
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, settings: SourceConfig | None = None) -> None:
         self.root = root
+        self._follow = (settings or SourceConfig()).follow_links
+        self._walked = Walk(root, follow_links=self._follow)
+
+    @property
+    def follows_links(self) -> bool:
+        """Whether linked folders are looked into."""
+        return self._follow
 
     def episodes(self) -> Iterator[EpisodeInfo]:
         """Every trajectory, lazily; file names and lang.txt are all that is looked at.
@@ -87,13 +95,20 @@ class BridgeRawSource:
             SourceError: a folder above the trajectories cannot be read.
         """
         taken: set[str] = set()
-        for index, relative in enumerate(walk_trajectories(self.root)):
+        for index, relative in enumerate(self._walked):
             yield self._describe(index, relative, _episode_id(relative, taken))
+
+    def reread(self, episode: Episode) -> None:
+        """None: every frame is an image of its own."""
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Linked folders; known once the episodes were listed."""
+        return linked_out(sorted(self._walked.links))
 
     def _describe(self, index: int, relative: str, episode_id: str) -> EpisodeInfo:
         key = {"path": relative}
         try:
-            trajectory = list_trajectory(self.root, relative)
+            trajectory = list_trajectory(self.root, relative, follow_links=self._follow)
         except EpisodeError:  # listed all the same: `open` says what is wrong
             return EpisodeInfo(episode_id, index, None, "", (), None, (), key, ("unreadable",))
         language = read_language(trajectory)
@@ -107,7 +122,7 @@ class BridgeRawSource:
             language_instruction=language.instruction,
             cameras=cameras,
             fps=None,
-            files=TrajectoryFiles(self.root, relative),
+            files=TrajectoryFiles(self.root, relative, self._follow),
             key=key,
             tags=language.tags + (("one-frame",) if n_frames == 1 else ()),
         )
@@ -123,7 +138,7 @@ class BridgeRawSource:
             MissingDataError, CorruptDataError, LengthMismatchError, UnsafePickleError: see the message.
         """
         relative = str(info.key["path"])
-        trajectory = list_trajectory(self.root, relative)
+        trajectory = list_trajectory(self.root, relative, follow_links=self._follow)
         view = _choose_view(
             trajectory, relative, config_path(self.root, relative), camera, had_latency(self.root, relative)[0]
         )
@@ -313,12 +328,12 @@ def _calibration(trajectory: Trajectory, relative: str, view: _View) -> Camera |
         return None
     name = f"{relative}/intrinsics.json"
     try:
-        entry = json.loads(read_bytes(trajectory.path / "intrinsics.json", name)).get(view.camera)
+        entry = parse_json(read_bytes(trajectory.path / "intrinsics.json", name), name).get(view.camera)
         if entry is None:
             return None
         numbers = {key: float(entry[key]) for key in ("fx", "fy", "cx", "cy")}
         found = Camera(**numbers, width=int(entry["width"]), height=int(entry["height"]), source="calibrated")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CorruptDataError(f"{name} has no usable intrinsics for {view.camera}: {error!r}") from error
     height, width = view.pixels.shape[1:3]
     if (found.height, found.width) != (height, width):
@@ -449,5 +464,5 @@ def _matrix(values: Any, name: str) -> NDArray[np.float32]:
 def _floats(values: Any, name: str) -> NDArray[np.float64]:
     try:
         return np.asarray(values, np.float64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:  # whole numbers in a pickle have no limit
         raise CorruptDataError(f"{name} is no table of numbers: {error}") from error

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
-from extractors.errors import MissingDataError, SourceError
-from flows.sources.files import natural_key
+from extractors.errors import EpisodeError, MissingDataError, SourceError
+from flows.sources.files import decode_text, natural_key, read_bytes, read_json
+from flows.sources.folders import shown_path
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class TrajectoryFiles(Sequence[Path]):
 
     root: Path
     relative: str
+    follow_links: bool = False
 
     def __len__(self) -> int:
         return len(self._paths())
@@ -84,7 +86,7 @@ class TrajectoryFiles(Sequence[Path]):
 
     def _paths(self) -> list[Path]:
         try:
-            trajectory = list_trajectory(self.root, self.relative)
+            trajectory = list_trajectory(self.root, self.relative, follow_links=self.follow_links)
         except MissingDataError:
             return []
         beside = [trajectory.path / name for name in _READ_FILES if name in trajectory.files]
@@ -118,70 +120,105 @@ class Language:
         return ("low-confidence-language",) if low else ()
 
 
-def walk_trajectories(root: Path) -> Iterator[str]:
-    """The relative path of every raw/traj_group*/traj* below `root`.
+class Walk:
+    """The relative path of every raw/traj_group*/traj* below a folder.
 
-    Lazy, folders in natural order. Folders named after lmdb (packed copies) and links to folders are passed over.
+    Lazy, folders in natural order. Folders named after lmdb (packed copies) are passed over, and linked folders unless
+    they are asked for: a dataset must not hand in files of this machine.
 
-    Raises:
-        SourceError: a folder cannot be read.
+    Attributes:
+        links: linked folders that were passed over so far, relative to the root.
     """
-    try:
-        yield from _walk(os.fspath(root), "")
-    except OSError as error:
-        raise SourceError(f"source folder {error.filename} cannot be read: {error.strerror}") from error
+
+    def __init__(self, root: Path, *, follow_links: bool = False) -> None:
+        self.links: dict[str, None] = {}
+        self._root = os.fspath(root)
+        self._follow = follow_links
+
+    def __iter__(self) -> Iterator[str]:
+        """The trajectories.
+
+        Raises:
+            SourceError: a folder cannot be read.
+        """
+        try:
+            yield from self._walk(self._root, "", {os.path.realpath(self._root)})
+        except OSError as error:
+            raise SourceError(f"source folder {error.filename} cannot be read: {error.strerror}") from error
+
+    def _walk(self, folder: str, relative: str, above: set[str]) -> Iterator[str]:
+        for name in self._folders(folder, relative):
+            path, inner = os.path.join(folder, name), f"{relative}{name}/"
+            real = os.path.realpath(path)
+            if real in above:  # a link to a folder that it is in
+                continue
+            groups = [g for g in self._folders(path, inner) if g.startswith("traj_group")] if name == "raw" else []
+            for group in groups:
+                for trajectory in self._folders(os.path.join(path, group), f"{inner}{group}/"):
+                    if trajectory.startswith("traj"):
+                        yield f"{inner}{group}/{trajectory}"
+            if not groups and "lmdb" not in name:
+                yield from self._walk(path, inner, above | {real})
+
+    def _folders(self, folder: str, relative: str) -> list[str]:
+        folders, _, links = _list(folder, follow_links=self._follow)
+        self.links |= dict.fromkeys(shown_path(relative + link) for link in links)
+        return folders
 
 
-def _walk(folder: str, relative: str) -> Iterator[str]:
-    for name in _list(folder)[0]:
-        path, inner = os.path.join(folder, name), f"{relative}{name}/"
-        groups = [group for group in _list(path)[0] if group.startswith("traj_group")] if name == "raw" else []
-        for group in groups:
-            for trajectory in _list(os.path.join(path, group))[0]:
-                if trajectory.startswith("traj"):
-                    yield f"{inner}{group}/{trajectory}"
-        if not groups and "lmdb" not in name:
-            yield from _walk(path, inner)
+def _list(
+    folder: str, inside: tuple[str, ...] | None = None, *, follow_links: bool = False
+) -> tuple[list[str], list[str], list[str]]:
+    """Names of the subfolders, sorted, of the files, and of the linked folders that are left out.
 
-
-def _list(folder: str, inside: str | None = None) -> tuple[list[str], list[str]]:
-    """Names of the subfolders, sorted, and of the files.
-
-    Links to folders are left out, and links to files that lead out of the folder `inside`: a dataset must not hand in
-    files of this machine.
+    Links to files that lead out of the folders `inside` are left out with a warning.
     """
     folders: list[str] = []
     files: list[str] = []
+    links: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=follow_links):
                 folders.append(entry.name)
-            elif inside is None or not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(inside):
+            elif entry.is_dir():
+                links.append(entry.name)
+            elif inside is None or not entry.is_symlink() or _is_inside(entry.path, inside):
                 files.append(entry.name)
             else:
-                logger.warning("%s leads out of the source and is not followed", entry.path)
-    return sorted(folders, key=natural_key), files
+                logger.warning("%s leads out of the source and is not followed", shown_path(entry.path))
+    return sorted(folders, key=natural_key), files, sorted(links)
 
 
-def list_trajectory(root: Path, relative: str) -> Trajectory:
+def _is_inside(path: str, folders: tuple[str, ...]) -> bool:
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(folder) for folder in folders)
+
+
+def list_trajectory(root: Path, relative: str, *, follow_links: bool = False) -> Trajectory:
     """What the folder `relative` holds; no file is opened.
 
     Raises:
         MissingDataError: the folder is gone or cannot be read.
     """
     path = root / relative
-    inside = os.path.realpath(root)
+    inside: tuple[str, ...] = (os.path.realpath(root),)
+    if follow_links:
+        inside = (*inside, os.path.realpath(path))
     try:
-        folders, files = _list(os.fspath(path), inside)
-        images = {name: _list_images(path, name, inside) for name in folders if _IMAGE_FOLDER.fullmatch(name)}
+        folders, files, _ = _list(os.fspath(path), inside, follow_links=follow_links)
+        wanted = [name for name in folders if _IMAGE_FOLDER.fullmatch(name)]
+        images = {name: _list_images(path / name, inside) for name in wanted}
     except OSError as error:
         raise MissingDataError(f"trajectory folder {relative} cannot be read: {error.strerror}") from error
     return Trajectory(path, images, frozenset(files))
 
 
-def _list_images(trajectory: Path, name: str, inside: str) -> dict[int, str]:
-    _, files = _list(os.path.join(trajectory, name), inside)
-    return dict(sorted((int(match[1]), file) for file in files if (match := _IMAGE.fullmatch(file))))
+def _list_images(folder: Path, inside: tuple[str, ...]) -> dict[int, str]:
+    _, files, _ = _list(os.fspath(folder), inside)
+    # A number of thousands of digits is none to Python, and no recording counts that far.
+    return dict(
+        sorted((int(match[1]), file) for file in files if (match := _IMAGE.fullmatch(file)) and len(match[1]) < 16)
+    )
 
 
 def config_path(root: Path, relative: str) -> Path:
@@ -210,9 +247,8 @@ def read_language(trajectory: Trajectory) -> Language:
     if "lang.txt" not in trajectory.files:
         return Language()
     try:
-        with (trajectory.path / "lang.txt").open("rb") as file:
-            return parse_language(file.read(_LANGUAGE_BYTES).decode("utf-8", "replace"))
-    except OSError as error:
+        return parse_language(decode_text(read_bytes(trajectory.path / "lang.txt", "lang.txt")[:_LANGUAGE_BYTES]))
+    except EpisodeError as error:
         logger.warning("%s: lang.txt cannot be read: %s", trajectory.path, error)
         return Language()
 
@@ -262,11 +298,12 @@ def logical_views(cameras: Sequence[str], config: Path) -> tuple[dict[str, str],
         return {name: f"image_{number}" for number, name in numbers.items()}, "assumed order"
     taken: set[str] = set()
     views: dict[str, str] = {}
-    for number in range(max([len(topics) - 1, *numbers]) + 1):
+    for number in sorted({*range(len(topics)), *numbers}):
         topic = topics[number] if number < len(topics) else ""
         wanted = [WRIST_VIEW] if "wrist" in topic else ["image_0"] if _FIXED_TOPIC.search(topic) else []
-        free = [f"image_{n}" for n in (1, 2, *range(4, 4 + len(topics) + len(numbers)))]
-        view = next(name for name in wanted + free if name not in taken)
+        # Numbers may have gaps of any size, so names never run out.
+        free = (f"image_{n}" for n in chain((1, 2), count(4)))
+        view = next(name for name in chain(wanted, free) if name not in taken)
         taken.add(view)
         if number in numbers:
             views[numbers[number]] = view
@@ -275,13 +312,13 @@ def logical_views(cameras: Sequence[str], config: Path) -> tuple[dict[str, str],
 
 def _camera_topics(config: Path) -> list[str] | None:
     try:
-        found: Any = json.loads(config.read_bytes())["agent"]["env"][1]["camera_topics"]
-    except FileNotFoundError:
-        return None
+        if not config.exists():
+            return None
+        found: Any = read_json(config)["agent"]["env"][1]["camera_topics"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         logger.warning("%s names no camera topics (%r); the usual order of cameras is assumed", config, error)
         return None
     if not isinstance(found, list):
         return None
     # A topic is a string, or a dict with its name and settings.
-    return [str(topic.get("name", "")) if isinstance(topic, dict) else str(topic) for topic in found]
+    return [str(topic.get("name", "")) if isinstance(topic, dict) else str(topic) for topic in found[:1000]]

@@ -1,10 +1,12 @@
 """Encoded images, decoded strictly and only when asked for.
 
-OpenCV decodes a cut JPEG without a word and leaves the rest grey, so the container is checked first.
+OpenCV decodes a cut JPEG without a word and leaves the rest grey, so the container is checked first. What a header may
+claim is bounded before anything is decoded.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +16,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.cuts import is_black
 from extractors.errors import CorruptDataError
 from extractors.types import Size
+from flows.sources.files import foreign_content
 
-BLACK_LEVEL = 12
-"""Grey level (of 255) that no pixel of a black frame exceeds; JPEG noise on black stays below it."""
+MAX_PIXELS = 8192 * 4320
+"""Most pixels that a picture may have: an 8K frame. 15 kB of JPEG can claim a hundred times that."""
+
+_MAX_SEGMENTS = 2000
+"""Most marker segments before a JPEG's scan; cameras write some 20, a large colour profile 50 more."""
+
+_MAX_SCANS = 100
+"""Most scans of a JPEG; progressive ones have about 10, and each passes over the whole picture."""
+
+_MAX_CHUNKS = 100_000
+"""Most chunks of a PNG; the usual ones of 8 kB make 8,000 of the largest file that is read."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8"
+_FILL = re.compile(rb"\xff{2,}")  # any number of fill bytes may precede a marker
 
 
 class LazyFrames:
@@ -78,11 +92,6 @@ def is_blank(frames: LazyFrames) -> bool:
     return all(is_black(frames.frame(index)) for order in (probes, rest) for index in order)
 
 
-def is_black(frame: NDArray[np.uint8]) -> bool:
-    """Whether no pixel of an (H, W, 3) uint8 frame is brighter than `BLACK_LEVEL`."""
-    return bool(frame.max() <= BLACK_LEVEL)
-
-
 def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB of a whole JPEG or PNG; an orientation tag is not applied.
 
@@ -134,10 +143,14 @@ def image_size(data: bytes, name: str) -> Size:
     """
     try:
         if data.startswith(_JPEG_SIGNATURE):
-            return _jpeg_size(data)
-        if data.startswith(_PNG_SIGNATURE):
-            return _png_size(data)
-        raise ValueError("it is neither JPEG nor PNG" if data else "it is empty")
+            size = _jpeg_size(data)
+        elif data.startswith(_PNG_SIGNATURE):
+            size = _png_size(data)
+        else:
+            raise ValueError(f"it {foreign_content(data) or 'is neither JPEG nor PNG'}" if data else "it is empty")
+        if not 0 < size[0] * size[1] <= MAX_PIXELS:
+            raise ValueError(f"its header claims {size[1]} x {size[0]} pixels, at most {MAX_PIXELS:,} are decoded")
+        return size
     except (ValueError, IndexError, struct.error) as error:
         raise CorruptDataError(f"{name} cannot be decoded: {error}; fetch the episode again") from error
 
@@ -159,34 +172,45 @@ def _jpeg_size(data: bytes) -> Size:
     ITU-T T.81, annex B: inside entropy-coded data 0xFF is followed by 0x00 or a restart marker, so FFD9 ends the image.
     """
     position, size = 2, None
-    while True:
+    for _ in range(_MAX_SEGMENTS):
         if data[position] != 0xFF:
             raise ValueError(f"no JPEG marker at byte {position}")
+        filled = _FILL.match(data, position)
+        position = filled.end() - 1 if filled else position
         marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
         (length,) = struct.unpack_from(">H", data, position + 2)
+        if length < 2:
+            raise ValueError(f"a JPEG segment of {length} bytes at byte {position}")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             size = struct.unpack_from(">HH", data, position + 5)
         position += 2 + length
         if marker == 0xDA:
             break
+    else:
+        raise ValueError(f"more than {_MAX_SEGMENTS} segments before the JPEG's first scan")
     if size is None or 0 in size:
         raise ValueError("the JPEG does not say its size")
     if data.find(b"\xff\xd9", position) < 0:
         raise ValueError("the JPEG is cut off (no end-of-image marker)")
+    if data.count(b"\xff\xda", position) > _MAX_SCANS:
+        raise ValueError(f"the JPEG has more than {_MAX_SCANS} scans")
     return int(size[0]), int(size[1])
 
 
 def _png_size(data: bytes) -> Size:
     position, kind = len(_PNG_SIGNATURE), b""
-    while kind != b"IEND":
+    if data[position + 4 : position + 8] != b"IHDR":
+        raise ValueError("the PNG does not begin with its header")
+    for _ in range(_MAX_CHUNKS):
+        if kind == b"IEND":
+            break
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
         (crc,) = struct.unpack_from(">I", data, end)
         if zlib.crc32(memoryview(data)[position + 4 : end]) != crc:
             raise ValueError(f"PNG chunk {kind!r} has a wrong checksum")
         position = end + 4
+    else:
+        raise ValueError(f"the PNG has more than {_MAX_CHUNKS} chunks")
     width, height = struct.unpack_from(">II", data, 16)
     return int(height), int(width)

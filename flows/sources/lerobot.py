@@ -5,19 +5,19 @@ Which frame belongs to row i:
 * v2.x has one video per episode and camera. When it holds exactly as many pictures as the episode has rows, row i is
   picture i in presentation order; if the rows' timestamps say otherwise by more than half a frame (published datasets
   start at 1/fps) the episode is tagged "timestamp-offset". Any other number of pictures is a length mismatch.
-* v3.0 has many episodes in one video, and each camera its own files. Row i is the picture nearest to
-  `from_timestamp + timestamp[i]`, at most half a frame away; never a floor, for timestamps are rounded to float32.
+* v3.0 has many episodes in one video, and each camera its own files: see `lerobot_spans`.
 
 `action` row t is the command recorded with frame t, so every row has one. The timestamps give the frame rate where
 `info.json` says another ("fps-mismatch"). A rate or total that is wrong in `info.json` harms nothing and is tagged.
+Columns of other names than LeRobot's are taken where `source.columns` names them, and listed as left out else.
 """
 
 from __future__ import annotations
 
 import glob
-import json
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,35 +26,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.cuts import is_black
 from extractors.errors import (
     BlankCameraError,
     CorruptDataError,
+    EpisodeError,
     LengthMismatchError,
     MissingDataError,
     SourceError,
     UnknownCameraError,
 )
 from extractors.types import Camera, Episode, Frames
-from flows.sources.base import EpisodeInfo
-from flows.sources.lerobot_gripper import Range, gripper_opening
+from flows.config import SourceConfig
+from flows.sources.base import EpisodeInfo, LeftOut
+from flows.sources.cells import number
+from flows.sources.decode_order import DecodeOrder
+from flows.sources.files import read_json
+from flows.sources.lerobot_gripper import Sense, gripper_opening, sense_of
+from flows.sources.lerobot_info import Feature, Info, read_info, relative_path
 from flows.sources.lerobot_rows import ColumnPictures, EpisodeRows, RowReader, mask_picture, metres_picture, rgb_picture
-from flows.sources.lerobot_tables import (
-    EpisodeRecord,
-    EpisodeTable,
-    Feature,
-    read_info,
-    read_range,
-    read_tasks,
-    relative_path,
-)
-from flows.sources.video import VideoFrames, packet_times, scan_video
+from flows.sources.lerobot_spans import Claim, JoinedFile, Trim
+from flows.sources.lerobot_tables import EpisodeRecord, EpisodeTable, Range, read_range, read_tasks
+from flows.sources.video import Pictures, VideoFrames, is_cut, list_pictures, scan_video
 
 _DEPTH, _MASKS = "observation.depth.", "observation.masks."
 _OBJECT, _ROBOT = 1, 2  # labels of a mask image
 _MOVING = re.compile(r"wrist|hand|gripper", re.IGNORECASE)  # eye_in_hand among them
 _DEPTH_NAME = re.compile(r"(^|[._])depth([._]|$)", re.IGNORECASE)
-_BLACK = 16  # of 255; codecs and JPEG leave up to a few counts of noise on a dead camera's black
 _UNIT_M = {"mm": 0.001, "m": 1.0}
+_COLUMNS = {"state": "observation.state", "action": "action"}
+COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+_LIKE = {"action": re.compile(r"action", re.IGNORECASE), "state": re.compile(r"state", re.IGNORECASE)}
+_LOOKED_AT = 40  # episodes whose gripper is looked at where nothing names its sense
+_GRIPPER = re.compile(r"gripper", re.IGNORECASE)
 
 
 def is_lerobot(path: Path) -> bool:
@@ -85,17 +89,23 @@ class LeRobotSource:
 
     camera_aliases: tuple[str, ...] = ()
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, settings: SourceConfig | None = None) -> None:
         """The dataset at `root`.
 
         Raises:
-            SourceError: `meta/info.json` is missing, unreadable, or of a version that is not read.
+            SourceError: `meta/info.json` is missing, unreadable, or of a version that is not read; or `settings` name
+                a column that it does not declare.
         """
         self._root = Path(root)
+        self._settings = settings or SourceConfig()
         self._info = read_info(self._root)
         self._table = EpisodeTable(self._root, self._info)
-        self._reader = RowReader()
+        self._reader = RowReader(self._root)
         self._ranges: dict[str, Range | None] = {}
+        self._senses: dict[tuple[str, int], Sense] = {}
+        self._listed_pictures: tuple[object, Pictures] | None = None
+        self._in_order = DecodeOrder()
+        self._columns = self._taken_columns()
 
     @property
     def kind(self) -> str:
@@ -114,6 +124,58 @@ class LeRobotSource:
     def root(self) -> Path:
         """The folder that holds meta/, data/ and videos/."""
         return self._root
+
+    @property
+    def info(self) -> Info:
+        """What info.json says."""
+        return self._info
+
+    @property
+    def settings(self) -> SourceConfig:
+        """How it is read."""
+        return self._settings
+
+    @property
+    def table(self) -> EpisodeTable:
+        """The episode table."""
+        return self._table
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Signal ("action", "state", "gripper") -> the columns that are taken for it."""
+        return dict(self._columns)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """RGB cameras that have a file, in name order."""
+        return self._cameras
+
+    @property
+    def tasks(self) -> dict[int, str]:
+        """The task table."""
+        return self._tasks
+
+    def data_files(self) -> dict[str, list[EpisodeRecord]]:
+        """By data file, relative to the root, the episodes that the table puts into it."""
+        files: dict[str, list[EpisodeRecord]] = {}
+        for record in self._table:
+            key = {"episode_index": record.episode_index, "data": dict(record.data)}
+            files.setdefault(self._data_file(key), []).append(record)
+        return files
+
+    def video_files(self) -> dict[str, tuple[str, list[Claim]]]:
+        """By video file, relative to the root, its camera and the part of each episode that the tables put into it."""
+        files: dict[str, tuple[str, list[Claim]]] = {}
+        for record in self._table:
+            for camera in self._cameras:
+                if self._is_video(camera) and self._has_video(record, camera):
+                    span = dict(record.videos.get(camera, {}))
+                    key = {"episode_index": record.episode_index, "videos": {camera: span}}
+                    claim = Claim(
+                        record.episode_index, record.length, span.get("from_timestamp"), span.get("to_timestamp")
+                    )
+                    files.setdefault(self._video_file(key, camera), (camera, []))[1].append(claim)
+        return files
 
     def episodes(self) -> Iterator[EpisodeInfo]:
         """Every episode of the table, in index order; reads no data file and no video.
@@ -137,15 +199,19 @@ class LeRobotSource:
         rows = self._rows(info)
         clock = _clock(rows, self._info.fps)
         view = self._view(info, rows, clock, camera)
-        state, action = (_float32(rows.vector(key)) for key in ("observation.state", "action"))
+        state, action = (self._vector(rows, signal) for signal in _COLUMNS)
         if state is not None and not np.isfinite(state).all():
             row = int(np.flatnonzero(~np.isfinite(state).all(axis=1))[0])
-            raise CorruptDataError(f"{rows.relative}: observation.state of row {row} is not finite; drop the episode")
+            name = " and ".join(self._columns["state"])
+            raise CorruptDataError(f"{rows.relative}: {name} of row {row} is not finite; drop the episode")
         valid = None if action is None else np.asarray(np.isfinite(action).all(axis=1))
-        opening, convention = self._gripper(state, action)
+        opening, convention, gripper_tags = self._gripper(rows, state, action)
         task, task_tags = self._task(info, rows)
         recorded = self._recorded(rows, view.camera)
-        tags = {*info.tags, *clock.tags, *view.tags, *task_tags} - ({"no-language"} if task else set())
+        tags = {*info.tags, *clock.tags, *view.tags, *task_tags, *gripper_tags}
+        tags -= {"no-language"} if task else set()
+        if rows.relative != self._data_file(info.key):
+            tags.add("stale-file-index")
         if any(self._is_video(name) and not self._video_there(info, name) for name in info.cameras):
             tags.add("missing-view")
         if action is not None and valid is not None and not valid.all():
@@ -163,7 +229,7 @@ class LeRobotSource:
             action=action,
             action_valid=valid,
             state=state,
-            state_names=self._names("observation.state", state),
+            state_names=self._names("state", state),
             gripper=opening,
             camera=self._intrinsics(view),
             recorded_depth=recorded.get(_DEPTH),
@@ -173,13 +239,88 @@ class LeRobotSource:
             tags=tuple(sorted(tags)),
         )
 
+    def reread(self, episode: Episode) -> Iterator[Any] | None:
+        """The pictures of the episode's video counted from the file's start, by the lengths of the episodes in it.
+
+        None for pictures of a column, and where rows and pictures are not one for one, so that counting tells nothing.
+        """
+        frames, key = episode.provenance["frames"], episode.provenance["key"]
+        if not self._is_video(episode.camera_name):
+            return None
+        first = 0
+        if self._info.version == "v3.0":
+            span = key["videos"][episode.camera_name]
+            claims = self._claims[episode.camera_name, span["chunk_index"], span["file_index"]]
+            if sum(claim.length or 0 for claim in claims) != frames["pictures"]:
+                return None
+            claims = sorted(claims, key=lambda claim: (claim.start or 0.0, claim.episode_index))
+            before = itertools.takewhile(lambda claim: claim.episode_index != episode.episode_index, claims)
+            first = sum(claim.length or 0 for claim in before)
+        elif frames["pictures"] > episode.n_frames and self._settings.trim == "start":
+            first = frames["pictures"] - episode.n_frames
+        return self._in_order.pictures(self._root / frames["path"], range(first, first + episode.n_frames))
+
     # -- listing
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Columns, cameras and depth videos that the dataset declares and that packets will lack."""
+        features = self._info.features
+        out = []
+        for signal, name in _COLUMNS.items():
+            if not self._columns[signal]:
+                like = [key for key in self._numeric if _LIKE[signal].search(key)]
+                found = f"no column {name!r}; the dataset has {_quoted(like)}" if like else ""
+                value = like[0] if len(like) == 1 else f"[{','.join(like)}]"
+                out += [LeftOut(signal, found, f"source.columns.{signal}={value}")] if like else []
+        alone = [key for key in self._numeric if _GRIPPER.search(key) and key not in self._all_columns]
+        if alone and not self._gripper_is_named:
+            out.append(LeftOut("gripper", f"it may be in {_quoted(alone)}", f"source.columns.gripper={alone[0]}"))
+        lost = [key for key in features if _is_rgb(features[key]) and key not in self._cameras]
+        out += [LeftOut("camera", f"info.json declares {_quoted(lost)}, of which no file is there")] if lost else []
+        depth = [key for key, feature in features.items() if feature.dtype == "video" and feature.is_depth]
+        out += [LeftOut("depth", f"depth videos are not read: {_quoted(depth)}")] if depth else []
+        return tuple(out)
+
+    def _taken_columns(self) -> dict[str, tuple[str, ...]]:
+        """Columns of each signal: those that the settings name, else LeRobot's own name where the dataset has it."""
+        asked = self._settings.columns
+        taken = {}
+        for signal, names in (("action", asked.action), ("state", asked.state), ("gripper", asked.gripper)):
+            unknown = [name for name in names if name not in self._numeric]
+            if unknown:
+                raise SourceError(
+                    f"source.columns.{signal}: no column of numbers named {_quoted(unknown)}; the dataset has "
+                    f"{_quoted(self._numeric)}"
+                )
+            own = _COLUMNS.get(signal, "")
+            taken[signal] = tuple(names) or ((own,) if own in self._info.features else ())
+        return taken
+
+    @cached_property
+    def _numeric(self) -> tuple[str, ...]:
+        """Columns of numbers that are no counters, in name order."""
+        return tuple(
+            key
+            for key, feature in self._info.features.items()
+            if not feature.is_picture and feature.dtype != "string" and key not in COUNTERS
+        )
+
+    @property
+    def _all_columns(self) -> tuple[str, ...]:
+        return tuple(name for names in self._columns.values() for name in names)
+
+    @property
+    def _gripper_is_named(self) -> bool:
+        names = [name for key in self._all_columns for name in self._info.features[key].names]
+        return bool(self._columns["gripper"]) or any(_GRIPPER.search(name) for name in names)
 
     def _listed(self, record: EpisodeRecord) -> EpisodeInfo:
         cameras = tuple(camera for camera in self._cameras if self._has_video(record, camera))
         key = {"episode_index": record.episode_index, "data": dict(record.data)}
         key["videos"] = {camera: dict(span) for camera, span in record.videos.items() if camera in cameras}
-        task = next((task.strip() for task in record.tasks if task.strip()), "")
+        if record.fault:
+            key["fault"] = record.fault
+        task = next((task for task in map(self._instruction, record.tasks) if task), "")
         tags = {*self._dataset_tags, *(["no-language"] if not task else []), *(["one-frame"] * (record.length == 1))}
         files = [self._data_file(key), *(self._video_file(key, camera) for camera in cameras if self._is_video(camera))]
         return EpisodeInfo(
@@ -193,6 +334,20 @@ class LeRobotSource:
             key=key,
             tags=tuple(sorted(tags)),
         )
+
+    def _instruction(self, task: str | int) -> str:
+        return task if isinstance(task, str) else self._tasks.get(task, "")
+
+    @cached_property
+    def _claims(self) -> dict[tuple[str, int, int], list[Claim]]:
+        """By camera and file of v3.0, the part of each episode that the tables put into it."""
+        claims: dict[tuple[str, int, int], list[Claim]] = {}
+        for record in self._table:
+            for camera, span in record.videos.items():
+                place = (camera, span["chunk_index"], span["file_index"])
+                claim = Claim(record.episode_index, record.length, span["from_timestamp"], span["to_timestamp"])
+                claims.setdefault(place, []).append(claim)
+        return claims
 
     @cached_property
     def _cameras(self) -> tuple[str, ...]:
@@ -209,6 +364,7 @@ class LeRobotSource:
             tags.append("wrong-totals")
         if any(feature.dtype == "video" and feature.is_depth for feature in info.features.values()):
             tags.append("depth-video-unread")
+        tags += [f"no-{signal}" for signal in _COLUMNS if not self._columns[signal]]
         return tuple(tags)
 
     @cached_property
@@ -254,10 +410,13 @@ class LeRobotSource:
     # -- one episode
 
     def _rows(self, info: EpisodeInfo) -> EpisodeRows:
+        if info.key.get("fault"):
+            raise CorruptDataError(f"episode {info.episode_index}: {info.key['fault']}")
         relative = self._data_file(info.key)
         one_episode = self._info.version != "v3.0"
-        rows = self._reader.read(self._root / relative, relative, info.episode_index, one_episode=one_episode)
-        if len(rows) != info.n_frames:
+        columns = (*self._all_columns, *COUNTERS)
+        rows = self._reader.read(relative, info.episode_index, columns, one_episode=one_episode)
+        if len(rows) != info.n_frames and info.n_frames is not None:
             raise LengthMismatchError(
                 f"episode {info.episode_index} should have {info.n_frames} rows by the episode table, {relative} has "
                 f"{len(rows)}; correct the table or drop the episode"
@@ -300,9 +459,24 @@ class LeRobotSource:
         path = self._root / relative
         if not path.exists():
             raise MissingDataError(f"video {relative} of episode {info.episode_index} is not there; restore it")
+        pictures = self._pictures(path)
         if self._info.version != "v3.0":
-            return _own_video(path, relative, camera, clock)
-        return _joined_video(path, relative, camera, clock, info.key["videos"][camera])
+            return _own_video(path, relative, camera, clock, pictures, self._settings.trim)
+        span = info.key["videos"][camera]
+        claims = self._claims[camera, span["chunk_index"], span["file_index"]]
+        pictures = pictures if pictures.sure else _decoded(path, pictures)
+        file = JoinedFile(relative, claims, pictures.times, is_cut(path), self._settings.trim)
+        placed = file.place(info.episode_index, clock.times, clock.step)
+        words = {**placed.words, "from_timestamp": span["from_timestamp"], "pictures": pictures.count}
+        return _View(camera, VideoFrames(path, placed.numbers, pictures), relative, words, placed.tags)
+
+    def _pictures(self, path: Path) -> Pictures:
+        """The pictures of a video; the last file's are kept, as a joined one serves many episodes."""
+        stat = path.stat()
+        key = (path, stat.st_mtime_ns, stat.st_size)
+        if self._listed_pictures is None or self._listed_pictures[0] != key:
+            self._listed_pictures = key, list_pictures(path)
+        return self._listed_pictures[1]
 
     def _folders(self, rows: EpisodeRows, column: str) -> tuple[Path, ...]:
         """Where pictures lie that a row only names: below the root, or in the folder LeRobot's writer leaves."""
@@ -326,27 +500,85 @@ class LeRobotSource:
             recorded["robot"] = ColumnPictures(rows, masks.key, mask_picture(_ROBOT), folders)
         return recorded
 
+    def _vector(self, rows: EpisodeRows, signal: str) -> NDArray[np.float32] | None:
+        """(T, N) float32 of a signal's columns joined in order, None where the dataset has none.
+
+        Raises:
+            MissingDataError: the dataset declares a column that this episode's file lacks.
+        """
+        parts = []
+        for name in self._columns[signal]:
+            values = rows.vector(name)
+            if values is None:
+                raise MissingDataError(
+                    f"{rows.relative} has no column {name!r}, which info.json declares; restore it, or name another "
+                    f"with source.columns.{signal}"
+                )
+            parts.append(values)
+        with np.errstate(over="ignore"):  # too large for float32 becomes inf, which is looked for
+            return np.concatenate(parts, axis=1).astype(np.float32) if parts else None
+
     def _gripper(
-        self, state: NDArray[np.float32] | None, action: NDArray[np.float32] | None
-    ) -> tuple[NDArray[np.float32] | None, dict[str, Any] | None]:
-        values = {"observation.state": state, "action": action}
-        return gripper_opening({key: (self._names(key, value), value) for key, value in values.items()}, self._range)
+        self, rows: EpisodeRows, state: NDArray[np.float32] | None, action: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float32] | None, dict[str, Any] | None, tuple[str, ...]]:
+        values = {"state": state, "action": action}
+        columns = {signal: (self._names(signal, value), value, self._range(signal)) for signal, value in values.items()}
+        alone = self._vector(rows, "gripper")
+        if alone is not None:
+            names = self._names("gripper", alone)
+            names = names or tuple(f"gripper {i}" for i in range(alone.shape[1]))
+            columns = {"gripper": (names, alone, self._range("gripper")), **columns}
+        return gripper_opening(columns, self._sense)
 
-    def _range(self, key: str) -> Range | None:
-        if key not in self._ranges:
-            self._ranges[key] = read_range(self._root, self._info, key)
-        return self._ranges[key]
+    def _sense(self, signal: str, element: int, name: str) -> Sense:
+        """Which end of a gripper's element is open: by the settings, its name, the robot, else a look at the data."""
+        if self._settings.gripper_open != "auto":
+            return Sense(self._settings.gripper_open == 0, "source.gripper_open")
+        known = sense_of(name, f"{self._info.robot_type} {self.dataset}")
+        if known is not None:
+            return known
+        if (signal, element) not in self._senses:
+            self._senses[signal, element] = Sense.from_episodes(self._some_episodes(signal, element))
+        return self._senses[signal, element]
 
-    def _names(self, key: str, values: NDArray[np.float32] | None) -> tuple[str, ...]:
-        feature = self._info.features.get(key)
-        fits = feature is not None and values is not None and len(feature.names) == values.shape[1]
-        return feature.names if feature is not None and fits else ()
+    def _some_episodes(self, signal: str, element: int) -> Iterator[NDArray[np.float32]]:
+        """One element of a signal in a few episodes spread over the dataset."""
+        records = [record for record in self._table if not record.fault]
+        for record in records[:: max(1, len(records) // _LOOKED_AT)]:
+            try:
+                values = self._vector(self._rows(self._listed(record)), signal)
+            except EpisodeError:
+                continue  # it fails when it is opened
+            if values is not None and element < values.shape[1]:
+                yield values[:, element]
+
+    def _range(self, signal: str) -> Range | None:
+        if signal not in self._ranges:
+            parts = [read_range(self._root, self._info, name) for name in self._columns[signal]]
+            known = [part for part in parts if part is not None]
+            whole = bool(known) and len(known) == len(parts)
+            self._ranges[signal] = (
+                (np.concatenate([low for low, _ in known]), np.concatenate([high for _, high in known]))
+                if whole
+                else None
+            )
+        return self._ranges[signal]
+
+    def _names(self, signal: str, values: NDArray[np.float32] | None) -> tuple[str, ...]:
+        """Names of the elements of a signal, () where they are unknown."""
+        names: list[str] = []
+        for key in self._columns[signal]:
+            feature = self._info.features[key]
+            own = feature.names
+            # One number needs no name of its own.
+            names += own or ((key,) if feature.shape in ((1,), ()) else ())
+        return tuple(names) if values is not None and len(names) == values.shape[1] else ()
 
     def _task(self, info: EpisodeInfo, rows: EpisodeRows) -> tuple[str, tuple[str, ...]]:
         indices = rows.vector("task_index")
         known = [] if indices is None else [int(i) for i in dict.fromkeys(indices[:, 0].tolist()) if np.isfinite(i)]
         tags = ("several-tasks",) if len(known) > 1 else ()
-        task = self._tasks.get(known[0], "").strip() if known else ""
+        task = self._tasks.get(known[0], "") if known else ""
         task = task or info.language_instruction
         return task, tags if task else (*tags, "no-language")
 
@@ -359,13 +591,13 @@ class LeRobotSource:
         path = self._root / "meta" / "intrinsics.json"
         if not path.exists():
             return {}
+        table = read_json(path)
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
             return {
-                key: {name: float(row[name]) for name in ("fx", "fy", "cx", "cy", "width", "height")}
+                key: {name: _known(row[name]) for name in ("fx", "fy", "cx", "cy", "width", "height")}
                 for key, row in table.items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SourceError(f"{path} should give fx, fy, cx, cy, width, height per camera: {error!r}") from error
 
     def _intrinsics(self, view: _View) -> Camera | None:
@@ -384,7 +616,8 @@ class LeRobotSource:
     def _provenance(
         self, info: EpisodeInfo, rows: EpisodeRows, view: _View, gripper: dict[str, Any] | None
     ) -> dict[str, Any]:
-        numbers = rows.vector("frame_index")
+        given = rows.vector("frame_index")
+        numbers = np.arange(len(rows)) if given is None or not np.isfinite(given).all() else given[:, 0]
         return {
             "dataset": self.dataset,
             "kind": self.kind,
@@ -393,9 +626,10 @@ class LeRobotSource:
             "key": dict(info.key),
             "camera": view.camera,
             "cameras": list(info.cameras),
-            "frame_ids": list(range(len(rows))) if numbers is None else [int(n) for n in numbers[:, 0]],
+            "frame_ids": [int(n) for n in numbers],
             "frames": {"path": view.path, **view.alignment},
             "actions": "row t is the command recorded with frame t",
+            "columns": {signal: list(names) for signal, names in self._columns.items() if names},
             "gripper": gripper,
         }
 
@@ -435,40 +669,35 @@ def _clock(rows: EpisodeRows, declared: float) -> _Clock:
     return _Clock(times, step, round(1 / step, 3), ("fps-mismatch",))
 
 
-def _own_video(path: Path, relative: str, camera: str, clock: _Clock) -> _View:
+def _own_video(path: Path, relative: str, camera: str, clock: _Clock, pictures: Pictures, trim: Trim) -> _View:
     """Frames of a file that holds one episode: picture i for row i."""
-    pictures = packet_times(path)
-    if len(pictures) != len(clock.times):
-        pictures = scan_video(path).times
-    if len(pictures) != len(clock.times):
+    n_rows = len(clock.times)
+    if pictures.count != n_rows:
+        pictures = _decoded(path, pictures)
+    surplus = pictures.count - n_rows
+    if surplus and (surplus < 0 or trim == "off"):
         raise LengthMismatchError(
-            f"{relative} should have one frame for each of {len(clock.times)} rows, {len(pictures)} decoded; "
-            "restore the file or drop the episode"
+            f"{relative} should have one frame for each of {n_rows} rows, {pictures.count} decoded; restore the file, "
+            "drop the episode, or set source.trim=start or end where the pictures too many are there"
         )
-    offset = float(np.abs(pictures - clock.times).max())
-    words = {"alignment": "frame i of the file is row i", "largest_offset_s": round(offset, 6)}
-    tags = ("timestamp-offset",) if offset > 0.5 * clock.step else ()
-    return _View(camera, VideoFrames(path, pictures), relative, words, tags)
+    numbers = np.arange(n_rows) + (surplus if trim == "start" else 0)
+    offset = float(np.abs(pictures.times[numbers] - clock.times).max())
+    words = {
+        "alignment": "frame i of the file is row i" + (f", less {surplus} at its {trim}" if surplus else ""),
+        "first_picture": int(numbers[0]),
+        "pictures": pictures.count,
+        "largest_offset_s": round(offset, 6),
+    }
+    tags = ("timestamp-offset",) * (offset > 0.5 * clock.step) + ("pictures-trimmed",) * bool(surplus)
+    return _View(camera, VideoFrames(path, numbers, pictures), relative, words, tags)
 
 
-def _joined_video(path: Path, relative: str, camera: str, clock: _Clock, span: Mapping[str, Any]) -> _View:
-    """Frames of a file that may hold many episodes: those nearest to from_timestamp + timestamp."""
-    start, end = float(span["from_timestamp"] or 0.0), span.get("to_timestamp")
-    times, shift = clock.times, 0.0
-    if end is not None:
-        n_frames = (float(end) - start) / clock.step
-        if times[0] > 0.5 * clock.step and abs(n_frames - len(times)) < 0.5:
-            # Timestamps that start late (at 1/fps in published datasets), while there is one frame for every row
-            shift = float(times[0])
-        last = start + float(times[-1]) - shift
-        if last > float(end) - 0.25 * clock.step:
-            raise LengthMismatchError(
-                f"{relative}: the episode's part ends at {end:.4f} s, row {len(times) - 1} lies at {last:.4f} s; "
-                "correct the episode table or drop the episode"
-            )
-    words = {"alignment": "frame nearest to from_timestamp + timestamp - shift", "from_timestamp": start}
-    tags = ("timestamp-offset",) if shift else ()
-    return _View(camera, VideoFrames(path, start + times - shift), relative, {**words, "shift_s": shift}, tags)
+def _decoded(path: Path, pictures: Pictures) -> Pictures:
+    """The pictures that decode, for files whose packets do not tell; those are found by counting from the start."""
+    scan = scan_video(path)
+    if pictures.stamps is not None and len(scan.times) == pictures.count:
+        return pictures
+    return Pictures(None, len(scan.times), scan.times, sure=True)
 
 
 def _is_rgb(feature: Feature) -> bool:
@@ -485,8 +714,17 @@ def _by_preference(cameras: tuple[str, ...]) -> list[str]:
 
 
 def _shows_something(pixels: Frames) -> bool:
-    return any(int(frame.max()) > _BLACK for frame in pixels)
+    return not all(is_black(frame) for frame in pixels)
 
 
-def _float32(values: NDArray[np.float64] | None) -> NDArray[np.float32] | None:
-    return None if values is None else values.astype(np.float32)
+def _known(value: Any) -> float:
+    found = number(value)
+    if found is None:
+        raise ValueError("a number is missing")
+    return found
+
+
+def _quoted(names: Iterable[str], most: int = 8) -> str:
+    names = list(names)
+    shown = ", ".join(repr(name) for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

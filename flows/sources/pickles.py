@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import CorruptDataError, UnsafePickleError
-from flows.sources.files import read_bytes
+from flows.sources.files import foreign_content, read_bytes
 
 MAX_BYTES = 256 * 2**20
 """Largest pickle that is read; the trajectory pickles of BridgeData V2 have some 10 kB."""
@@ -30,15 +30,19 @@ _DTYPE = re.compile(r"\?|[biufcSU][0-9]{1,9}")
 
 _PLAIN = (str, bytes, int, float, complex, type(None))
 
-_BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError)
+_BROKEN = (
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError),
+    *(OverflowError, RecursionError, UnicodeError),
+)
 
 
-def load_pickle(path: Path, name: str | None = None) -> Any:
+def load_pickle(path: Path, name: str | None = None, *, max_bytes: int = MAX_BYTES) -> Any:
     """What the pickle at `path` holds: dicts, lists, tuples, strings, numbers and numpy arrays.
 
     Args:
-        path: the file; protocols 0 to 4, written by Python 2 or 3 with numpy 1 or 2.
+        path: the file; protocols 0 to 5, written by Python 2 or 3 with numpy 1 or 2.
         name: what messages call it, default the path.
+        max_bytes: largest file that is read; it and what it holds take up to three times its size meanwhile.
 
     Raises:
         MissingDataError: there is no such file.
@@ -46,11 +50,9 @@ def load_pickle(path: Path, name: str | None = None) -> Any:
         UnsafePickleError: it asks for anything but arrays and plain containers; nothing of it was run.
     """
     name = name or str(path)
-    data = read_bytes(path, name)
-    if len(data) > MAX_BYTES:
-        raise UnsafePickleError(
-            f"{name} has {len(data)} bytes, more than the {MAX_BYTES} a trajectory's pickle may have"
-        )
+    data = read_bytes(path, name, max_bytes)
+    if foreign_content(data):
+        raise CorruptDataError(f"{name} {foreign_content(data)}")
     try:
         _check_opcodes(data)
         return _plain(_RestrictedUnpickler(io.BytesIO(data), encoding="latin1").load(), {}, 0)
@@ -71,7 +73,7 @@ def _check_opcodes(data: bytes) -> None:
 
 
 _REFUSED_OPCODES = frozenset(
-    {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BYTEARRAY8", "NEXT_BUFFER"}
+    {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "NEXT_BUFFER"}
 )
 
 
@@ -137,6 +139,13 @@ def _reconstruct(subtype: Any, shape: Any, code: Any) -> _Array:
     return _Array()
 
 
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    """Arrays of protocol 5, whose bytes are in the pickle: numpy's `_frombuffer`."""
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", data))
+    return array
+
+
 def _scalar(dtype: Any, data: Any = b"") -> Any:
     if not isinstance(dtype, _Dtype):
         raise UnsafePickleError("holds a number without a type")
@@ -159,9 +168,9 @@ def _no_bytes() -> bytes:
 def _as_bytes(data: Any) -> bytes:
     if isinstance(data, str):  # bytes of Python 2
         return data.encode("latin1")
-    if not isinstance(data, bytes):
+    if not isinstance(data, (bytes, bytearray)):
         raise UnsafePickleError("holds arrays of objects")
-    return data
+    return bytes(data)
 
 
 _NDARRAY = object()  # named as an argument of _reconstruct, never called
@@ -175,6 +184,8 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # numpy 1 and numpy 2 spelling
     _ALLOWED[_module, "_reconstruct"] = _Callable(_reconstruct)
     _ALLOWED[_module, "scalar"] = _Callable(_scalar)
+for _module in ("numpy.core.numeric", "numpy._core.numeric"):
+    _ALLOWED[_module, "_frombuffer"] = _Callable(_from_buffer)
 
 
 def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:

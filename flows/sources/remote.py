@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from extractors.errors import (
     ConfigError,
@@ -23,7 +24,7 @@ from extractors.errors import (
 from extractors.types import Episode
 from flows.remote.files import Remote, RemoteFile, cache_folder
 from flows.remote.mirror import Mirror, clean_while_alone, without_clashes
-from flows.sources.base import EpisodeInfo, Source
+from flows.sources.base import EpisodeInfo, LeftOut, Source
 
 _READ_WHEN_LISTING = (".json", ".jsonl", ".txt")
 _PICTURES = (".jpg", ".jpeg", ".png")
@@ -66,6 +67,14 @@ class RemoteSource:
     def episodes(self) -> Iterator[EpisodeInfo]:
         """Every episode, as its small files list it."""
         return self._local.episodes()
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """As of the data set."""
+        return self._local.left_out()
+
+    def reread(self, episode: Episode) -> Iterator[Any] | None:
+        """As of the data set; the files are here since the episode was opened."""
+        return self._local.reread(episode)
 
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
         """One episode, whose files are fetched first where they are not here yet.

@@ -1,11 +1,12 @@
-"""BridgeData as RLDS: TFRecord files of tensorflow-datasets, read without TensorFlow.
+"""RLDS: TFRecord files of tensorflow-datasets, read without TensorFlow.
 
-Which build it is, `bridge_dataset` or Open X-Embodiment's `bridge`, is told by its features, not by its name.
+How rows are laid out is told by the features. What is BridgeData's own (names of the state's numbers, the gripper's
+place and sense, camera models, the rate) is said of builds that are BridgeData's by name or by their four views, and
+of no other robot's.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -25,8 +26,11 @@ from extractors.errors import (
     UnknownCameraError,
 )
 from extractors.types import Episode
-from flows.sources.base import EpisodeInfo, safe_id
+from flows.config import SourceConfig
+from flows.sources.base import EpisodeInfo, LeftOut, safe_id
 from flows.sources.bridge_folders import CAMERA_MODELS
+from flows.sources.cells import text, whole
+from flows.sources.files import read_json
 from flows.sources.images import LazyFrames, decode_depth, decode_rgb, is_16_bit_png, is_blank
 from flows.sources.rlds_features import Layout, Steps
 from flows.sources.tfrecord import Frame, list_frames, read_record
@@ -34,7 +38,7 @@ from flows.sources.tfrecord import Frame, list_frames, read_record
 logger = logging.getLogger(__name__)
 
 FPS = 5.0
-"""BridgeData's control rate (dataset paper); the files carry no time."""
+"""BridgeData's control rate (dataset paper); the files carry no time, so other builds get it with a tag."""
 
 STATE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
@@ -59,7 +63,7 @@ class RldsSource:
     kind = "rlds"
     camera_aliases = ("wrist",)
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, settings: SourceConfig | None = None) -> None:
         """Reads features.json and dataset_info.json.
 
         Raises:
@@ -69,6 +73,8 @@ class RldsSource:
         self._layout = Layout(root)
         self._promised, self._name = _read_totals(root)
         self._splits = _find_shards(root, self._promised)
+        self._is_bridge = "bridge" in self.dataset.lower() or self._layout.has_bridge_views
+        self._gripper_open = (settings or SourceConfig()).gripper_open
         self._beside = [path for path in (root / "features.json", root / "dataset_info.json") if path.is_file()]
 
     @property
@@ -79,12 +85,18 @@ class RldsSource:
     def episodes(self) -> Iterator[EpisodeInfo]:
         """Every record, lazily; of each, the instruction and the number of steps are read.
 
-        Records that dataset_info.json promises and the files lack are listed too, and fail in `open`.
+        Records that dataset_info.json promises and a file lacks are listed too, and fail in `open`. Those of files
+        that were not fetched are counted, so that ids stay when they come, and not listed: see `left_out`.
         """
         index = 0
         for split, shards in self._splits.items():
             number = 0
             for shard, path in enumerate(shards):
+                if not path.is_file():
+                    lengths = self._promised.get(split, ())
+                    absent = lengths[shard] if shard < len(lengths) else 0
+                    index, number = index + absent, number + absent
+                    continue
                 for record, (frame, n_frames, language) in enumerate(self._records(split, shard, path)):
                     yield self._info(index, f"{split}-{number:05d}", path, (split, record), frame, n_frames, language)
                     index += 1
@@ -93,16 +105,30 @@ class RldsSource:
     def _records(self, split: str, shard: int, path: Path) -> Iterator[tuple[Frame | None, int | None, str]]:
         """Place, number of steps and instruction of each record of a file, then the ones it should have besides."""
         lengths = self._promised.get(split, ())
-        # A file that is gone and that nothing counts stands for one episode, so that its loss is reported.
-        promised = lengths[shard] if shard < len(lengths) else int(not path.is_file())
+        promised = lengths[shard] if shard < len(lengths) else 0
         n_listed = 0
-        if path.is_file():
-            with path.open("rb", buffering=0) as file:
-                for frame in list_frames(file.fileno()):
-                    yield (frame, *self._layout.peek(file.fileno(), frame))
-                    n_listed += 1
+        with path.open("rb", buffering=0) as file:
+            for frame in list_frames(file.fileno()):
+                yield (frame, *self._layout.peek(file.fileno(), frame))
+                n_listed += 1
         for _ in range(n_listed, promised):
             yield None, None, ""
+
+    def reread(self, episode: Episode) -> None:
+        """None: every frame is an image of its own."""
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Files that were not fetched, and actions or states in a form that is not read."""
+        out = []
+        for split, shards in self._splits.items():
+            absent = [i for i, path in enumerate(shards) if not path.is_file()]
+            if absent:
+                lengths = self._promised.get(split, ())
+                lost = sum(lengths[i] for i in absent if i < len(lengths))
+                counted = f", {lost} episodes" if lost else ""
+                found = f"{len(absent)} of {len(shards)} files of split {split} are missing{counted}"
+                out.append(LeftOut("episodes", found))
+        return (*out, *(LeftOut(signal, found) for signal, found in self._layout.unread.items()))
 
     def _info(
         self,
@@ -124,8 +150,13 @@ class RldsSource:
             fps=FPS,
             files=(path, *self._beside),
             key={"split": split, "file": path.name, "record": record, "offset": frame.offset if frame else None},
-            tags=_tags(n_frames, language),
+            tags=(*_tags(n_frames, language), *self._own_tags),
         )
+
+    @property
+    def _own_tags(self) -> tuple[str, ...]:
+        lacking = {"no-action": not self._layout.has_action, "no-state": not self._layout.has_state}
+        return (*(tag for tag, lacks in lacking.items() if lacks), *(() if self._is_bridge else ("fps-assumed",)))
 
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
         """One record seen by `camera`, or by the first fixed camera in name order that is not all black.
@@ -146,6 +177,7 @@ class RldsSource:
         depth, depth_tags = _recorded_depth(steps, name, chosen)
         action = _check_action(steps.action)
         state = _check_state(steps.state, name)
+        gripper = _gripper(state, self._gripper_open) if self._is_bridge else None
         return Episode(
             episode_id=info.episode_id,
             episode_index=info.episode_index,
@@ -157,11 +189,16 @@ class RldsSource:
             action=action.rows,
             action_valid=action.valid,
             state=state,
-            state_names=STATE_NAMES if state is not None and state.shape[1] == len(STATE_NAMES) else (),
-            gripper=_gripper(state),
+            state_names=STATE_NAMES if gripper is not None else (),
+            gripper=gripper,
             recorded_depth=depth,
             provenance=self._provenance(info, steps, chosen, action),
-            tags=(*_tags(len(steps), steps.language_instruction, chosen), *action.tags, *depth_tags),
+            tags=(
+                *_tags(len(steps), steps.language_instruction, chosen),
+                *action.tags,
+                *depth_tags,
+                *self._own_tags,
+            ),
         )
 
     def _provenance(self, info: EpisodeInfo, steps: Steps, chosen: str, action: _Actions) -> dict[str, Any]:
@@ -173,7 +210,7 @@ class RldsSource:
             "episode_index": info.episode_index,
             "camera": chosen,
             "cameras": list(self._layout.cameras),
-            "camera_model": CAMERA_MODELS.get(chosen),
+            "camera_model": CAMERA_MODELS.get(chosen) if self._is_bridge else None,
             "frame_ids": list(range(len(steps))),
             "alignment": action.alignment,
             "action_columns": self._layout.action_columns,
@@ -282,19 +319,25 @@ def _check_state(state: NDArray[np.float32] | None, name: str) -> NDArray[np.flo
     return state
 
 
-def _gripper(state: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+def _gripper(state: NDArray[np.float32] | None, open_end: Any) -> NDArray[np.float32] | None:
     """Opening from the state's last column: 1 open, 0 closed, slightly above 1 possible; None in other states."""
-    return None if state is None or state.shape[1] != len(STATE_NAMES) else np.clip(state[:, 6], 0.0, 1.0)
+    if state is None or state.shape[1] != len(STATE_NAMES):
+        return None
+    opening = np.clip(state[:, 6], 0.0, 1.0)
+    return np.float32(1) - opening if open_end == 0 else opening
 
 
 def _read_totals(root: Path) -> tuple[dict[str, tuple[int, ...]], str]:
     """Split -> episodes per file, and the build's name; nothing where there is no usable dataset_info.json."""
     try:
-        info = json.loads((root / "dataset_info.json").read_bytes())
-        totals = {split["name"]: tuple(map(int, split.get("shardLengths", ()))) for split in info.get("splits", ())}
-        return totals, str(info.get("name", ""))
-    except FileNotFoundError:
-        return {}, ""
+        if not (root / "dataset_info.json").exists():
+            return {}, ""
+        info = read_json(root / "dataset_info.json")
+        totals = {
+            text(split["name"]): tuple(whole(length) or 0 for length in split.get("shardLengths", ()))
+            for split in info.get("splits", ())
+        }
+        return totals, text(info.get("name", ""))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         logger.warning("%s/dataset_info.json cannot be used (%r); records are counted in the files alone", root, error)
         return {}, ""
@@ -312,6 +355,8 @@ def _find_shards(root: Path, promised: Mapping[str, tuple[int, ...]]) -> dict[st
         if len(wanted) != 1:
             raise SourceError(f"{root} holds split {split} more than once, in {sorted(builds)} files; remove one")
         stem, n_shards = builds[wanted[0]], wanted[0]
+        if not 0 < n_shards <= 99_999:
+            raise SourceError(f"{root} says in a name that split {split} has {n_shards} files; rename them")
         splits[split] = [root / f"{stem}-{split}.tfrecord-{i:05d}-of-{n_shards:05d}" for i in range(n_shards)]
     if not splits:
         raise SourceError(f"{root} holds no file named <name>-<split>.tfrecord-00000-of-00001")

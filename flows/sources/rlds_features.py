@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import CorruptDataError, LengthMismatchError, MissingDataError, SourceError
-from flows.sources.files import natural_key
+from flows.sources.files import natural_key, read_json
 from flows.sources.tfrecord import Frame, peek_features
 
 OXE_ACTION = ("world_vector", "rotation_delta", "open_gripper")
@@ -21,6 +21,7 @@ OXE_ACTION = ("world_vector", "rotation_delta", "open_gripper")
 
 _SCALARS = ("is_first", "is_last", "is_terminal", "discount", "reward")
 _LANGUAGE = ("language_instruction", "observation/natural_language_instruction", "observation/language_instruction")
+_STATE_LIKE = re.compile(r"state|joint|pose|position|gripper|proprio", re.IGNORECASE)
 _TFDS_CLASSES = "tensorflow_datasets."
 
 
@@ -54,6 +55,9 @@ class Layout:
     Attributes:
         cameras: names of the RGB image features of `observation`, in name order.
         action_columns: what the columns of the action are made of, in words.
+        has_action, has_state: whether there is one of a form that is read.
+        has_bridge_views: whether the views are those of BridgeData's own build.
+        unread: "action" and "state" -> what there is instead, where there is something that is not read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -75,10 +79,12 @@ class Layout:
             )
         depth_of = {name.replace("image", "depth", 1): name for name in self.cameras}
         self._depth = {name: depth_of[name] for name in images if name in depth_of}
-        self._state = "state" in observation
+        self._state = self.has_state = "state" in observation and not _children(observation["state"])
         action = _children(steps.get("action"))
         self._oxe = set(OXE_ACTION) <= set(action)
-        self._action = self._oxe or ("action" in steps and not action)
+        self._action = self.has_action = self._oxe or ("action" in steps and not action)
+        self.has_bridge_views = {"image_0", "image_1", "image_2", "image_3", "state"} <= set(observation)
+        self.unread = _unread(action, observation, has_action=self._action, has_state=self._state)
         self.action_columns = " ".join(OXE_ACTION) if self._oxe else "as stored"
         flat = {*steps, *(f"observation/{name}" for name in observation)}
         self._language = next((name for name in _LANGUAGE if name in flat), None)
@@ -142,7 +148,10 @@ class Layout:
             steps = list(example["steps"])
             if steps:
                 return self._gather(steps, _text(example.get("episode_metadata", {}).get("file_path", "")))
-        except (ValueError, LookupError, AttributeError, TypeError, RuntimeError, DecodeError) as error:
+        except (
+            *(ValueError, LookupError, AttributeError, TypeError, RuntimeError, OverflowError, MemoryError),
+            *(AssertionError, DecodeError),
+        ) as error:
             # tensorflow-datasets has no exception of its own for this.
             kind = LengthMismatchError if "length of elements" in str(error) else CorruptDataError
             raise kind(f"{name} does not fit features.json: {error}; fetch the dataset again") from error
@@ -171,18 +180,20 @@ def _load_features(root: Path) -> Any:
     tensorflow-datasets imports whatever module features.json names for a feature; only its own are let through.
     """
     import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
 
     path = root / "features.json"
     try:
-        foreign = sorted(
-            name for name in _class_names(json.loads(path.read_bytes())) if not name.startswith(_TFDS_CLASSES)
-        )
+        foreign = sorted(name for name in _class_names(read_json(path)) if not name.startswith(_TFDS_CLASSES))
         if foreign:
             raise SourceError(f"{path} uses features that are not tensorflow-datasets' own: {foreign}")
         return tfds.features.FeaturesDict.from_config(os.fspath(root))
     except SourceError:
         raise
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, ImportError) as error:
+    except (
+        *(OSError, ValueError, LookupError, AttributeError, TypeError, ImportError, RecursionError, OverflowError),
+        *(AssertionError, ParseError, RuntimeError),
+    ) as error:
         raise SourceError(f"{path} cannot be used: {error!r}; fetch the dataset again") from error
 
 
@@ -203,6 +214,21 @@ def _n_channels(feature: Any) -> int:
     import tensorflow_datasets as tfds
 
     return int(feature.shape[-1]) if isinstance(feature, tfds.features.Image) else 0
+
+
+def _unread(
+    action: Mapping[str, Any], observation: Mapping[str, Any], *, has_action: bool, has_state: bool
+) -> dict[str, str]:
+    import tensorflow_datasets as tfds
+
+    images = {name for name in observation if isinstance(observation[name], tfds.features.Image)}
+    numbers = sorted(name for name in observation if name not in images and _STATE_LIKE.search(name))
+    found = {}
+    if action and not has_action:
+        found["action"] = f"the build has {', '.join(f'action/{name}' for name in sorted(action))}, which are not read"
+    if numbers and not has_state:
+        found["state"] = f"the build has {', '.join(numbers)} under steps/observation, which are not read"
+    return found
 
 
 def _is_depth(name: str) -> bool:

@@ -14,11 +14,14 @@ from pathlib import Path
 import google_crc32c
 
 from extractors.errors import CorruptDataError, MissingDataError
+from flows.sources.files import foreign_content
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8
 _LEN = 2  # protobuf wire type of everything on the way to a feature
+MAX_RECORD_BYTES = 2**31
+"""Largest record that is read: a protobuf message cannot be larger."""
 _ENTRY_BYTES = 512  # enough for an entry's headers and the feature's name
 
 
@@ -57,10 +60,17 @@ def read_record(path: Path, offset: int, name: str) -> bytes:
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            length = _frame_length(file.read(_HEADER.size))
+            header = file.read(_HEADER.size)
+            length = _frame_length(header)
             left = os.fstat(file.fileno()).st_size - offset - _HEADER.size
+            if length is None and offset == 0 and header[:2] == b"\x1f\x8b":
+                raise CorruptDataError(f"{name}: {path.name} is compressed with gzip; unpack it with gunzip")
+            if length is None and foreign_content(header + file.read(100)):
+                raise CorruptDataError(f"{name}: {path.name} {foreign_content(path.read_bytes()[:200])}")
             if length is None:
                 raise CorruptDataError(f"{name}: its header in {path.name} is cut or damaged; fetch the file again")
+            if length > MAX_RECORD_BYTES:
+                raise CorruptDataError(f"{name} claims {length:,} bytes, at most {MAX_RECORD_BYTES:,} are read")
             if length + _CRC.size > left:
                 raise CorruptDataError(
                     f"{name}: {path.name} is cut, it holds {max(left, 0)} of {length} bytes; fetch the file again"
@@ -99,7 +109,7 @@ def peek_features(file: int, frame: Frame, wanted: Collection[str]) -> dict[str,
         position = frame.offset + _HEADER.size
         head = os.pread(file, _ENTRY_BYTES, position)
         size, start = _field(head, 0, 1)  # Example.features
-        position, end = position + start, position + start + size
+        position, end = position + start, position + start + min(size, frame.length or 0)
         while position < end and len(found) < len(wanted):
             head = os.pread(file, _ENTRY_BYTES, position)
             entry_size, start = _field(head, 0, 1)  # Features.feature, one map entry
@@ -107,6 +117,8 @@ def peek_features(file: int, frame: Frame, wanted: Collection[str]) -> dict[str,
             name = head[name_at : name_at + name_size].decode("utf-8", "replace")
             if name in wanted:
                 value_size, value_at = _field(head, name_at + name_size, 2)
+                if value_size > end - position:
+                    return {}
                 found[name] = os.pread(file, value_size, position + value_at)
             position += start + entry_size
     except (ValueError, IndexError):

@@ -1,7 +1,8 @@
 """Plain videos: one file, or a folder of them, each file an episode without states or actions.
 
-A file's header is no witness for its length, so opening an episode decodes the file once without colour conversion
-to count frames and to find out whether it is whole. Iterating decodes it again.
+An episode is every picture of its file, in presentation order, whatever the file's time stamps say. A file's header
+is no witness for its length, so opening an episode decodes the file once without colour conversion to count frames
+and to find out whether it is whole. Iterating decodes it again.
 """
 
 from __future__ import annotations
@@ -9,14 +10,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from extractors.errors import SourceError, UnknownCameraError
 from extractors.types import Episode
-from flows.sources.base import EpisodeInfo, safe_id
+from flows.config import SourceConfig
+from flows.sources.base import EpisodeInfo, LeftOut, safe_id
+from flows.sources.decode_order import DecodeOrder
+from flows.sources.folders import Below, shown_path, some
 from flows.sources.lerobot_tables import natural_order
 from flows.sources.video import VideoFrames, scan_video
 
-SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov")
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".3gp", ".flv"),
+    *(".wmv", ".asf", ".ogv"),
+)
+UNREAD_SUFFIXES = (
+    *(".gif", ".h264", ".264", ".h265", ".265", ".hevc", ".av1", ".ivf", ".mxf", ".vob", ".y4m", ".mjpeg", ".bag"),
+)
+"""Files that hold moving pictures too, and that are not read."""
 CAMERA = "video"
 
 # Manipulation verbs as BridgeData V2, DROID and Open X-Embodiment instructions begin with them.
@@ -29,8 +43,8 @@ _VERBS = re.compile(
 
 
 def is_video_folder(path: Path) -> bool:
-    """Whether `path` is a video, or a folder with a video somewhere below it."""
-    return next(_videos(path), None) is not None
+    """Whether `path` is a video, or a folder with a video somewhere below it, or in a linked folder below it."""
+    return any(_is_video(file) for file in Below(path, follow_links=True).walk())
 
 
 def instruction_from_name(stem: str) -> str:
@@ -58,7 +72,7 @@ class VideoFolderSource:
 
     camera_aliases: tuple[str, ...] = ()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: SourceConfig | None = None) -> None:
         """The videos at `path`.
 
         Raises:
@@ -66,10 +80,17 @@ class VideoFolderSource:
         """
         path = Path(path)
         self._root = path if path.is_dir() else path.parent
-        self._files = sorted(_videos(path), key=natural_order)
+        settings = settings or SourceConfig()
+        self._below = Below(path, follow_links=settings.follow_links)
+        self._files = sorted((file for file in self._below.files if _is_video(file)), key=natural_order)
         if not self._files:
-            raise SourceError(f"no video ({', '.join(SUFFIXES)}) at {path}; name a video or a folder that has one")
+            linked = f"; linked folders are not looked into: {self._below.links[0]}" if self._below.links else ""
+            raise SourceError(
+                f"no video ({', '.join(SUFFIXES)}) at {path}{linked}; name a video or a folder that has one"
+            )
+        self._in_order = DecodeOrder()
         self._name = path.resolve().name if path.is_dir() else path.stem
+        self._by_key = {shown_path(file.relative_to(self._root).as_posix()): file for file in self._files}
 
     @property
     def kind(self) -> str:
@@ -90,7 +111,7 @@ class VideoFolderSource:
         """Every video; opens none, so neither the number of frames nor the rate is known yet."""
         taken: set[str] = set()
         for index, file in enumerate(self._files):
-            relative = file.relative_to(self._root).as_posix()
+            relative = shown_path(file.relative_to(self._root).as_posix())
             task = instruction_from_name(file.stem)
             # a.mp4 and a.mkv, or a/b.mp4 and a_b.mp4, would share an id.
             identifier = _fresh(safe_id(relative.removesuffix(file.suffix)), index, taken)
@@ -106,6 +127,17 @@ class VideoFolderSource:
                 tags=("language-from-name",) if task else ("no-language",),
             )
 
+    def reread(self, episode: Episode) -> Iterator[Any] | None:
+        """The pictures of the file, counted by the decoder that `verify` shares with no reader."""
+        path = str(episode.provenance["path"])
+        return self._in_order.pictures(self._by_key.get(path, self._root / path), range(episode.n_frames))
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Linked folders, and files that look like videos and are of a kind that is not read."""
+        unread = sorted(file.name for file in self._below.files if file.suffix.lower() in UNREAD_SUFFIXES)
+        out = [LeftOut("episodes", f"{len(unread)} files of kinds that are not read: {some(unread)}")] if unread else []
+        return (*self._below.left_out(), *out)
+
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
         """One video as an episode; decodes it once to count its frames.
 
@@ -116,7 +148,7 @@ class VideoFolderSource:
         """
         if camera not in (None, CAMERA):
             raise UnknownCameraError(f"no camera named {camera!r} in a plain video; it has one, {CAMERA!r}")
-        file = self._root / info.key["path"]
+        file = self._by_key.get(info.key["path"], self._root / info.key["path"])
         scan = scan_video(file)
         tags = {*info.tags, *scan.tags, *(["one-frame"] * (len(scan.times) == 1))}
         return Episode(
@@ -125,7 +157,7 @@ class VideoFolderSource:
             camera_name=CAMERA,
             language_instruction=info.language_instruction,
             fps=scan.fps,
-            pixels=VideoFrames(file, scan.times, size=scan.size),
+            pixels=VideoFrames(file, np.arange(len(scan.times)), size=scan.size),
             timestamp=scan.times,
             provenance={
                 "dataset": self.dataset,
@@ -136,15 +168,19 @@ class VideoFolderSource:
                 "camera": CAMERA,
                 "cameras": [CAMERA],
                 "frame_ids": list(range(len(scan.times))),
-                "frames": {"path": info.key["path"], "alignment": "every frame of the file, in presentation order"},
+                "frames": {
+                    "path": info.key["path"],
+                    "alignment": "every frame of the file, in presentation order",
+                    "first_picture": 0,
+                    "pictures": len(scan.times),
+                },
             },
             tags=tuple(sorted(tags)),
         )
 
 
-def _videos(path: Path) -> Iterator[Path]:
-    files = path.rglob("*") if path.is_dir() else iter([path])
-    return (file for file in files if file.suffix.lower() in SUFFIXES and file.is_file() and file.name[0] != ".")
+def _is_video(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and file.name[0] != "." and file.is_file()
 
 
 def _fresh(identifier: str, index: int, taken: set[str]) -> str:

@@ -66,6 +66,12 @@ class StageInputs:
         """The source stage's report: instruction, fps, tags, provenance, camera."""
         return self.results["source"].record.report
 
+    @property
+    def camera_moves(self) -> bool | None:
+        """Whether the camera moves, as the source stage measured it; None where the clip shows too little to tell."""
+        moving: bool | None = self.source["camera_motion"]["moving"]
+        return moving
+
     def has(self, name: str) -> bool:
         """Whether a stage before this one made the dataset `name`."""
         return any(name in result.record.outputs for result in self.results.values())

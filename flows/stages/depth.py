@@ -10,7 +10,7 @@ from extractors.errors import MissingDataError
 from extractors.types import Depth
 from flows.config import Config
 from flows.models import build as models
-from flows.models.device_slot import device_name, device_slot
+from flows.models.device_slot import device_label, device_slot
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode
@@ -41,7 +41,7 @@ def _run(inputs: StageInputs) -> StageOutput:
             name = "extra/depth_metric_estimated"
         datasets[name] = _encode(name, estimated)
         report.update(estimated.report)
-        device, precision = device_name(estimator), estimator.precision
+        device, precision = device_label(estimator), estimator.precision
     if episode.recorded_depth is not None:
         recorded = recorded_depth(episode, size=inputs.size)
         datasets["depth/metric"] = _encode("depth/metric", recorded, made_by="recorded")

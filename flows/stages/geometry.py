@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from extractors.consistency import check_consistency
 from extractors.contact import estimate_contact
 from extractors.geometry import dilate
 from extractors.shape import describe_shape
-from extractors.types import Camera, Centroids, Contact, Depth
+from extractors.types import Camera, Centroids, Contact, Depth, SceneTracks
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput, read_track_sets
 from packers.schema import Dataset
@@ -58,7 +58,9 @@ def _run(inputs: StageInputs) -> StageOutput:
         ee_xyz=_end_effector(inputs),
         masks=masks,
         depth=depth,
-        **tracks,
+        tracks=tracks,
+        fps=inputs.source["fps"],
+        camera_moves=inputs.camera_moves,
     )
     return StageOutput(datasets, report)
 
@@ -96,11 +98,12 @@ def _add_stabilized(inputs: StageInputs, datasets: dict[str, Dataset], report: d
         inputs.read("masks/object"),
         inputs.read("masks/robot"),
         pixels,
-        tracks_xy=inputs.read("tracks/grid/xy"),
-        tracks_visibility=inputs.read("tracks/grid/visibility"),
+        camera_moves=inputs.camera_moves,
+        fps=inputs.source["fps"],
+        tracks=_all_tracks(inputs),
         cuts=inputs.results["depth"].record.report.get("cuts", ()),
     )
-    report["anchoring"] = {**anchored.report, "tags": list(anchored.tags)}
+    report["anchoring"] = dict(anchored.report)
     if anchored.values is None or anchored.stabilizer is None:
         return
     datasets["depth/stabilized"] = encode(
@@ -119,7 +122,7 @@ def _add_object(
 ) -> Centroids | None:
     """Centroids and shape, from metric depth where there is some, else from the steadiest relative depth."""
     if depth is None:
-        report["centroids"] = {"reason": "there is no depth"}
+        report["centroids"] = {"reason": "depth is missing"}
         return None
     config = inputs.config.geometry
     method = config.centroid
@@ -151,21 +154,22 @@ def _object_depth(inputs: StageInputs, datasets: Mapping[str, Dataset]) -> Depth
 def _add_contact(
     inputs: StageInputs,
     masks: NDArray[np.bool_] | None,
-    tracks: _AllTracks,
+    tracks: SceneTracks | None,
     datasets: dict[str, Dataset],
     report: dict[str, Any],
 ) -> Contact | None:
     gripper = inputs.read("gripper")
-    if gripper is None and (masks is None or not tracks):
+    if gripper is None and (masks is None or tracks is None):
         report["contact"] = {"reason": "neither a gripper signal nor object tracks"}
         return None
     contact = estimate_contact(
         gripper,
         masks=masks,
         robot_masks=inputs.read("masks/robot"),
+        tracks=tracks,
         fps=inputs.source["fps"],
+        camera_moves=inputs.camera_moves,
         rule=inputs.config.contact,
-        **tracks,
     )
     datasets["contact"] = encode("contact", contact.probability, contact_onset=contact.onset)
     datasets["held"] = encode("held", contact.held)
@@ -173,25 +177,20 @@ def _add_contact(
     return contact
 
 
-class _AllTracks(TypedDict, total=False):
-    tracks_xy: NDArray[Any]
-    visibility: NDArray[np.bool_]
-    on_object: NDArray[np.bool_]
-
-
-def _all_tracks(inputs: StageInputs) -> _AllTracks:
-    """Both track sets side by side, as `estimate_contact` and `check_consistency` take them; shared tracks once."""
+def _all_tracks(inputs: StageInputs) -> SceneTracks | None:
+    """Both track sets side by side; tracks that both hold once; None without any."""
     sets = list(read_track_sets(inputs, ("xy", "visibility", "on_object", "queries")).values())
     if not sets:
-        return {}
+        return None
     queries = np.concatenate([found["queries"] for found in sets])
     _, once = np.unique(queries, axis=0, return_index=True)
     once.sort()
-    return {
-        "tracks_xy": np.concatenate([found["xy"] for found in sets], axis=1)[:, once],
-        "visibility": np.concatenate([found["visibility"] for found in sets], axis=1)[:, once],
-        "on_object": np.concatenate([found["on_object"] for found in sets])[once],
-    }
+    return SceneTracks(
+        np.concatenate([found["xy"] for found in sets], axis=1)[:, once],
+        np.concatenate([found["visibility"] for found in sets], axis=1)[:, once],
+        np.concatenate([found["on_object"] for found in sets])[once],
+        inputs.size[1],
+    )
 
 
 def _end_effector(inputs: StageInputs) -> NDArray[np.float32] | None:
@@ -205,7 +204,7 @@ def _end_effector(inputs: StageInputs) -> NDArray[np.float32] | None:
 
 GEOMETRY = Stage(
     name="geometry",
-    version=3,
+    version=4,
     inputs=("source", "masks/*", "depth/*", "tracks/*"),
     settings=_settings,
     run=_run,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Masks
 from flows.config import Config
 from flows.models import build as models
-from flows.models.device_slot import device_name, device_slot
+from flows.models.device_slot import device_label, device_slot
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.writer import encode
 
@@ -34,7 +35,7 @@ def _run(inputs: StageInputs) -> StageOutput:
         return StageOutput({}, {"reason": "masks.backend is off"}, backend="off")
     segmenter = models.segmenter(config)
     with device_slot(segmenter):
-        masks = segmenter.segment(inputs.episode, size=inputs.size)
+        masks = segmenter.segment(replace(inputs.episode, camera_moves=inputs.camera_moves), size=inputs.size)
     report = dict(masks.report)
     datasets = {}
     objects = masks.object
@@ -51,7 +52,7 @@ def _run(inputs: StageInputs) -> StageOutput:
         datasets,
         report,
         backend=config.backend,
-        device=device_name(segmenter),
+        device=device_label(segmenter),
         precision=segmenter.precision,
     )
 
@@ -65,4 +66,4 @@ def _weights(config: Config) -> Sequence[str]:
     return models.masks_weights(config.masks)
 
 
-MASKS = Stage(name="masks", version=2, inputs=("source",), settings=_settings, run=_run, weights=_weights)
+MASKS = Stage(name="masks", version=3, inputs=("source",), settings=_settings, run=_run, weights=_weights)

@@ -14,9 +14,9 @@ from packers.schema import Dataset
 from packers.writer import decode
 from scoring.report import ClipSignals, assess
 
-DEPTH_STEP = 4
-"""Every fourth pixel of a depth map is judged: maps are smooth, and decoding all of them would cost more than the rest
-of the stage."""
+DEPTH_SIDE = 56
+"""Most rows and columns of a depth map that are judged: maps are smooth, and decoding all of them would cost more than
+the rest of the stage. The same for every packet's size, because a map's extremes grow with the pixels looked at."""
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
@@ -60,6 +60,7 @@ def quality_signals(inputs: StageInputs) -> ClipSignals:
         centroids_valid=inputs.read("centroids_valid"),
         intrinsics=decode(intrinsics),
         intrinsics_source=str(intrinsics.attributes["source"]),
+        camera_moves=inputs.camera_moves,
         reports={name: result.record.report for name, result in inputs.results.items()},
         tags=tuple(source["tags"]),
     )
@@ -82,18 +83,26 @@ def _depth(inputs: StageInputs) -> tuple[Literal["relative", "metric"] | None, N
 
 
 def _thinned(inputs: StageInputs, name: str) -> NDArray[np.float32] | None:
-    """Every `DEPTH_STEP`-th pixel of a map, from the middle of its cell."""
+    """A map at `DEPTH_SIDE` rows and columns at most."""
     if not inputs.has(name):
         return None
     stored = inputs.dataset(name)
-    cell = slice(DEPTH_STEP // 2, None, DEPTH_STEP)
-    values: NDArray[np.float32] = decode(Dataset(np.ascontiguousarray(stored.data[:, cell, cell]), stored.attributes))
+    rows, columns = (thin_axis(length) for length in stored.data.shape[1:])
+    values: NDArray[np.float32] = decode(
+        Dataset(np.ascontiguousarray(stored.data[:, rows][:, :, columns]), stored.attributes)
+    )
     return values
+
+
+def thin_axis(length: int) -> NDArray[np.intp]:
+    """Rows (or columns) of a map that are judged: the middles of `DEPTH_SIDE` equal parts, all of a smaller map."""
+    side = min(length, DEPTH_SIDE)
+    return np.asarray(np.floor((np.arange(side) + 0.5) * (length / side)), np.intp)
 
 
 QUALITY = Stage(
     name="quality",
-    version=3,
+    version=4,
     inputs=("source", "masks/*", "depth/*", "tracks/*", "intrinsics", "contact", "held", "centroids*", "shape*"),
     settings=_settings,
     run=_run,

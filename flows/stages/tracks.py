@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from extractors.tracks import extract_tracks
+from extractors.tracks import TrackPlan, extract_tracks
 from extractors.types import Tracks
 from flows.config import Config, TracksConfig
 from flows.models import build as models
-from flows.models.device_slot import device_name, device_slot
+from flows.models.device_slot import device_label, device_slot
 from flows.output.store import json_digest
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
@@ -53,12 +53,14 @@ def _run(inputs: StageInputs) -> StageOutput:
             inputs.read("masks/object"),
             tracker,
             size=inputs.size,
-            grid_side=config.grid_side,
-            count=config.count,
-            share=config.share,
-            background=config.background,
-            seed=config.seed,
-            min_object_tracks=config.min_object_tracks,
+            plan=TrackPlan(
+                grid_side=config.grid_side,
+                count=config.count,
+                share=config.share,
+                background=config.background,
+                seed=config.seed,
+                min_object_tracks=config.min_object_tracks,
+            ),
             known_grid=_known_grid(inputs),
         )
     datasets: dict[str, Dataset] = {}
@@ -71,7 +73,7 @@ def _run(inputs: StageInputs) -> StageOutput:
         datasets,
         {name: dict(found.report) for name, found in sets.items()} | {"grid_key": _grid_key(inputs)},
         backend=config.backend,
-        device=device_name(tracker),
+        device=device_label(tracker),
         precision=tracker.precision,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shlex
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -17,8 +18,9 @@ from extractors.errors import ConfigError, CuepackError, PacketError
 from flows.output.annotations import ANNOTATIONS, read_annotations
 from flows.output.directory import OutputDirectory
 from flows.output.manifest import Row
+from packers.admission import check_head
 from packers.atomic import write_whole
-from packers.reader import Packet, check_head
+from packers.reader import Packet
 from packers.viewer.compare import compare_packets
 from packers.viewer.episode import describe_episode, describe_points
 from packers.viewer.frames import (
@@ -39,6 +41,11 @@ UNREADABLE = "cannot be read:\ndamaged data"
 
 _STEMS = ("points", *get_args(PanelName))
 _OPEN_PACKETS = 6
+
+MOST_KEPT_BYTES = 4 * 2**30
+"""Of pictures kept for the next look: those of some 2,000 episodes of 40 frames that were opened, or of all thumbnails
+of 100,000."""
+
 _WATCHED = ("manifest.parquet", ".work/rows.jsonl", ANNOTATIONS)
 
 
@@ -68,6 +75,7 @@ class Library:
         self._lock = threading.Lock()
         self._open: OrderedDict[str, tuple[threading.Lock, FramePictures]] = OrderedDict()
         self._rows: tuple[str, dict[str, Row]] = ("", {})
+        self._fault = ""
 
     @property
     def title(self) -> str:
@@ -81,7 +89,10 @@ class Library:
         return hashlib.sha256("\n".join(_stamp(self.path / name) for name in _WATCHED).encode()).hexdigest()[:24]
 
     def rows(self) -> dict[str, Row]:
-        """Manifest rows by folder key, read again when they changed; without a manifest, the packets that lie there."""
+        """Manifest rows by folder key, read again when they changed.
+
+        Without a manifest that can be read: the packets that are there; `notices` says so.
+        """
         stamp = self.stamp()
         with self._lock:
             if self._rows[0] != stamp:
@@ -90,12 +101,14 @@ class Library:
 
     def notices(self) -> list[str]:
         """What the overview should say above the cards."""
+        if self._fault:
+            return [self._fault]
         if self.is_packet or any((self.path / name).exists() for name in _WATCHED[:2]):
             return []
         return [f"There is no manifest here; `cuepack manifest rebuild {self.title}` makes one from the packets."]
 
-    def overview(self, *, server: bool, other: Library | None = None) -> bytes:
-        """The overview's data."""
+    def overview(self, *, server: bool, other: Library | None = None, site: str = "") -> bytes:
+        """The overview's data; `site` tells exports apart, whose verdicts a browser keeps."""
         rows = self.rows()
         notices = self.notices()
         try:
@@ -108,6 +121,7 @@ class Library:
             describe_overview(
                 list(rows.values()),
                 title=self.title,
+                site=site,
                 server=server and not self.is_packet,
                 # A page that goes elsewhere does not tell where it was made.
                 directory=None
@@ -132,13 +146,7 @@ class Library:
         except ConfigError:
             # Written by another version: the page is as good without the lines.
             return {}
-        scoring = config.scoring
-        lines: dict[str, list[dict[str, Any]]] = {
-            "n_frames": [
-                {"name": "best", "value": scoring.length_low},
-                {"name": "to", "value": scoring.length_high},
-            ]
-        }
+        lines: dict[str, list[dict[str, Any]]] = {}
         if config.select.min_score is not None:
             lines["score"] = [{"name": "min", "value": config.select.min_score}]
         return lines
@@ -155,9 +163,12 @@ class Library:
         named = row.get("packet")
         if not named:
             raise KeyError(f"{key} has no packet")
-        path = (self.path / str(named)).resolve()
+        try:
+            path = (self.path / str(named)).resolve()
+        except (OSError, ValueError) as error:  # a NUL, a name too long, links in a circle
+            raise KeyError(f"the packet of {key} is at no path: {error}") from error
         if not path.is_relative_to(self.path):
-            raise KeyError(f"the packet of {key} lies outside {self.path}")
+            raise KeyError(f"the packet of {key} is outside {self.path}")
         try:
             self.directory.fetch([path])
         except ConfigError as error:
@@ -205,11 +216,37 @@ class Library:
             empty: dict[str, Any] = {part: [] for part in ("numbers", "agreement", "settings")}
             return as_script({"names": {"a": names[0], "b": names[1]}, **empty, "notes": [str(error)]})
 
+    def trim(self, most_bytes: int = MOST_KEPT_BYTES) -> None:
+        """Removes kept pictures of packets that changed or went, then the eldest beyond `most_bytes`."""
+        if self._cache is None or not self._cache.is_dir():
+            return
+        current = {
+            key: self._digest(self.path / str(row["packet"])) for key, row in self.rows().items() if row["packet"]
+        }
+        kept: list[tuple[float, int, Path]] = []
+        for folder in self._cache.glob("*/*/*"):
+            if current.get(folder.parent.name) != folder.name:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            with contextlib.suppress(OSError):
+                sizes = [file.stat().st_size for file in folder.iterdir()]
+                kept.append((folder.stat().st_mtime, sum(sizes), folder))
+        total = sum(size for _, size, _ in kept)
+        for _, size, folder in sorted(kept):
+            if total <= most_bytes:
+                return
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size
+
     def _read_rows(self) -> list[Row]:
         if self.is_packet:
             return [_packet_row(self.path, self.path.parent)]
+        self._fault = ""
         if any((self.path / name).exists() for name in _WATCHED[:2]):
-            return list(self.directory.manifest.rows().values())
+            try:
+                return list(self.directory.manifest.rows().values())
+            except CuepackError as error:
+                self._fault = f"The packets are listed without their manifest: {error}"
         return [_bare_row(path, self.path) for path in sorted((self.path / "packets").glob("*/*.h5"))]
 
     def _kept(
@@ -229,21 +266,29 @@ class Library:
         except (PacketError, CuepackError) as error:
             if instead is None:
                 return as_script({"start": 0, "tracks": {}, "cloud": [], "colours": []})
-            # Not kept: the packet may be made anew, or be there in a moment.
+            # Not kept: the packet may be made again, or be there in a moment.
             return instead(error)
         if cached is not None:
             _keep(cached, content)
+            for earlier in cached.parent.parent.glob("*"):
+                if earlier != cached.parent:
+                    shutil.rmtree(earlier, ignore_errors=True)
         return content
 
     def _cached(self, key: str, path: Path, name: str) -> Path | None:
         if self._cache is None:
             return None
+        digest = self._digest(path)
+        return None if digest is None else self._cache / key[:2] / key / digest / name
+
+    @staticmethod
+    def _digest(path: Path) -> str | None:
+        """The name of the folder of a packet's pictures, another one when the packet changes."""
         try:
             head = f"{VIEW_VERSION} {check_head(path)} {_stamp(path)}"
         except PacketError:
             return None
-        digest = hashlib.sha256(head.encode()).hexdigest()[:16]
-        return self._cache / key[:2] / key / digest / name
+        return hashlib.sha256(head.encode()).hexdigest()[:16]
 
     def _pictured(self, path: Path, draw: Callable[[FramePictures], bytes]) -> bytes:
         """Draws with a packet that is kept open for a while: ranges are found once, not for every sheet."""

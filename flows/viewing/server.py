@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import threading
 import webbrowser
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,8 +17,9 @@ from urllib.parse import urlsplit
 from extractors.errors import ConfigError, CuepackError, OutputError
 from flows.output.annotations import VERDICTS, Annotation, write_annotation
 from flows.viewing.library import Library
+from packers.printable import printable
 from packers.viewer.episode import POINTS_FRAMES
-from packers.viewer.pages import CONTENT_SECURITY_POLICY, MEDIA_TYPES, static_files
+from packers.viewer.pages import CONTENT_SECURITY_POLICY, MEDIA_TYPES, as_script, static_files
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -45,8 +48,10 @@ def make_app(library: Library, other: Library | None = None) -> Starlette:
     files and what `Library` hands out by key.
     """
     from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
     from starlette.middleware.base import BaseHTTPMiddleware
+    from starlette.responses import Response
     from starlette.routing import Route
 
     assets = dict(static_files())
@@ -87,7 +92,9 @@ def make_app(library: Library, other: Library | None = None) -> Starlette:
             return _refusal(500, str(error))
 
     async def annotations(request: Request) -> Response:
-        return await _annotate(request, library)
+        body = await _annotation_body(request)
+        # On a thread: another process may hold the lock, and a directory behind a URI takes seconds.
+        return body if isinstance(body, Response) else await run_in_threadpool(_annotate, body, library)
 
     routes = [
         Route("/", page),
@@ -120,13 +127,27 @@ def serve(library: Library, other: Library | None = None, *, port: int = 0, brow
                 f"port {port} cannot be used ({error.strerror}); choose another with --port, or --port 0 for a free one"
             ) from error
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
-        print(f"{library.title}: {address}   (Ctrl-C ends)", flush=True)
+        print(f"{printable(library.title)}: {address}   (Ctrl-C ends)", flush=True)
+        threading.Thread(target=library.trim, daemon=True).start()
         if browser:
             threading.Timer(0.5, webbrowser.open, (address,)).start()
         config = uvicorn.Config(
             make_app(library, other), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=2
         )
         uvicorn.Server(config).run(sockets=[listening])
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedSite:
+    """What `export_site` wrote.
+
+    Attributes:
+        episodes: how many have pages.
+        failed: key -> why the episode has none, or no comparison.
+    """
+
+    episodes: int
+    failed: dict[str, str]
 
 
 def export_site(
@@ -136,8 +157,10 @@ def export_site(
     *,
     workers: int = 2,
     done: Callable[[str], None] = lambda key: None,
-) -> int:
+) -> ExportedSite:
     """Writes the viewer as files: every packed episode with all its pictures. Safe to repeat.
+
+    An episode whose packet is missing or elsewhere gets a page that says so; the others follow.
 
     Args:
         library: what to show.
@@ -146,17 +169,15 @@ def export_site(
         workers: episodes drawn at once.
         done: called with the key of each finished episode.
 
-    Returns:
-        The number of episodes written.
-
     Raises:
         ConfigError: the folder holds something else.
         OutputError: the disk is full, or the folder may not be written.
     """
     _check_export(folder, library)
+    failed: dict[str, str] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _MARKER).write_text(json.dumps({"made_by": "cuepack view --export"}) + "\n", encoding="utf-8")
+        site = _site(folder)
         for name, content in static_files():
             (folder / name).write_bytes(content)
         keys = [key for key, row in library.rows().items() if row.get("packet")]
@@ -164,16 +185,31 @@ def export_site(
         if other is not None:
             work += [("b", other, key) for key in library.common(other)]
         with ThreadPoolExecutor(workers) as pool:
-            for key in pool.map(lambda item: _export_episode(folder, library, *item), work):
+            for key, fault in pool.map(lambda item: _export_episode(folder, library, *item), work):
+                failed |= {key: fault} if fault else {}
                 done(key)
-        if other is not None:
-            for key in library.common(other):
+        for key in library.common(other) if other is not None else ():
+            assert other is not None
+            try:
                 _write(folder / "data" / "compare" / f"{key}.js", library.compared(key, other))
+            except (KeyError, CuepackError) as error:
+                failed[key] = _words(error)
         # Last: a site with a list is whole.
-        _write(folder / "data" / "overview.js", library.overview(server=False, other=other))
+        _write(folder / "data" / "overview.js", library.overview(server=False, other=other, site=site))
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error}; free space or fix permissions") from error
-    return len(keys)
+    return ExportedSite(len(keys) - len(failed.keys() & set(keys)), failed)
+
+
+def _site(folder: Path) -> str:
+    """The name under which browsers keep the verdicts given in this export; it stays when the export is repeated."""
+    marker = folder / _MARKER
+    try:
+        site = str(json.loads(marker.read_text(encoding="utf-8"))["site"])
+    except (OSError, ValueError, KeyError, TypeError):
+        site = secrets.token_hex(8)
+    marker.write_text(json.dumps({"made_by": "cuepack view --export", "site": site}) + "\n", encoding="utf-8")
+    return site
 
 
 def episode_files(description: dict[str, Any]) -> list[str]:
@@ -187,15 +223,28 @@ def episode_files(description: dict[str, Any]) -> list[str]:
     return names + [f"points-{index}.js" for index in range(-(-n_frames // POINTS_FRAMES))]
 
 
-def _export_episode(folder: Path, library: Library, side: str, held: Library, key: str) -> str:
-    target = folder / "data" / side / key
-    theirs = _key(held, key, side, library)
-    content = held.file(theirs, "episode.js")
-    description = json.loads(content.decode()[len("cuepack.receive(") : -len(");\n")])
-    for name in episode_files(description):
-        _write(target / name, held.file(theirs, name))
+def _export_episode(folder: Path, library: Library, side: str, held: Library, key: str) -> tuple[str, str | None]:
+    """The key, and why the episode's page says only that it cannot be shown (None where it shows the episode)."""
+    target, fault = folder / "data" / side / key, None
+    try:
+        theirs = _key(held, key, side, library)
+        content = held.file(theirs, "episode.js")
+        description = json.loads(content.decode()[len("cuepack.receive(") : -len(");\n")])
+        fault = description.get("broken")
+        for name in episode_files(description):
+            _write(target / name, held.file(theirs, name))
+    except (KeyError, CuepackError) as error:
+        fault = _words(error)
+    if fault is not None:
+        # A page that goes elsewhere does not tell where it was made.
+        fault = fault.replace(str(held.path), held.title)
+        content = as_script({"broken": fault})
     _write(target / "episode.js", content)
-    return key
+    return key, fault
+
+
+def _words(error: Exception) -> str:
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -249,9 +298,10 @@ def _is_own(host: str) -> bool:
     return name.lower() in _OWN_NAMES
 
 
-async def _annotate(request: Request, library: Library) -> Response:
+async def _annotation_body(request: Request) -> bytes | Response:
+    """What a page of ours sent, or the refusal."""
     origin = request.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is None or not _is_from(origin, request.headers.get("host")):
         return _refusal(403, "annotations are taken from the viewer's own pages only")
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         return _refusal(415, "wanted application/json")
@@ -260,17 +310,30 @@ async def _annotate(request: Request, library: Library) -> Response:
         body += part
         if len(body) > _LONGEST_BODY:
             return _refusal(413, "too long")
+    return body
+
+
+def _is_from(origin: str, host: str | None) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # brackets that close nothing
+        return False
+
+
+def _annotate(body: bytes, library: Library) -> Response:
     try:
         given = json.loads(body)
         episode_id, verdict, note = (given[name] for name in ("episode_id", "verdict", "note"))
         if not all(isinstance(value, str) for value in (episode_id, verdict, note)) or verdict not in VERDICTS:
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return _refusal(400, "wanted episode_id, verdict (accept, reject or nothing) and note, all texts")
     if library.is_packet or episode_id not in {str(row["episode_id"]) for row in library.rows().values()}:
         return _refusal(404, "no such episode in the manifest")
     try:
         write_annotation(library.directory, episode_id, Annotation(verdict, note))
+    except ConfigError as error:
+        return _refusal(400, str(error))
     except CuepackError as error:
-        return _refusal(500, str(error))
+        return _refusal(503, str(error))
     return _answer(b"saved", "text")

@@ -24,7 +24,11 @@ class ExportRequest:
     Attributes:
         packets: the files, in the order of the episodes.
         out: the file or folder to write.
-        columns: further datasets to take (lewm-hdf5).
+        columns: further datasets to take (lewm-hdf5, lerobot).
+        names: of those columns (lewm-hdf5): the packet's, or those of the study's author; None: the packet's.
+        split: one file for each split (lewm-hdf5).
+        full: every cue that all packets have, with frames that have no action (lerobot).
+        splits: episode id -> "train" or "val", as a selection says.
         without: datasets to leave out (lerobot).
         pixels: how frames are stored (lerobot); None: the format's default.
         trim: leaves out frames without an action at the ends of episodes (lerobot).
@@ -38,10 +42,20 @@ class ExportRequest:
     without: tuple[str, ...] = ()
     pixels: Literal["video", "png"] | None = None
     trim: bool = False
+    names: Literal["packet", "study"] | None = None
+    split: bool = False
+    full: bool = False
+    splits: Mapping[str, str] = field(default_factory=dict)
 
     def options(self) -> set[str]:
         """The command line's options that only some formats take and that were given."""
-        given = {"--with": self.columns, "--without": self.without, "--pixels": self.pixels, "--trim": self.trim}
+        given: dict[str, Any] = {
+            "--with": self.columns,
+            "--without": self.without,
+            "--pixels": self.pixels,
+            "--trim": self.trim,
+        }
+        given |= {"--names": self.names, "--split": self.split, "--full": self.full}
         return {name for name, value in given.items() if value}
 
 
@@ -79,19 +93,53 @@ def _check_folder_or_recording(out: Path) -> None:
 
 
 def _lewm(request: ExportRequest) -> dict[str, Any]:
-    from packers.export.lewm import write_lewm
+    from packers.export.lewm import DEFAULT_SPAN, write_lewm
 
+    parts = _split_files(request) if request.split else {request.out: list(request.packets)}
     with request.progress("packets") as tick:
-        joined = write_lewm(request.packets, request.out, request.columns, done=tick)
-    return {"episodes": joined.episodes, "frames": joined.frames, "columns": list(joined.columns)}
+        joined = [
+            write_lewm(packets, out, request.columns, tick, names=request.names or "packet", splits=request.splits)
+            for out, packets in parts.items()
+        ]
+    too_short = sum(part.too_short for part in joined)
+    notes = [f"{too_short} episodes have fewer than {DEFAULT_SPAN} frames and give LeWM's own window none"]
+    return {
+        "episodes": sum(part.episodes for part in joined),
+        "frames": sum(part.frames for part in joined),
+        "columns": list(joined[0].columns),
+        "files": [str(out) for out in parts],
+        "notes": notes if too_short else [],
+    }
+
+
+def _split_files(request: ExportRequest) -> dict[Path, list[Path]]:
+    """A file for each split with its packets: OUT with `-train` and `-val` before its ending."""
+    parts: dict[Path, list[Path]] = {}
+    for split in ("train", "val"):
+        packets = [path for path in request.packets if request.splits.get(path.stem) == split]
+        if not packets:
+            raise ConfigError(f"--split: no packet is in the split {split}; name a --selection that has both")
+        parts[request.out.with_name(f"{request.out.stem}-{split}{request.out.suffix}")] = packets
+    if lacks := [path.stem for path in request.packets if path.stem not in request.splits]:
+        raise ConfigError(f"--split: {lacks[0]} is in no split ({len(lacks)} are not); select again")
+    return parts
 
 
 def _lerobot(request: ExportRequest) -> dict[str, Any]:
     from packers.export.lerobot.dataset import plan_lerobot, write_lerobot
+    from packers.export.lerobot.plan import STOCK
 
+    if request.full and request.columns:
+        raise ConfigError("--full takes every dataset already; leave --with out, or --full")
     with request.progress("packets looked at") as tick:
         plan = plan_lerobot(
-            request.packets, without=request.without, pixels=request.pixels or "video", trim=request.trim, done=tick
+            request.packets,
+            only=None if request.full else (*STOCK, *request.columns),
+            without=request.without,
+            pixels=request.pixels or "video",
+            trim=request.trim or not request.full,
+            splits=request.splits,
+            done=tick,
         )
     with request.progress("packets") as tick:
         written = write_lerobot(plan, request.out, done=tick)
@@ -133,12 +181,15 @@ def _rerun(request: ExportRequest) -> dict[str, Any]:
 
 FORMATS: dict[str, ExportFormat] = {
     "lewm-hdf5": ExportFormat(
-        "one flat file for stable-worldmodel and LeWM", _lewm, frozenset({"--with"}), check=_check_file
+        "one flat file for stable-worldmodel and LeWM",
+        _lewm,
+        frozenset({"--with", "--names", "--split"}),
+        check=_check_file,
     ),
     "lerobot": ExportFormat(
-        "a LeRobotDataset v3.0 folder with every cue that all packets have",
+        "a LeRobotDataset v3.0 folder that stock LeRobot trains on and edits, cues by choice",
         _lerobot,
-        frozenset({"--without", "--pixels", "--trim"}),
+        frozenset({"--with", "--without", "--pixels", "--trim", "--full"}),
         check=_check_new_folder,
     ),
     "rerun": ExportFormat("recordings for the Rerun viewer", _rerun, check=_check_folder_or_recording),

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from extractors.errors import ConfigError, OutputError
+from extractors.types import DESCRIPTOR_NAMES
 from packers.atomic import built_aside
 from packers.reader import Packet
-from packers.viewer.episode import DESCRIPTOR_NAMES, TRACK_SETS, object_points
+from packers.viewer.episode import TRACK_SETS, object_points
 from packers.viewer.frames import OBJECT_RGB, RING_RGB, ROBOT_RGB, FramePictures, encode_image
 
 _OBJECT_ID, _ROBOT_ID = 1, 2

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import PacketError
-from extractors.types import Camera
+from extractors.types import DESCRIPTOR_NAMES, Camera
 from packers.inspect import describe_packet
 from packers.reader import Packet
 from packers.viewer.frames import (
@@ -32,9 +32,6 @@ XY_STEP_PX = 1 / 16
 """Tracks are sent as int16 counts of this; they are finite and stay within a few frame widths."""
 
 TRACK_SETS = ("foreground", "grid")
-
-DESCRIPTOR_NAMES = ("x", "y", "z", "e1", "e2", "e3", "e2/e1", "e3/e1", "depth range", "visibility")
-"""Order of `shape_descriptors` (product.md section 3)."""
 
 Series = dict[str, Any]
 
@@ -128,11 +125,14 @@ def depth_of(packet: Packet, dataset: str) -> Callable[[NDArray[Any]], NDArray[n
     from extractors.centroids import InverseDepthMap, relative_mapping
 
     stages = packet.attributes.get("stages") or {}
-    report = ((stages.get("geometry") or {}).get("report") or {}).get("centroids") or {}
-    recorded = report.get("inverse_depth")
-    if recorded is not None:
-        mapping = InverseDepthMap(float(recorded["scale"]), float(recorded["shift"]))
-    else:
+    try:
+        report = ((stages.get("geometry") or {}).get("report") or {}).get("centroids") or {}
+        recorded = report.get("inverse_depth")
+        mapping = None if recorded is None else InverseDepthMap(float(recorded["scale"]), float(recorded["shift"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # What a stage reports is its own affair, and nobody's promise.
+        raise PacketError(f"{packet.path}: stages: geometry: the report's inverse_depth is no mapping") from error
+    if mapping is None:
         sampled = np.unique(np.linspace(0, packet.n_frames - 1, 24).round().astype(int))
         mapping = relative_mapping(np.concatenate([packet.read(dataset, int(t), int(t) + 1) for t in sampled]))
     return lambda values: mapping.depth(values).astype(np.float64)

@@ -101,8 +101,8 @@ class FramePictures:
         there = set(self.packet.modalities)
         if "centroids" in there:
             named = self.packet.dataset_attributes("centroids").get("depth")
-            if named in there:
-                return str(named)
+            if isinstance(named, str) and named in there:
+                return named
         return next((d for d in ("depth/metric", "depth/stabilized", "depth/relative") if d in there), None)
 
     @property

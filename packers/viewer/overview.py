@@ -27,6 +27,7 @@ def describe_overview(
     *,
     title: str,
     server: bool,
+    site: str = "",
     directory: str | None = None,
     thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     annotations: Mapping[str, Mapping[str, str]] | None = None,
@@ -39,6 +40,7 @@ def describe_overview(
         rows: manifest rows, column -> value, None for none.
         title: names the directory.
         server: whether a server is behind the page (annotations are kept, changes are noticed).
+        site: names this export among others, whatever their titles; a browser keeps verdicts under it.
         directory: what `cuepack rerun` is told, quoted for a shell; None where there is nothing to rerun in.
         thresholds: column -> lines to draw into its distribution, each `value` and `name`.
         annotations: episode id -> `verdict` and `note`.
@@ -57,6 +59,7 @@ def describe_overview(
     ]
     return {
         "title": title,
+        "site": site,
         "server": server,
         "directory": directory,
         "n": len(rows),

@@ -21,6 +21,9 @@ THRESHOLDS_PX = (1.0, 2.0, 4.0, 8.0, 16.0)
 TAPVID_SIDE = 256
 """Tracks are compared after each axis was scaled to this many pixels."""
 
+STRIDE = 5
+"""Frames between strided queries (TAP-Vid, section 4)."""
+
 QueryMode = Literal["first", "strided"]
 
 
@@ -99,6 +102,29 @@ def tapvid_scores(
         n_points=n_points if points is None else int(points.sum()),
         n_visible=int(seen.sum()),
     )
+
+
+def tapvid_queries(
+    visible: NDArray[np.bool_], mode: QueryMode, *, stride: int = STRIDE
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """When and by which point a video is queried (TAP-Vid, section 4).
+
+    Args:
+        visible: (T, N) bool.
+        mode: `first` asks for each point once, where it is visible first; `strided` in every `stride`-th frame for
+            every point that is visible in it.
+        stride: in frames, as TAP-Vid defines it.
+
+    Returns:
+        (Q,) frames and (Q,) numbers of points.
+    """
+    if mode == "first":
+        points = np.flatnonzero(visible.any(axis=0))
+        return visible.argmax(axis=0)[points], points
+    asked = np.zeros(len(visible), np.bool_)
+    asked[::stride] = True
+    frames, points = np.nonzero(visible & asked[:, None])
+    return frames, points
 
 
 def distances_256(xy: NDArray[np.floating], true_xy: NDArray[np.floating], *, size: Size) -> NDArray[np.float64]:

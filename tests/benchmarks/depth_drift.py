@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from extractors.anchoring import anchor_background, background_drift
+from extractors.anchoring import Anchored, anchor_background, background_drift
+from extractors.camera_motion import clip_camera_motion
 from extractors.geometry import resize_area, resize_depth, resize_frames, resize_masks
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "groundtruth_dev"
@@ -35,6 +36,17 @@ class Clip:
     inverse: NDArray[np.float32]
     object_masks: NDArray[np.bool_]
     robot_masks: NDArray[np.bool_]
+
+    def anchored(self, inverse: NDArray[np.float32], *, robot: bool) -> Anchored:
+        """`inverse` anchored, with the true robot masks or without."""
+        return anchor_background(
+            inverse,
+            self.object_masks,
+            self.robot_masks if robot else None,
+            self.pixels,
+            camera_moves=clip_camera_motion(self.pixels).moving,
+            fps=5.0,
+        )
 
     @property
     def background(self) -> NDArray[np.bool_]:
@@ -72,7 +84,7 @@ def drifted(
 
 def absrel_change(clip: Clip, *, robot: bool) -> float:
     """Mean |change| / depth that anchoring does to true depth, in percent."""
-    anchored = anchor_background(clip.inverse, clip.object_masks, clip.robot_masks if robot else None, clip.pixels)
+    anchored = clip.anchored(clip.inverse, robot=robot)
     assert anchored.values is not None, anchored.reason
     known = clip.inverse > 0
     return 100 * float(np.mean(np.abs(clip.inverse[known] / anchored.values[known] - 1)))
@@ -95,8 +107,8 @@ def main() -> int:
 
 def _line(clip: Clip, noise: float, robot: bool) -> bool:
     """Prints a line; whether it meets the targets."""
-    raw, masks = drifted(clip.inverse, seed=4, noise=noise), clip.robot_masks if robot else None
-    anchored = anchor_background(raw, clip.object_masks, masks, clip.pixels)
+    raw = drifted(clip.inverse, seed=4, noise=noise)
+    anchored = clip.anchored(raw, robot=robot)
     label = f"{clip.name:24s}{'true' if robot else 'none':10s}"
     if anchored.values is None or anchored.stabilizer is None:
         print(f"{label}  left alone: {anchored.reason}")

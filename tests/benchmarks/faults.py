@@ -25,14 +25,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.camera_motion import clip_camera_motion
 from extractors.errors import EpisodeError
 from extractors.geometry import dilate, resize_masks, resize_rgb
+from extractors.timing import WINDOW_S, frames_in
 from flows.config import load_config
 from flows.output.store import Store
 from flows.run.verify import Verifier, verified_source
 from flows.sources.detect import open_source
 from flows.stages import StageInputs
-from flows.stages.quality import DEPTH_STEP, quality_signals
+from flows.stages.quality import quality_signals, thin_axis
 from packers.reader import Packet, read_dataset
 from packers.schema import Dataset
 from packers.validate import validate_packet
@@ -47,7 +49,10 @@ SIZE = (224, 224)
 MOST_FRAMES = 300
 """Longer real clips are judged on their first frames."""
 
-TRUE_OF_GOOD_CLIPS = {"intrinsics-assumed", "low-motion", "no-grasp", "no-contact", "mask-tiny"}
+FROZEN_S = 1.2
+"""Time for which a picture is frozen: six frames at 5 a second."""
+
+TRUE_OF_GOOD_CLIPS = {"intrinsics-assumed", "low-motion", "moving-camera", "no-grasp", "no-contact", "mask-tiny"}
 """Tags that state a property of the clip as recorded, not a fault of the signal."""
 
 Broken = ClipSignals | None
@@ -68,19 +73,21 @@ class Clip:
 def groundtruth_clips(folder: Path) -> Iterator[Clip]:
     """Every episode with metric depth, and with inverse depth on an arbitrary scale."""
     for truth in read_folder(folder):
-        signals = _from_truth(truth)
+        signals = truth_signals(truth)
         yield Clip(truth.episode.episode_id, signals)
         assert signals.depth is not None
         relative = (2.0 + 6.0 / signals.depth).astype(np.float32)
         yield Clip(f"{truth.episode.episode_id} relative", replace(signals, depth=relative, depth_kind="relative"))
 
 
-def _from_truth(truth: GroundTruth) -> ClipSignals:
+def truth_signals(truth: GroundTruth, size: tuple[int, int] = SIZE) -> ClipSignals:
+    """An episode's exact signals at packet size, as the quality stage would be given them."""
     episode = truth.episode
     height, width = episode.size
-    scale = np.array([SIZE[1] / width, SIZE[0] / height])
-    cell = slice(DEPTH_STEP // 2, None, DEPTH_STEP)
-    depth = np.stack([cv2.resize(d, SIZE[::-1], interpolation=cv2.INTER_NEAREST) for d in truth.depth])[:, cell, cell]
+    scale = np.array([size[1] / width, size[0] / height])
+    rows, columns = thin_axis(size[0]), thin_axis(size[1])
+    depth = np.stack([cv2.resize(d, size[::-1], interpolation=cv2.INTER_NEAREST) for d in truth.depth])
+    depth = depth[:, rows][:, :, columns]
 
     def fields(xy: NDArray[Any], seen: NDArray[np.bool_], own: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
         packet = (xy + 0.5) * scale - 0.5
@@ -97,7 +104,7 @@ def _from_truth(truth: GroundTruth) -> ClipSignals:
     return ClipSignals(
         language_instruction=episode.language_instruction,
         n_frames=episode.n_frames,
-        pixels=np.stack([resize_rgb(frame, SIZE) for frame in episode.pixels]),
+        pixels=np.stack([resize_rgb(frame, size) for frame in episode.pixels]),
         timestamp=episode.timestamp,
         fps=episode.fps,
         frame_ids=list(range(episode.n_frames)),
@@ -105,15 +112,16 @@ def _from_truth(truth: GroundTruth) -> ClipSignals:
         action_valid=episode.action_valid,
         state=np.cumsum(np.nan_to_num(episode.action[:, :6]), axis=0).astype(np.float32),
         gripper=episode.gripper,
-        masks=resize_masks(truth.object_mask, SIZE),
-        robot=resize_masks(truth.robot_mask, SIZE),
+        masks=resize_masks(truth.object_mask, size),
+        robot=resize_masks(truth.robot_mask, size),
         depth=np.where(depth > 0, depth, np.nan).astype(np.float32),
         depth_kind="metric",
         tracks={"grid": grid, "foreground": fields(*both)},
         contact=truth.contact.astype(np.float32),
         held=truth.contact & (episode.gripper < 0.9),
-        intrinsics=episode.camera.resized(SIZE[1], SIZE[0]).K,
+        intrinsics=episode.camera.resized(size[1], size[0]).K,
         intrinsics_source="calibrated",
+        camera_moves=truth.moving_camera,
     )
 
 
@@ -149,6 +157,7 @@ def real_clips(source: str) -> Iterator[Clip]:
             timestamp=episode.timestamp[:t],
             fps=episode.fps,
             intrinsics_source="calibrated",
+            camera_moves=clip_camera_motion(np.stack(pixels)).moving,
             **{name: None if array is None else array[:t] for name, array in rows.items()},
         )
         yield Clip(f"{Path(source).name[:12]} {info.episode_id[-26:]}", signals)
@@ -159,7 +168,8 @@ def real_clips(source: str) -> Iterator[Clip]:
 
 def _moving(rng: np.random.Generator, clip: ClipSignals, length: int, level: float = 1.5) -> int | None:
     """A frame from which `length` frames on the picture keeps moving; a fault at rest is none."""
-    step = measure_motion(clip.pixels).step1
+    motion = measure_motion(clip.pixels, clip.fps)
+    step, level = motion.step1, max(motion.step_level(level), 0.5)
     starts = [t for t in range(3, clip.n_frames - length - 3) if step[t - 2 : t + length + 1].min() > level]
     return int(rng.choice(starts)) if starts else None
 
@@ -186,11 +196,12 @@ def _taken(order: Callable[[np.random.Generator, ClipSignals], NDArray[np.intp] 
 
 
 def _frozen_order(rng: np.random.Generator, clip: ClipSignals) -> NDArray[np.intp] | None:
-    start = _moving(rng, clip, 6)
+    length = frames_in(FROZEN_S, clip.fps)
+    start = _moving(rng, clip, length)
     frames = np.arange(clip.n_frames)
     if start is None:
         return None
-    frames[start : start + 6] = start
+    frames[start : start + length] = start
     return frames
 
 
@@ -276,7 +287,7 @@ def _times_disordered(rng: np.random.Generator, clip: ClipSignals) -> Broken:
 
 
 def _still_actions(rng: np.random.Generator, clip: ClipSignals) -> Broken:
-    if clip.action is None or not measure_motion(clip.pixels).moves:
+    if clip.action is None or not measure_motion(clip.pixels, clip.fps).moves:
         return None
     value = rng.choice([0.0, 0.3])
     return replace(clip, action=np.where(np.isfinite(clip.action), np.float32(value), clip.action))
@@ -290,9 +301,9 @@ def _saturated_actions(rng: np.random.Generator, clip: ClipSignals) -> Broken:
 
 
 def _jerky_actions(rng: np.random.Generator, clip: ClipSignals) -> Broken:
-    if clip.action is None or clip.n_frames < 20:
+    if clip.action is None or clip.n_frames / clip.fps < 1.25 * SETTINGS.jerk_least_s:
         return None
-    sign = np.where(np.arange(clip.n_frames) % 2, 1, -1)[:, None]
+    sign = np.where(np.arange(clip.n_frames) // frames_in(WINDOW_S, clip.fps) % 2, 1, -1)[:, None]
     return replace(clip, action=(clip.action + sign * 2 * np.nanstd(clip.action, axis=0)).astype(np.float32))
 
 
@@ -392,15 +403,6 @@ def _jumping_mask(rng: np.random.Generator, clip: ClipSignals) -> Broken:
 # --- faults of depth ---------------------------------------------------------------------------------------------
 
 
-def _still_camera(clip: ClipSignals) -> bool:
-    """Whether a background stands still, which drift can be told from."""
-    grid = (clip.tracks or {}).get("grid")
-    if grid is None:
-        return measure_motion(clip.pixels).static_pixels().mean() > 0.4
-    away = np.linalg.norm(grid["xy"] - grid["xy"][:1], axis=-1).max(axis=0)
-    return float(np.median(away)) < 2
-
-
 def _flat_depth(rng: np.random.Generator, clip: ClipSignals) -> Broken:
     if clip.depth is None:
         return None
@@ -408,7 +410,7 @@ def _flat_depth(rng: np.random.Generator, clip: ClipSignals) -> Broken:
 
 
 def _drifting_depth(rng: np.random.Generator, clip: ClipSignals) -> Broken:
-    if clip.depth is None or not _still_camera(clip):
+    if clip.depth is None or clip.camera_moves:
         return None
     ramp = np.linspace(0, 1, clip.n_frames, dtype=np.float32)[:, None, None]
     spread = np.float32(np.subtract(*np.nanpercentile(clip.depth, [90, 10])))
@@ -416,7 +418,7 @@ def _drifting_depth(rng: np.random.Generator, clip: ClipSignals) -> Broken:
 
 
 def _jumping_depth(rng: np.random.Generator, clip: ClipSignals) -> Broken:
-    if clip.depth is None or not _still_camera(clip):
+    if clip.depth is None or clip.camera_moves:
         return None
     depth = clip.depth.copy()
     depth[int(rng.integers(2, clip.n_frames - 2))] *= 1.6
@@ -424,7 +426,7 @@ def _jumping_depth(rng: np.random.Generator, clip: ClipSignals) -> Broken:
 
 
 def _frozen_depth(rng: np.random.Generator, clip: ClipSignals) -> Broken:
-    if clip.depth is None or float((measure_motion(clip.pixels).step1 > 1).mean()) < 0.3:
+    if clip.depth is None or float((measure_motion(clip.pixels, clip.fps).window > 1).mean()) < 0.3:
         return None
     return replace(clip, depth=np.repeat(clip.depth[:1], clip.n_frames, axis=0), depth_stabilized=None)
 
@@ -456,7 +458,7 @@ def _lost_tracks(rng: np.random.Generator, clip: ClipSignals) -> Broken:
 
 
 def _frozen_tracks(rng: np.random.Generator, clip: ClipSignals) -> Broken:
-    if not measure_motion(clip.pixels).moves:
+    if not measure_motion(clip.pixels, clip.fps).moves:
         return None
 
     def change(fields: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -522,7 +524,7 @@ FAULTS: dict[str, tuple[str, str, Fault]] = {
     "three black frames": ("frames", "black-frames", _painted(3)),
     "three white frames": ("frames", "saturated-frames", _painted(255)),
     "three grey frames": ("frames", "blank-frames", _painted(128)),
-    "picture frozen for 6 frames": ("frames", "frozen-frames", _taken(_frozen_order)),
+    "picture frozen for 1.2 s": ("frames", "frozen-frames", _taken(_frozen_order)),
     "one frame shown twice": ("frames", "duplicate-frames", _taken(_duplicate_order)),
     "two frames exchanged": ("frames", "shuffled-frames", _taken(_swapped_order)),
     "frames shuffled": ("frames", "shuffled-frames", _taken(_shuffled_order)),

@@ -24,9 +24,11 @@ from extractors.consistency import check_consistency
 from extractors.contact import estimate_contact
 from extractors.geometry import dilate, project, resize_depth, resize_masks, unproject
 from extractors.shape import describe_shape
-from extractors.types import Camera, Depth
+from extractors.types import Camera, Depth, SceneTracks
 
 PACKET = (224, 224)
+PAPER_FPS = 5.0
+"""The episodes' frames are as far apart as BridgeData's at 5 a second; invariance.py has other rates."""
 BLEED_PX, BLUR_PX = 3, 2.0
 
 
@@ -43,11 +45,12 @@ class Clip:
         self.masks, self.robot = (self.arrays[m].astype(bool) for m in ("object_mask", "robot_mask"))
         self.depth = Depth(self.arrays["depth"].astype(np.float32), "metric")
 
-    def tracks(self, scale: np.ndarray) -> dict[str, np.ndarray]:
+    def tracks(self, width: int, height: int) -> SceneTracks:
         xy = np.concatenate([self.arrays["grid_xy"], self.arrays["obj_xy"]], axis=1)
         seen = np.concatenate([self.arrays["grid_vis"], self.arrays["obj_vis"]], axis=1) & np.isfinite(xy).all(-1)
         own = np.concatenate([self.arrays["grid_kind"] == 2, np.ones(self.arrays["obj_xy"].shape[1], bool)])
-        return {"tracks_xy": (xy + 0.5) * scale - 0.5, "visibility": seen, "on_object": own}
+        scale = np.array([width, height]) / self.arrays["rgb"].shape[2:0:-1]
+        return SceneTracks((xy + 0.5) * scale - 0.5, seen, own, width)
 
 
 def blurred(depth: np.ndarray, sigma: float) -> np.ndarray:
@@ -91,15 +94,17 @@ def focal_sigma_ratio(clip: Clip, draws: int = 100) -> float:
 
 def contact_numbers(clip: Clip, degraded: bool) -> tuple[np.ndarray, int, int]:
     """(true positives, found, true), onset found, onset true."""
-    scale = np.array(PACKET[::-1]) / clip.arrays["rgb"].shape[2:0:-1]
-    tracks, masks = clip.tracks(scale), resize_masks(clip.masks, PACKET)
+    tracks, masks = clip.tracks(*PACKET[::-1]), resize_masks(clip.masks, PACKET)
     robot: np.ndarray | None = resize_masks(clip.robot, PACKET)
     if degraded:  # what a tracker and a segmenter without weights give: jitter, losses, borders that bleed, no robot
         rng = np.random.default_rng(0)
-        tracks["tracks_xy"] = tracks["tracks_xy"] + rng.normal(0, 0.15, tracks["tracks_xy"].shape)
-        tracks["visibility"] = tracks["visibility"] & (rng.random(tracks["visibility"].shape) > 0.1)
+        jittered = tracks.xy + rng.normal(0, 0.15, tracks.xy.shape)
+        seen = tracks.visibility & (rng.random(tracks.visibility.shape) > 0.1)
+        tracks = SceneTracks(jittered, seen, tracks.on_object, tracks.width)
         masks, robot = dilate(masks, 2), None
-    found = estimate_contact(clip.arrays["gripper_opening"], masks=masks, robot_masks=robot, **tracks)
+    found = estimate_contact(
+        clip.arrays["gripper_opening"], fps=PAPER_FPS, masks=masks, robot_masks=robot, tracks=tracks
+    )
     truth, yes = clip.arrays["contact"].astype(bool), found.probability > 0.5
     first = np.flatnonzero(truth)
     return np.array([(truth & yes).sum(), yes.sum(), truth.sum()]), found.onset, int(first[0]) if len(first) else -1
@@ -163,8 +168,15 @@ def report_contact(clips: list[Clip]) -> None:
 
 def report_consistency(clips: list[Clip]) -> None:
     for clip in clips:
-        tracks = clip.tracks(np.ones(2))
-        found = estimate_contact(clip.arrays["gripper_opening"], masks=clip.masks, robot_masks=clip.robot, **tracks)
+        tracks, moves = clip.tracks(clip.camera.width, clip.camera.height), bool(clip.meta["moving_camera"])
+        found = estimate_contact(
+            clip.arrays["gripper_opening"],
+            fps=PAPER_FPS,
+            masks=clip.masks,
+            robot_masks=clip.robot,
+            tracks=tracks,
+            camera_moves=moves,
+        )
         numbers = check_consistency(
             centroids=extract_centroids(clip.masks, clip.depth, clip.camera),
             contact=found,
@@ -172,7 +184,9 @@ def report_consistency(clips: list[Clip]) -> None:
             masks=clip.masks,
             depth=clip.depth,
             track_z=np.concatenate([clip.arrays["grid_z"], clip.arrays["obj_z"]], axis=1),
-            **tracks,
+            tracks=tracks,
+            fps=PAPER_FPS,
+            camera_moves=moves,
         )
         print(f"{clip.name:28s}", {k: v if v is None else round(v, 3) for k, v in numbers.items()})
 

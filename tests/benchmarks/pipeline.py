@@ -63,7 +63,7 @@ def measure_scoring(work: Path, count: int = 60_000) -> None:
     started = time.perf_counter()
     settings = ScoringSettings()
     scored = sum(
-        score_metadata(info.language_instruction, info.n_frames, settings)["score"] is not None
+        score_metadata(info.language_instruction, info.n_frames, info.fps, settings)["score"] is not None
         for info in open_source(str(root)).episodes()
     )
     seconds = time.perf_counter() - started

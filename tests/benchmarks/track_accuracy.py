@@ -1,6 +1,7 @@
 """Prints how good point tracks are on simulated episodes with exact ground truth.
 
     python -m tests.benchmarks.track_accuracy FOLDER [--baseline] [--contains dev03]
+    python -m tests.benchmarks.track_accuracy FOLDER --tracker cotracker3|tapir --weights FILE
 
 Per episode, and as means over fixed and over moving cameras: TAP-Vid's delta_avg, OA and AJ on the truth's own object
 queries and on moving and static points of its grid; then, with the packet's own foreground queries (posed with the
@@ -170,15 +171,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of ground-truth episodes (*.npz)")
     parser.add_argument("--tracker", default="lucas-kanade", choices=sorted(TRACKERS), help="backend to judge")
+    parser.add_argument("--weights", type=Path, help="published checkpoint, of trackers that are networks")
     parser.add_argument("--baseline", action="store_true", help="judge plain pyramidal Lucas-Kanade first")
     parser.add_argument("--contains", default="", help="only episodes whose file name has this in it")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
+    if arguments.tracker != "lucas-kanade" and arguments.weights is None:
+        parser.error(f"--tracker {arguments.tracker} wants --weights: quality with random ones says nothing")
     if arguments.baseline:
         print("plain pyramidal Lucas-Kanade")
         report(arguments.folder, _Plain(), arguments.contains)
     print(arguments.tracker)
-    report(arguments.folder, TRACKERS[arguments.tracker](), arguments.contains)
+    settings = {} if arguments.weights is None else {"weights": arguments.weights}
+    report(arguments.folder, TRACKERS[arguments.tracker](**settings), arguments.contains)
 
 
 if __name__ == "__main__":

@@ -164,6 +164,15 @@ def test_relative_centroids_do_not_depend_on_the_models_own_scale():
     np.testing.assert_allclose(first, second, rtol=1e-4)
 
 
+@pytest.mark.parametrize("width", [112, 200, 224, 225, 448])
+@pytest.mark.parametrize("n_frames", [1, 7, 100, 448, 450, 894, 2000])
+def test_the_mapping_does_not_depend_on_width_and_length(width, n_frames):
+    """At 224 pixels 448 frames gave a scale of 1.086 in the place of 0.605, and 894 frames none at all."""
+    inverse = np.linspace(0.0, 1.0, width, dtype=np.float32)
+    mapping = relative_mapping(np.broadcast_to(inverse, (n_frames, 20, width)))
+    assert mapping.scale == pytest.approx((1 - 1 / 2.2) / 0.9, rel=0.02)
+
+
 def test_relative_depth_without_range_is_refused():
     with pytest.raises(GeometryError, match="range"):
         relative_mapping(np.full((2, 8, 8), 3.0))

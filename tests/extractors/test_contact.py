@@ -5,11 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from extractors.contact import PROBABILITY, ContactRule, estimate_contact
+from extractors.contact import PROBABILITY, ContactRule
+from extractors.contact import estimate_contact as estimate
 from extractors.errors import GeometryError, ShapeError
+from extractors.types import SceneTracks
 
 T = 40
 WIDTH = 224
+
+
+def estimate_contact(opening, **signals):
+    return estimate(opening, **{"fps": 5.0} | signals)
 
 
 def gripper(close_at, open_at=T, *, ramp=4, open_level=1.0, held_level=0.2):
@@ -41,9 +47,7 @@ def scene(moves, *, robot_at=None, jitter=0.0, pan=0.0, seed=0):
     xy = xy + pan * np.arange(T)[:, None, None]
     return {
         "masks": masks,
-        "tracks_xy": xy.astype(np.float32),
-        "visibility": np.ones((T, 160), bool),
-        "on_object": np.arange(160) < 60,
+        "tracks": SceneTracks(xy.astype(np.float32), np.ones((T, 160), bool), np.arange(160) < 60, WIDTH),
         "robot_masks": None if robot_at is None else robot,
     }
 
@@ -104,7 +108,9 @@ def test_a_scene_that_settles_when_the_clip_starts_is_not_touched():
 def test_a_slow_start_of_a_push_belongs_to_it():
     clip = scene(range(20, 30), robot_at=CLOSE)
     slow = 0.2 * np.clip(np.arange(T) - 12, 0, 8)
-    clip["tracks_xy"] = clip["tracks_xy"] + (slow[:, None] * clip["on_object"])[..., None].astype(np.float32)
+    own = clip["tracks"]
+    moved = own.xy + (slow[:, None] * own.on_object)[..., None]
+    clip["tracks"] = SceneTracks(moved.astype(np.float32), own.visibility, own.on_object, WIDTH)
     assert abs(estimate_contact(None, **clip).onset - 13) <= 1
 
 
@@ -132,7 +138,7 @@ def test_two_grasps_are_two_contacts():
 def test_a_commanded_gripper_touches_a_little_after_the_command():
     command = np.where((np.arange(T) >= 10) & (np.arange(T) < 25), 0.0, 1.0)
     found = estimate_contact(None, action_gripper=command)
-    assert found.onset == 10 + ContactRule().command_delay_frames
+    assert found.onset == 10 + ContactRule().command_delay_s * 5
     assert found.report["gripper_signal"] == "command"
 
 
@@ -161,7 +167,7 @@ def test_gaps_in_the_gripper_signal_are_bridged():
 
 
 def test_a_moving_camera_leaves_it_to_the_gripper():
-    found = estimate_contact(gripper(12, 30), **scene(range(15, 30), pan=2.0))
+    found = estimate_contact(gripper(12, 30), **scene(range(15, 30), pan=2.0), camera_moves=True)
     assert found.report["vision"] == "moving camera"
     assert touched(found) == touched(estimate_contact(gripper(12, 30)))
 
@@ -179,7 +185,9 @@ def test_pixels_follow_the_frames_width():
     big = clip | {
         "masks": clip["masks"].repeat(2, 1).repeat(2, 2),
         "robot_masks": clip["robot_masks"].repeat(2, 1).repeat(2, 2),
-        "tracks_xy": clip["tracks_xy"] * 2 + 0.5,
+        "tracks": SceneTracks(
+            clip["tracks"].xy * 2 + 0.5, clip["tracks"].visibility, clip["tracks"].on_object, 2 * WIDTH
+        ),
     }
     assert touched(estimate_contact(None, **big)) == touched(estimate_contact(None, **clip))
 
@@ -194,6 +202,74 @@ def test_arrays_that_do_not_belong_together_are_refused():
         estimate_contact(np.ones(T), masks=np.zeros((T + 1, 8, 8), bool))
     clip = scene(range(3))
     with pytest.raises(ShapeError, match="visibility"):
-        estimate_contact(None, **clip | {"visibility": None})
+        SceneTracks(clip["tracks"].xy, clip["tracks"].visibility[:2], clip["tracks"].on_object, WIDTH)
+    with pytest.raises(GeometryError, match="frame rate"):
+        estimate_contact(None, **clip, fps=0.0)
     with pytest.raises(ShapeError, match="robot"):
         estimate_contact(None, **clip | {"robot_masks": np.zeros((T, 8, 8), bool)})
+
+
+def push(fps, *, speed_px_s=12.0, rest_s=2.0, push_s=3.0, jitter=0.0, seed=0):
+    """An object of 224-pixel frames that rests, is pushed at `speed_px_s` by a robot beside it, and rests again."""
+    rng = np.random.default_rng(seed)
+    times = np.arange(round((2 * rest_s + push_s) * fps) + 1) / fps
+    x = 60 + speed_px_s * np.clip(times - rest_s, 0, push_s)
+    masks, robot = (np.zeros((len(times), WIDTH, WIDTH), bool) for _ in range(2))
+    for t, left in enumerate(np.rint(x).astype(int)):
+        masks[t, 100:130, left : left + 30] = True
+        robot[t, 80:140, left - 26 : left - 1] = True
+    own = rng.uniform((0, 100), (30, 130), (60, 2))[None] + np.stack([x, 0 * x], -1)[:, None]
+    still = np.broadcast_to(rng.uniform(0, WIDTH, (100, 2)), (len(times), 100, 2))
+    xy = np.concatenate([own, still], axis=1) + rng.normal(0, jitter, (len(times), 160, 2))
+    tracks = SceneTracks(xy, np.ones(xy.shape[:2], bool), np.arange(160) < 60, WIDTH)
+    return times, {"masks": masks, "robot_masks": robot, "tracks": tracks, "fps": float(fps)}
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.15])
+@pytest.mark.parametrize("fps", [1, 2, 3, 5, 8, 10, 15, 24, 25, 30, 50, 60])
+def test_a_push_is_found_for_as_long_as_it_lasts_at_any_rate(fps, jitter):
+    """12 px/s for 3 s was found whole up to 15 frames/s and not at all at 30 and 50, when thresholds were per frame."""
+    times, clip = push(fps, jitter=jitter)
+    found = estimate_contact(None, **clip)
+    lasts = (found.probability > 0.5).sum() / fps
+    assert lasts == pytest.approx(3.0, abs=max(0.3, 1.01 / fps))
+    assert times[found.onset] == pytest.approx(2.0, abs=max(0.3, 1.01 / fps))
+
+
+@pytest.mark.parametrize("fps", [5, 15, 30, 60])
+def test_what_rests_is_not_pushed_at_any_rate(fps):
+    _, clip = push(fps, speed_px_s=0.0, jitter=0.2)
+    assert estimate_contact(None, **clip).onset == -1
+
+
+@pytest.mark.parametrize("fps", [2, 5, 10, 20, 30, 60])
+def test_a_gripper_touches_and_lets_go_at_the_same_time_at_any_rate(fps):
+    times = np.arange(round(8 * fps) + 1) / fps
+    # Closes from 1 to 0.2 between 2.4 and 3.2 s, opens at 6 s; the last digit of its encoder jumps.
+    opening = np.interp(times, (2.4, 3.2, 6.0, 6.2), (1.0, 0.2, 0.2, 1.0))
+    opening = np.round(opening + 0.001 * np.sin(37 * times), 3)
+    found = estimate_contact(opening, fps=float(fps))
+    assert times[found.onset] == pytest.approx(3.0, abs=max(0.2, 1 / fps))
+    assert times[np.flatnonzero(found.held)[-1]] == pytest.approx(6.05, abs=max(0.15, 1 / fps))
+
+
+@pytest.mark.parametrize("fps", [5, 30])
+def test_an_object_whose_points_are_lost_while_it_is_carried_is_followed_by_its_mask(fps):
+    times, clip = push(fps)
+    tracks = clip["tracks"]
+    seen = tracks.visibility & ~((times > 2) & (times < 5.0))[:, None]
+    clip["tracks"] = SceneTracks(tracks.xy, np.where(tracks.on_object, seen, True), tracks.on_object, WIDTH)
+    found = estimate_contact(None, **clip)
+    assert (found.probability > 0.5).sum() / fps == pytest.approx(3.0, abs=0.5)
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("fps", [1, 5, 30, 60])
+def test_the_shortest_clips_have_a_contact(n_frames, fps):
+    _, clip = push(5)
+    clip["tracks"] = SceneTracks(
+        clip["tracks"].xy[:n_frames], clip["tracks"].visibility[:n_frames], clip["tracks"].on_object, WIDTH
+    )
+    short = {name: clip[name][:n_frames] for name in ("masks", "robot_masks")}
+    found = estimate_contact(np.linspace(1, 0, n_frames), **clip | short | {"fps": float(fps)})
+    assert found.probability.shape == (n_frames,)

@@ -16,7 +16,10 @@ from extractors.geometry import (
     resize_area,
     resize_depth,
     resize_frames,
+    resize_mask,
     resize_masks,
+    sample_indices,
+    sample_values,
     unproject,
     unproject_points,
 )
@@ -214,3 +217,44 @@ def test_a_fit_that_is_not_determined_says_so(x):
 def test_a_fit_of_unequal_arrays_is_refused():
     with pytest.raises(ShapeError, match="one shape"):
         fit_scale_shift(np.ones(3), np.ones(4))
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 5), (1, 5), (5, 5), (6, 5), (7, 5), (1000, 64), (224 * 224, 5000)])
+def test_a_sample_is_in_order_spread_and_no_larger_than_asked(count, most):
+    chosen = sample_indices(count, most)
+    assert 0.9 * min(count, most) <= len(chosen) <= min(count, most)
+    assert (np.diff(chosen) > 0).all()
+    assert set(chosen.tolist()) <= set(range(count))
+    if count > most:
+        assert np.diff(chosen).max() <= 2 * count / most + 1
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 31, 32, 64, 100, 112, 128, 192, 224, 225, 256, 320, 448, 512])
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 7, 32, 64, 100, 448, 449, 450, 894, 2000])
+def test_a_sample_of_a_clip_sees_all_of_its_columns_and_frames(width, n_frames):
+    """A stride that divides the width sees a few columns: at 224 pixels, 448 frames gave another depth than 400."""
+    most = 20_000
+    chosen = sample_indices(n_frames * 16 * width, most)
+    columns, frames = chosen % width, chosen // (16 * width)
+    # The mean of a uniform draw: within five of its standard deviations of the middle.
+    slack = 5 / np.sqrt(12 * len(chosen))
+    assert abs(columns.mean() - (width - 1) / 2) <= slack * width
+    assert abs(frames.mean() - (n_frames - 1) / 2) <= slack * n_frames
+    assert len(np.unique(columns)) == width
+
+
+def test_few_valid_values_are_all_drawn_from():
+    values = np.full((1000, 100), np.nan)
+    values[500, :50] = np.arange(50)
+    assert sorted(sample_values(values, 1000)) == list(range(50))
+    assert len(sample_values(values, 1000, valid=values > 40)) == 9
+    assert len(sample_values(np.full(10, np.nan), 5)) == 0
+    assert set(sample_values(np.arange(100.0), 10)) <= set(range(100))
+
+
+def test_half_of_a_pixel_is_enough_for_masks_and_depth_alike():
+    mask = np.zeros((4, 4), bool)
+    mask[:, 0] = True
+    assert resize_masks(mask, (2, 2))[:, 0].all()
+    assert resize_mask(mask, (2, 2))[:, 0].all()
+    assert (resize_depth(np.where(mask, 2.0, 0.0), (2, 2))[:, 0] == 2).all()

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from extractors.centroids import extract_centroids
-from extractors.contact import estimate_contact
 from extractors.geometry import dilate, project
 from extractors.types import Camera, Depth
+from tests.benchmarks.groundtruth import read_groundtruth
+from tests.benchmarks.invariance import Truth, at_rate, contact_f1, touched
 from tests.support import shared_data
 
 pytestmark = pytest.mark.shared
@@ -58,23 +59,20 @@ def test_the_robust_mean_is_three_times_nearer_with_bleeding_masks_and_blurred_d
     assert errors[0] < errors[1] / 3
 
 
+def fixed_clips():
+    return [Truth.of(read_groundtruth(shared_data("groundtruth_dev", f"{name}.npz"))) for name in FIXED]
+
+
 def test_contact_on_fixed_cameras():
     """F1 of at least 0.92 and an onset within one frame in 9 of 10 episodes."""
-    scores, errors = [], []
-    fields = ("gripper_opening", "contact", "object_mask", "robot_mask", "grid_xy", "obj_xy", "grid_vis", "obj_vis")
-    for name in FIXED:
-        opening, truth, masks, robot, grid, own, grid_seen, own_seen, kind = load(name, *fields, "grid_kind")
-        xy = np.concatenate([grid, own], axis=1)
-        found = estimate_contact(
-            opening,
-            masks=masks.astype(bool),
-            robot_masks=robot.astype(bool),
-            tracks_xy=xy,
-            visibility=np.concatenate([grid_seen, own_seen], axis=1) & np.isfinite(xy).all(-1),
-            on_object=np.concatenate([kind == 2, np.ones(own.shape[1], bool)]),
-        )
-        yes, truth = found.probability > 0.5, truth.astype(bool)
-        scores.append(2 * (yes & truth).sum() / (yes.sum() + truth.sum()))
-        errors.append(abs(found.onset - np.flatnonzero(truth)[0]))
-    assert np.mean(scores) >= 0.92
+    clips = fixed_clips()
+    assert contact_f1(clips) >= 0.92
+    errors = [abs(np.argmax(touched(clip)) - np.argmax(clip.contact)) for clip in clips]
     assert np.mean(np.array(errors) <= 1) >= 0.9
+
+
+def test_contact_does_not_depend_on_the_rate():
+    clips = fixed_clips()
+    scores = [contact_f1([at_rate(clip, fps) for clip in clips]) for fps in (5, 15, 30)]
+    assert min(scores) >= 0.90
+    assert max(scores) - min(scores) <= 0.05

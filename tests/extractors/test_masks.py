@@ -169,8 +169,10 @@ def test_a_mask_is_resized_by_the_area_it_covers():
     assert resize_mask(mask, (3, 3))[:, 0].all()
     # two thirds of the first of two columns, none of the second
     assert resize_mask(mask, (6, 2)).sum(axis=0).tolist() == [6, 0]
-    # exactly half covers no pixel
+    # half of it is enough
     mask[:, 1] = False
+    assert resize_mask(mask, (3, 3))[:, 0].all()
+    mask[1::2] = False
     assert not resize_mask(mask, (3, 3)).any()
     with pytest.raises(ShapeError, match="bool"):
         resize_mask(mask.astype(np.uint8), (3, 3))

@@ -8,8 +8,8 @@ import pytest
 from extractors.centroids import extract_centroids
 from extractors.errors import ShapeError
 from extractors.geometry import dilate
-from extractors.shape import DESCRIPTOR_NAMES, describe_shape
-from extractors.types import Camera, Depth
+from extractors.shape import describe_shape
+from extractors.types import DESCRIPTOR_NAMES, Camera, Depth
 from tests.extractors.rendering import blur, box, metric, plane_patch, sphere
 
 CAMERA = Camera(fx=300.0, fy=300.0, cx=127.5, cy=127.5, width=256, height=256, source="calibrated")

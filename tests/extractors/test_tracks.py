@@ -7,7 +7,7 @@ import pytest
 from extractors.build import TRACKERS
 from extractors.errors import ShapeError
 from extractors.track_queries import grid_queries, object_queries, rescale_queries
-from extractors.tracks import extract_tracks, seen_on_object
+from extractors.tracks import TrackPlan, extract_tracks, seen_on_object
 from extractors.types import Tracks
 from tests.extractors.test_track_queries import all_queries, disc
 
@@ -213,7 +213,7 @@ class Standing:
     """A tracker under which nothing moves, and points are seen near their own frame only."""
 
     def __init__(self, reach=100):
-        self.reach, self.prepared, self.asked = reach, 0, []
+        self.reach, self.prepared, self.asked, self.grids = reach, 0, [], []
 
     def prepare(self, pixels):
         self.prepared += 1
@@ -222,6 +222,7 @@ class Standing:
 
     def track(self, queries, *, is_grid=False):
         self.asked.append(queries)
+        self.grids.append(is_grid)
         frames = np.arange(self.n_frames)[:, None]
         visible = np.abs(frames - queries[None, :, 0]) <= self.reach
         score = visible.astype(np.float32)
@@ -232,7 +233,7 @@ class Standing:
 def test_track_sets_are_in_packet_pixels():
     pixels, masks = np.zeros((3, 40, 80, 3), np.uint8), disc(3, lambda t: 20)
     tracker = Standing()
-    sets = extract_tracks(pixels, masks, tracker, size=(224, 112), count=50, min_object_tracks=20)
+    sets = extract_tracks(pixels, masks, tracker, size=(224, 112), plan=TrackPlan(count=50, min_object_tracks=20))
     assert tracker.prepared == 1
     np.testing.assert_allclose(sets["grid"].tracks.queries, grid_queries((224, 112)), atol=1e-4)
     np.testing.assert_allclose(tracker.asked[0], grid_queries((40, 80)))
@@ -244,11 +245,33 @@ def test_track_sets_are_in_packet_pixels():
     np.testing.assert_array_equal(foreground.xy[0], foreground.queries[:, 1:])
 
 
+def test_background_points_of_its_own_are_tracked_with_the_objects():
+    masks = disc(3, lambda t: 20)
+    tracker = Standing()
+    sets = extract_tracks(
+        np.zeros((3, 40, 80, 3), np.uint8),
+        masks,
+        tracker,
+        size=(224, 112),
+        count=50,
+        background="own",
+        min_object_tracks=20,
+    )
+    assert [len(asked) for asked in tracker.asked] == [400, 50]
+    assert tracker.grids == [True, False]
+    assert len(sets["foreground"].tracks.queries) == 50
+    assert int(sets["foreground"].on_object.sum()) == 30
+
+
 def test_background_tracks_of_the_foreground_set_are_the_grids():
     masks = disc(3, lambda t: 20)
     tracker = Standing()
     sets = extract_tracks(
-        np.zeros((3, 40, 80, 3), np.uint8), masks, tracker, size=(224, 112), count=50, min_object_tracks=20
+        np.zeros((3, 40, 80, 3), np.uint8),
+        masks,
+        tracker,
+        size=(224, 112),
+        plan=TrackPlan(count=50, min_object_tracks=20),
     )
     assert [len(asked) for asked in tracker.asked] == [400, 30]
     grid, foreground = sets["grid"].tracks, sets["foreground"].tracks
@@ -267,9 +290,7 @@ def test_a_grid_with_too_few_points_off_the_object_is_filled_up():
         masks,
         tracker,
         size=(96, 96),
-        grid_side=3,
-        count=50,
-        min_object_tracks=20,
+        plan=TrackPlan(grid_side=3, count=50, min_object_tracks=20),
     )
     foreground = sets["foreground"]
     assert [len(asked) for asked in tracker.asked] == [9, 50 - 8]  # the grid's middle point lies on the object
@@ -296,9 +317,9 @@ def test_without_a_mask_there_is_no_foreground_set(masks):
 def test_lost_object_points_are_posed_again_in_place_of_background():
     masks = disc(9, lambda t: 20)
     pixels = np.zeros((9, 96, 96, 3), np.uint8)
-    kept = extract_tracks(pixels, masks, Standing(reach=4), size=(96, 96), count=300, min_object_tracks=40)[
-        "foreground"
-    ]
+    kept = extract_tracks(
+        pixels, masks, Standing(reach=4), size=(96, 96), plan=TrackPlan(count=300, min_object_tracks=40)
+    )["foreground"]
     assert len(kept.on_object) == 300
     assert kept.on_object.sum() > 180
     seen = seen_on_object(kept.tracks, kept.on_object, masks, (96, 96))
@@ -312,7 +333,7 @@ def test_what_stays_short_is_reported():
     masks = disc(9, lambda t: 20 if t != 1 else 0)
     pixels = np.zeros((9, 96, 96, 3), np.uint8)
     kept = extract_tracks(
-        pixels, masks, Standing(reach=0), size=(96, 96), count=100, min_object_tracks=40, max_rounds=1
+        pixels, masks, Standing(reach=0), size=(96, 96), plan=TrackPlan(count=100, min_object_tracks=40, max_rounds=1)
     )["foreground"]
     assert len(kept.report["short_frames"]) == 6
     assert 1 not in kept.report["short_frames"]

@@ -2,6 +2,8 @@ import pytest
 
 from extractors.errors import ConfigError
 from flows.config import Config, load_config
+from flows.models.build import profile_weights
+from flows.models.weights import CHECKPOINTS
 
 
 def test_a_file_overrides_defaults_and_set_overrides_the_file(tmp_path):
@@ -44,6 +46,19 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path):
 def test_the_cpu_profile_needs_no_weights():
     config = load_config(assignments=["run.profile=cpu"]).resolved()
     assert (config.masks.backend, config.depth.backend, config.tracks.backend) == ("motion", "off", "lucas-kanade")
+
+
+def test_the_open_profile_has_weights_that_anyone_may_use():
+    config = load_config(assignments=["run.profile=gpu-open"]).resolved()
+    assert (config.masks.backend, config.depth.backend, config.tracks.backend) == (
+        "grounded-sam",
+        "video-depth-anything",
+        "tapir",
+    )
+    assert config.depth.model == "vits"
+    assert config.run.wants_gpu
+    assert all(CHECKPOINTS[name].is_open for name in profile_weights("gpu-open"))
+    assert not all(CHECKPOINTS[name].is_open for name in profile_weights("gpu"))
 
 
 def test_a_backend_that_was_named_wins_over_the_profile():

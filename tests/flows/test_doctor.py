@@ -8,6 +8,8 @@ from click.testing import CliRunner
 from extractors.errors import ConfigError
 from flows import doctor
 from flows.cli import main
+from flows.models.build import profile_weights
+from flows.models.weights import CHECKPOINTS
 from flows.orchestration import settings as prefect_settings
 from flows.orchestration.settings import check_server, find_server, prepare
 
@@ -65,6 +67,34 @@ def test_weights_that_are_here_are_named(tmp_path, monkeypatch):
     (tmp_path / "cotracker3").mkdir()
     (tmp_path / "cotracker3" / "scaled_offline.pth").write_bytes(b"")
     assert "cotracker3" in check("weights", tmp_path).says
+
+
+def fill(folder, names):
+    for name in names:
+        path = folder / name / CHECKPOINTS[name].file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights")
+        (path.parent / "config.json").write_text("{}")
+
+
+def test_it_says_which_profiles_can_run_and_which_under_open_licences(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUEPACK_MODELS", str(tmp_path))
+
+    def said(licence):
+        result = CliRunner().invoke(main, ["doctor", str(tmp_path), "--licence", licence, "--json"])
+        findings = json.loads(result.stdout)["findings"]
+        return next(finding for finding in findings if finding["name"] == "profiles")
+
+    assert "cpu (no weights) can run" in said("open")["says"]
+    assert "gpu-open lacks grounding-dino-tiny" in said("open")["says"]
+    assert "models fetch grounding-dino-tiny sam-vit-base video_depth_anything_vits tapir" in said("open")["todo"]
+    fill(tmp_path, profile_weights("gpu-open"))
+    assert "gpu-open can run; gpu is not open (sam3: SAM License" in said("open")["says"]
+    assert "cotracker3: CC-BY-NC-4.0" in said("open")["says"]
+    assert "gpu lacks sam3, cotracker3" in said("any")["says"]
+    fill(tmp_path, profile_weights("gpu"))
+    assert "gpu-open, gpu can run" in said("any")["says"]
+    assert said("any")["grade"] == "good"
 
 
 def test_a_full_disk_is_noted_and_an_output_that_cannot_be_written_is_bad(tmp_path, monkeypatch):

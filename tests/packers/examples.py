@@ -104,7 +104,15 @@ def datasets(frames: int = FRAMES, **size: int) -> dict[str, Dataset]:
 
 
 def attributes(episode_id: str = "episode_0", frames: int = FRAMES) -> dict[str, Any]:
-    record = {"backend": None, "weights": {}, "device": "cpu", "precision": "fp32"}
+    record = {
+        "backend": None,
+        "weights": {},
+        "device": "cpu",
+        "precision": "fp32",
+        "version": 1,
+        "outputs": {},
+        "report": {},
+    }
     return {
         "episode_id": episode_id,
         "language_instruction": "put the größe cup\non the plate",
@@ -141,6 +149,23 @@ def tamper(path: Path, change: Callable[[h5py.File], None], *, sign: bool = True
         body = path.read_bytes()[512:]
         head = b"CUEPACK1" + hashlib.sha256(body).hexdigest().encode()
         path.write_bytes(head.ljust(512, b"\0") + body)
+
+
+def as_first_version(file: h5py.File) -> None:
+    """Turns a packet into one of `cuepack/1`, whose texts have a variable length."""
+    file.attrs["schema"] = np.bytes_(b"cuepack/1")
+    for found in (file, *map(file.get, _names(file))):
+        for name, value in list(found.attrs.items()):
+            if isinstance(value, bytes):
+                found.attrs[name] = value.decode()
+            elif getattr(value, "dtype", None) is not None and value.dtype.kind == "S":
+                found.attrs[name] = [each.decode() for each in value.tolist()]
+
+
+def _names(file: h5py.File) -> list[str]:
+    names: list[str] = []
+    file.visit(names.append)
+    return names
 
 
 def set_values(name: str, index: Any, value: Any) -> Callable[[h5py.File], None]:

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from extractors.errors import PacketError
@@ -31,12 +32,26 @@ def test_the_text_fits_eighty_columns(tmp_path):
         assert wanted in text
 
 
-def test_a_damaged_packet_is_described_as_damaged(tmp_path):
+def test_a_damaged_packet_is_refused(tmp_path):
     path = examples.write_example(tmp_path)
     examples.tamper(path, examples.set_values("gripper", 0, 0.5), sign=False)
-    description = describe_packet(path)
-    assert not description["intact"]
-    assert "DAMAGED" in format_packet(description).splitlines()[0]
+    with pytest.raises(PacketError, match="do not have the sha256"):
+        describe_packet(path)
+
+
+def test_a_strangers_texts_do_not_reach_the_terminal_raw(tmp_path):
+    path = examples.write_example(tmp_path)
+
+    def hostile(file):
+        file.attrs["language_instruction"] = np.bytes_("put \x1b[2J\x1b]0;owned\x07 \u202e cup".encode())
+        file["gripper"].attrs["units"] = np.bytes_(b"\x1b[31m")
+        file.attrs["tags"] = np.bytes_(b'["\\u001b[5m", "\\ud800"]')
+
+    examples.tamper(path, hostile)
+    text = format_packet(describe_packet(path))
+    assert "\\x1b[2J\\x1b]0;owned\\x07 \\u202e cup" in text
+    assert not {"\x1b", "\x07", "\u202e", "\ud800"} & set(text)
+    assert text.encode("utf-8")
 
 
 def test_a_file_that_does_not_open_is_an_error(tmp_path):

@@ -1,5 +1,6 @@
 import multiprocessing
 import pickle
+import time
 from pathlib import Path
 
 import h5py
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 
 from extractors.errors import PacketError
-from packers.reader import Packet, check_digest, read_dataset
+from packers import admission
+from packers.admission import admit, check_digest
+from packers.reader import Packet, read_dataset
+from packers.validate import validate_packet
 from tests.packers import examples
 from tests.support import REPOSITORY
 
@@ -109,11 +113,11 @@ def test_a_missing_packet_is_said_so(tmp_path):
 
 def test_another_schema_version_is_refused_unless_asked_for(tmp_path):
     path = examples.write_example(tmp_path)
-    examples.tamper(path, lambda file: file.attrs.modify("schema", "cuepack/2"))
-    with pytest.raises(PacketError, match=r"wanted schema cuepack/1, got 'cuepack/2'"):
+    examples.tamper(path, lambda file: file.attrs.modify("schema", np.bytes_(b"cuepack/9")))
+    with pytest.raises(PacketError, match=r"wanted schema cuepack/1 or cuepack/2, got 'cuepack/9'"):
         Packet(path).__enter__()
-    with Packet(path, schema=None) as packet:
-        assert packet.attributes["schema"] == "cuepack/2"
+    with Packet(path, any_group=True) as packet:
+        assert packet.attributes["schema"] == "cuepack/9"
 
 
 def test_any_flipped_byte_is_found_without_the_manifest(tmp_path, path):
@@ -137,30 +141,56 @@ def test_a_truncated_packet_does_not_open(tmp_path, path, keep):
         packet["pixels"]
 
 
-def test_damaged_pixels_are_noticed_on_reading_them(tmp_path):
+def test_a_damaged_packet_is_refused_before_hdf5_opens_it(tmp_path, monkeypatch):
     path = examples.write_example(tmp_path)
     content = bytearray(path.read_bytes())
     frame = examples.arrays()["pixels"][1][3].tobytes()
     content[content.index(frame) + 100] ^= 1
     path.write_bytes(content)
-    with Packet(path) as packet:
-        packet.read("pixels", 0, 3)
-        with pytest.raises(PacketError, match="damaged: pixels"):
-            packet.read("pixels", 3, 4)
+
+    def opened(*args, **options):
+        raise AssertionError("HDF5 was asked to open it")
+
+    monkeypatch.setattr(h5py, "File", opened)
+    monkeypatch.setattr("packers.admission.examine", opened)
+    for read in (lambda: Packet(path).attributes, lambda: read_dataset(path, "gripper"), lambda: admit(path)):
+        with pytest.raises(PacketError, match="do not have the sha256"):
+            read()
 
 
-def test_a_dataset_whose_head_is_damaged_is_named_and_not_called_absent(tmp_path):
+def test_a_packet_is_read_whole_once_and_again_when_it_changes(tmp_path, monkeypatch):
     path = examples.write_example(tmp_path)
-    with h5py.File(path) as file:
-        at = h5py.h5o.get_info(file["action"].id).addr + file.userblock_size
-    content = bytearray(path.read_bytes())
-    assert content[at : at + 4] == b"OHDR"
-    content[at + 20] ^= 1
-    path.write_bytes(content)
+    time.sleep(0.1)  # a file that was just written may change within a tick of the clock
+    asked = []
+    examine = admission.examine
+    monkeypatch.setattr(admission, "examine", lambda task, path: asked.append(task) or examine(task, path))
+    for _ in range(3):
+        with Packet(path) as packet:
+            assert packet.n_frames == examples.FRAMES
+    assert asked == ["packet"]
+    examples.tamper(path, examples.set_values("gripper", 0, 0.5))
+    time.sleep(0.1)
     with Packet(path) as packet:
-        packet.read("pixels", 0, 1)
-        with pytest.raises(PacketError, match="damaged: action"):
-            packet.shape("action")
+        assert packet["gripper"][0] == 0.5
+    assert asked == ["packet"] * 2
+
+
+def test_a_packet_of_the_first_version_is_read(tmp_path):
+    path = examples.write_example(tmp_path)
+    examples.tamper(path, examples.as_first_version)
+    assert validate_packet(path) == []
+    with Packet(path) as packet:
+        assert packet.attributes["schema"] == "cuepack/1"
+        assert packet.attributes["language_instruction"] == examples.attributes()["language_instruction"]
+        assert packet.dataset_attributes("state")["names"] == ["x", "y", "größe"]
+
+
+def test_no_text_is_kept_where_damage_is_not_noticed(path):
+    # GCOL opens a collection of HDF5's global heap, which has no checksum.
+    assert b"GCOL" not in path.read_bytes()
+    with h5py.File(path) as file:
+        assert file.attrs["language_instruction"].decode() == examples.attributes()["language_instruction"]
+        assert file["state"].attrs["names"].tolist()[2].decode() == "größe"
 
 
 def test_a_flat_reader_takes_a_packet_as_it_is(path):
@@ -186,3 +216,11 @@ def test_the_example_of_format_md_reads_a_packet(path, monkeypatch, capsys):
         np.testing.assert_allclose(namespace["depth"], packet["depth/metric"], rtol=1e-6)
         np.testing.assert_array_equal(namespace["pixels"], packet["pixels"])
     assert "put the größe cup" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("locking", [None, True, False, "best-effort"])
+def test_a_packet_that_plain_h5py_holds_open_is_read_all_the_same(path, locking):
+    with h5py.File(path, "r", locking=locking) as held, Packet(path) as packet:
+        np.testing.assert_array_equal(packet["pixels"], held["pixels"][()])
+    with Packet(path) as packet, h5py.File(path, "r", locking=False) as held:
+        np.testing.assert_array_equal(packet["action"], held["action"][()])

@@ -62,6 +62,7 @@ def good_clip(n_frames: int = 30, **changes: Any) -> ClipSignals:
         "centroids_valid": np.ones(n_frames, bool),
         "intrinsics": np.array([[200.0, 0, 111.5], [0, 200.0, 111.5], [0, 0, 1]]),
         "intrinsics_source": "calibrated",
+        "camera_moves": False,
     }
     return ClipSignals(**signals | changes)
 

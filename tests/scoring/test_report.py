@@ -63,9 +63,12 @@ def test_a_moving_camera_is_no_drift_of_depth(clip):
     for fields in tracks.values():
         fields["xy"] += 2 * np.arange(clip.n_frames, dtype=np.float32)[:, None, None]
     ramp = np.linspace(1, 3, clip.n_frames, dtype=np.float32)[:, None, None]
-    verdict = assess(replace(clip, tracks=tracks, depth=clip.depth * ramp), SETTINGS)
+    still = assess(replace(clip, depth=clip.depth * ramp), SETTINGS)
+    verdict = assess(replace(clip, tracks=tracks, depth=clip.depth * ramp, camera_moves=True), SETTINGS)
+    assert "depth-drift" in still.tags
     assert "depth-drift" not in verdict.tags
-    assert verdict.quality["depth"]["numbers"]["moving_camera"] is True
+    assert "moving-camera" in verdict.tags
+    assert verdict.quality["frames"]["numbers"]["moving_camera"] is True
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 4, 5])
@@ -108,3 +111,42 @@ def test_an_object_that_stays_is_tagged(clip):
     verdict = assess(replace(clip, tracks={"foreground": fields}), SETTINGS)
     assert "low-motion" in verdict.tags
     assert verdict.scores["displacement"] < 0.05
+
+
+def test_a_judge_that_stumbles_does_not_take_the_episode_down(clip, monkeypatch):
+    def stumble(*_):
+        raise ValueError("operands could not be broadcast")
+
+    monkeypatch.setattr("scoring.report.judge_depth", stumble)
+    verdict = assess(clip, SETTINGS)
+    assert "not-judged" in verdict.tags
+    assert "broadcast" in verdict.quality["depth"]["reasons"][0]
+    assert verdict.quality["tracks"]["status"] == "pass"
+
+
+@pytest.mark.parametrize("fps", [5.0, 30.0])
+def test_every_length_is_judged(fps):
+    """Clips of exactly 6 or 7 frames failed: np.convolve of mode "same" gives the longer of its two arguments."""
+    for n_frames in range(1, 41):
+        clip = good_clip(n_frames, fps=fps, timestamp=np.arange(n_frames) / fps)
+        assert "not-judged" not in assess(clip, SETTINGS).tags, n_frames
+
+
+def test_every_rate_is_judged():
+    for fps in range(1, 61):
+        clip = good_clip(12, fps=float(fps), timestamp=np.arange(12) / fps)
+        assert "not-judged" not in assess(clip, SETTINGS).tags, fps
+
+
+def test_points_posed_again_where_the_object_rests_are_neither_lost_nor_frozen(clip):
+    """SO-101: a tracker loses the brick while it is carried, and its points are posed again where it was put down."""
+    fields = {k: v.copy() for k, v in clip.tracks["foreground"].items()}
+    own = np.flatnonzero(fields["on_object"])
+    xy, half = fields["xy"], len(own) // 2
+    early, late = own[:half], own[half:]
+    xy[:, early], xy[:, late] = xy[:1, early], xy[-1:, late]
+    fields["visibility"][9:, early] = False
+    fields["visibility"][:-6, late] = False
+    verdict = assess(replace(clip, tracks={"foreground": fields}), ScoringSettings(min_object_tracks=20))
+    assert not {"frozen-tracks", "tracks-lost", "low-motion"} & set(verdict.tags)
+    assert verdict.scores["displacement"] is None  # not told, rather than 0

@@ -22,16 +22,15 @@ recorded in the same way with other tasks, seeds and cameras.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.backends.motion.labels import label_clip
 from extractors.backends.motion.proposals import Proposal, find_proposals, overlap
 from extractors.backends.motion.scene import Floats, MotionSettings
+from extractors.camera_motion import clip_camera_motion
 from extractors.errors import ConfigError, LengthMismatchError
 from extractors.geometry import resize_mask, resize_rgb
 from extractors.mask_choice import ChooseBy, choose_candidate
@@ -86,7 +85,7 @@ class MotionSegmenter(OnCpu):
         field: list[Candidate] = []
         facts: dict[str, dict[str, Any]] = {}
         reason = _unusable(pixels)
-        if reason is None and camera_moves(pixels):
+        if reason is None and _camera_moves(episode, pixels):
             report["camera_motion"] = True
             reason = "the camera moves; motion masks need a fixed camera"
         if reason is None:
@@ -147,31 +146,10 @@ def _confidence(score: float, rival: float, cost: Floats) -> Floats:
     return np.asarray(score / (score + rival + 0.1) * np.clip(1.2 - cost / 30.0, 0.0, 1.0), np.float32)
 
 
-def camera_moves(pixels: NDArray[np.uint8], *, unchanged: float = 0.5, share: float = 0.1) -> bool:
-    """Whether the still scene itself moves: its edges change from frame to frame.
-
-    The fifth of the pixels with the steepest grey-level slope tells: with a fixed camera 0.53 to 0.9 of them stay as
-    they are, with a wrist camera 0.13 to 0.5 while it moves (measured on the simulated episodes). Corners would not do:
-    in a smooth scene most of them lie on the arm.
-
-    Args:
-        pixels: (T, h, w, 3) uint8.
-        unchanged: share of the edge pixels below which a step counts as camera motion.
-        share: of the steps, above which the camera moves.
-    """
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in pixels]
-    grey = [cv2.GaussianBlur(each, (0, 0), 1.0) for each in grey]
-    moving = []
-    for before, after in pairwise(grey):
-        slope = np.hypot(cv2.Sobel(before, cv2.CV_32F, 1, 0), cv2.Sobel(before, cv2.CV_32F, 0, 1)) / 8
-        edge = slope > np.quantile(slope, 0.8)
-        if not edge.any():
-            continue
-        # A lamp that flickers is no motion.
-        gain = (before.mean() + 1) / (after.mean() + 1)
-        still = np.abs(before - gain * after)[edge] < 0.5 * slope[edge] + 2
-        moving.append(bool(still.mean() < unchanged))
-    return bool(moving) and float(np.mean(moving)) > share
+def _camera_moves(episode: Episode, pixels: NDArray[np.uint8]) -> bool:
+    """As measured on the clip before; here where that was not done. False where the clip shows too little to tell."""
+    moving = episode.camera_moves
+    return bool(clip_camera_motion(pixels).moving if moving is None else moving)
 
 
 def _working_pixels(frames: Frames, longer_px: int) -> NDArray[np.uint8]:

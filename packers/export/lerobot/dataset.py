@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -268,11 +269,17 @@ class _Writer:
             "data_files_size_in_mb": max(1, round(self._sizes.data_mb)),
             "video_files_size_in_mb": max(1, round(self._sizes.video_mb)),
             "fps": fps,
-            "splits": {"train": f"0:{self._count}"},
+            "splits": _split_ranges(self._plan.splits) or {"train": f"0:{self._count}"},
             "data_path": DATA_PATH,
             "video_path": VIDEO_PATH if self._videos else None,
             "features": described(self._plan.features, fps),
         }
+
+
+def _split_ranges(splits: Mapping[str, int]) -> dict[str, str]:
+    """Episodes from and to of each split, as LeRobot writes them."""
+    ends = list(accumulate(splits.values(), initial=0))
+    return {name: f"{start}:{end}" for name, start, end in zip(splits, ends, ends[1:], strict=False)}
 
 
 def _numbers(packet: Packet, feature: Feature, n_frames: int) -> tuple[pa.Array, Stats | None]:

@@ -7,7 +7,7 @@ unless it is left out by name. Packets that differ in frame rate, shapes or unit
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,15 @@ from extractors.errors import ConfigError, PacketError
 from packers.export.lerobot.features import LEROBOTS_OWN, Feature, camera_name, feature_of, is_per_frame
 from packers.reader import Packet
 
+STOCK = ("pixels", "action", "state", "gripper", "contact", "timestamp")
+"""What a data set has that stock LeRobot trains on, edits and merges: images of three channels, vectors and numbers
+without NaN. Masks and depth would count among a policy's cameras; its editing tools refuse statistics of one channel,
+arrays of two dimensions and NaN."""
+
 TOLERANCE_S = 1e-4
 """LeRobot's own, between a timestamp and i / fps."""
+
+_SIDES = {"train": 0, "val": 1}
 
 _NAMED = 3  # packets that a message names
 
@@ -49,6 +56,7 @@ class ExportPlan:
         features: LeRobot's own columns apart.
         fps: frames per second, of all packets.
         left_out: datasets that were left out by name.
+        splits: split -> episodes of the split, which follow each other; empty where no split was given.
         notes: what a user should know before training on it, as sentences.
     """
 
@@ -57,11 +65,14 @@ class ExportPlan:
     fps: float
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
+    splits: Mapping[str, int] = field(default_factory=dict)
 
 
 def plan_lerobot(
     packets: Sequence[Path],
     *,
+    only: Sequence[str] | None = None,
+    splits: Mapping[str, str] | None = None,
     without: Sequence[str] = (),
     pixels: Literal["video", "png"] = "video",
     trim: bool = False,
@@ -71,6 +82,9 @@ def plan_lerobot(
 
     Args:
         packets: in the order of the episodes.
+        only: datasets or groups of them to export, and nothing else; what no packet has is passed over if it is in
+            `STOCK`. None takes all.
+        splits: episode id -> "train" or "val"; episodes of "train" come first.
         without: datasets to leave out, or groups of them such as `tracks/foreground`; `centroids` takes its
             `centroids_valid` and `centroids_sigma` along.
         pixels: "video" for H.264, which loses a little, "png" for images in the data files, which loses nothing.
@@ -84,7 +98,9 @@ def plan_lerobot(
     """
     if not packets:
         raise PacketError("wanted at least one packet to export, got none")
-    survey = _Survey(tuple(without), trim)
+    survey = _Survey(tuple(without), trim, None if only is None else tuple(only))
+    sides = dict(splits or {})
+    packets = sorted(packets, key=lambda path: _SIDES.get(sides.get(path.stem, ""), len(_SIDES)))
     for path in packets:
         with Packet(path) as packet:
             survey.add(packet)
@@ -102,7 +118,18 @@ def plan_lerobot(
         fps=survey.fps,
         left_out=tuple(sorted(survey.left_out)),
         notes=tuple(survey.notes(camera)),
+        splits=_split_counts(packets, sides),
     )
+
+
+def _split_counts(packets: Sequence[Path], sides: Mapping[str, str]) -> dict[str, int]:
+    found = [sides.get(path.stem) for path in packets]
+    if not any(found):
+        return {}
+    lacks = [path.name for path, side in zip(packets, found, strict=True) if side is None]
+    if lacks:
+        raise ConfigError(f"{lacks[0]} is in no split ({len(lacks)} are not), others are; select again")
+    return {side: found.count(side) for side in _SIDES if side in found}
 
 
 @dataclass(slots=True)
@@ -111,11 +138,13 @@ class _Survey:
 
     without: tuple[str, ...]
     trim: bool
+    only: tuple[str, ...] | None = None
     episodes: list[ExportedEpisode] = field(default_factory=list)
     # dataset -> shape of a row, attributes, name of the packet that had it first
     rows: dict[str, tuple[tuple[int, ...], dict[str, Any], str]] = field(default_factory=dict)
     holders: dict[frozenset[str], list[str]] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
+    there: set[str] = field(default_factory=set)
     cameras: list[str] = field(default_factory=list)
     fps: float = 0.0
     irregular: list[str] = field(default_factory=list)
@@ -136,6 +165,10 @@ class _Survey:
                 "all; export them apart with --selection"
             )
         present = {dataset for dataset in packet.modalities if dataset not in LEROBOTS_OWN}
+        if self.only is not None:
+            self.there |= present
+            wanted = (*self.only, *self.without)
+            present = {dataset for dataset in present if any(_covers(word, dataset) for word in wanted)}
         named = {dataset for dataset in present if any(_covers(word, dataset) for word in self.without)}
         self.left_out |= named
         for dataset in sorted(present - named):
@@ -156,7 +189,12 @@ class _Survey:
         """Refuses a name to leave out that no packet has."""
         if "pixels" in self.left_out:
             raise ConfigError("--without pixels: a LeRobot data set of packets has their pixels")
-        names = sorted(self.left_out | set(self.rows))
+        for word in self.only or ():
+            if word not in STOCK and not any(_covers(word, dataset) for dataset in self.there):
+                near = difflib.get_close_matches(word, self.there, 1)
+                hint = f"did you mean {near[0]}?" if near else f"they have {', '.join(sorted(self.there))}"
+                raise ConfigError(f"--with {word}: no packet has it; {hint}")
+        names = sorted(self.left_out | set(self.rows) | self.there)
         for word in self.without:
             if not any(_covers(word, dataset) for dataset in self.left_out):
                 near = difflib.get_close_matches(word, names, 1)

@@ -189,7 +189,8 @@ var cuepack = (function () {
 
   // ---- annotations: kept by the server, or in this browser where there is none ----
   function storageName(overview) {
-    return `cuepack annotations of ${overview.title}`;
+    // Two exports may have one title, and pages from disk share what a browser keeps.
+    return `cuepack annotations of ${overview.site || overview.title}`;
   }
 
   function recall(table) {

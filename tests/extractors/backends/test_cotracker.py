@@ -277,6 +277,14 @@ def test_support_points_take_part_and_are_dropped(tiny: Callable[..., CoTracker3
     assert np.abs(supported.xy - alone.xy).max() > 1e-3
 
 
+def test_a_grid_goes_without_support_where_that_is_for_explicit_queries(tiny: Callable[..., CoTracker3]):
+    pixels, queries = synthetic_clip(4, 48, 64), grid_queries((48, 64), side=2)
+    alone, published = tiny(support_grid=0).prepare(pixels), tiny(support_for="explicit").prepare(pixels)
+    supported = tiny().track(pixels, queries)
+    np.testing.assert_array_equal(published.track(queries, is_grid=True).xy, alone.track(queries).xy)
+    np.testing.assert_array_equal(published.track(queries).xy, supported.xy)
+
+
 def test_the_grid_is_the_published_one():
     points = grid(20, (384, 512), frame=2)
     assert points.shape == (400, 3)
@@ -361,7 +369,7 @@ def test_features_that_do_not_fit_are_an_error_of_that_episode(
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(FeatureMaps, "empty", full)
-    with pytest.raises(DeviceMemoryError, match="features of 3 frames"):
+    with pytest.raises(DeviceMemoryError, match=r"features of 3 frames \(0\.1 MB a frame"):
         tiny().prepare(synthetic_clip(3, 48, 64))
 
 
@@ -460,6 +468,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_unopened(tmp_path: Path):
         ({"visible_by": "luck"}, "no visibility rule 'luck'"),
         ({"network_size": (97, 128)}, "multiples of 4"),
         ({"iterations": 0}, "iterations >= 1"),
+        ({"support_for": "some"}, "no support for 'some'"),
         ({"threshold": 1.5}, r"threshold in \[0, 1\)"),
     ],
 )

@@ -292,7 +292,7 @@ def test_features_that_do_not_fit_are_an_error_of_that_episode(
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(tapir_features.FeatureMaps, "empty", full)
-    with pytest.raises(DeviceMemoryError, match="features of 3 frames"):
+    with pytest.raises(DeviceMemoryError, match=r"features of 3 frames \(3\.4 MB a frame"):
         tiny().prepare(synthetic_clip(3, 48, 64))
 
 

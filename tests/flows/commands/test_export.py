@@ -25,7 +25,7 @@ def cuepack(*arguments):
 def test_lerobot_export_has_the_order_of_the_selection_and_says_what_is_lost(output, tmp_path):
     (tmp_path / "selection.csv").write_text("episode_id\nep_2\nep_0\n")
     out = tmp_path / "set"
-    arguments = (output, "--format", "lerobot", "--out", out, "--selection", tmp_path / "selection.csv")
+    arguments = (output, "--format", "lerobot", "--out", out, "--selection", tmp_path / "selection.csv", "--full")
     result = cuepack(*arguments, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
@@ -44,7 +44,18 @@ def test_lerobot_export_takes_choices_and_refuses_what_makes_none(output, tmp_pa
     out = tmp_path / "set"
     packet = output / "packets" / "00" / "ep_0.h5"
     result = cuepack(
-        packet, "--format", "lerobot", "--out", out, "--pixels", "png", "--trim", "--without", "tracks", "--json"
+        packet,
+        "--format",
+        "lerobot",
+        "--out",
+        out,
+        "--pixels",
+        "png",
+        "--trim",
+        "--without",
+        "tracks",
+        "--full",
+        "--json",
     )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
@@ -53,12 +64,48 @@ def test_lerobot_export_takes_choices_and_refuses_what_makes_none(output, tmp_pa
     assert not [key for key in report["features"] if "tracks" in key]
     assert "tracks/grid/xy" in report["left_out"]
     assert "LOSSY" not in result.stderr
-    wrong = cuepack(packet, "--format", "lerobot", "--out", tmp_path / "b", "--without", "trakcs/grid")
+    wrong = cuepack(packet, "--format", "lerobot", "--out", tmp_path / "b", "--without", "trakcs/grid", "--full")
     assert wrong.exit_code == 2
     assert "did you mean tracks/grid" in wrong.stderr
     assert cuepack(packet, "--format", "lewm-hdf5", "--out", tmp_path / "a.h5", "--trim").exit_code == 2
-    assert cuepack(packet, "--format", "lerobot", "--out", tmp_path / "b", "--with", "centroids").exit_code == 2
+    assert cuepack(packet, "--format", "lerobot", "--out", tmp_path / "b", "--with", "centrids").exit_code == 2
+    both = cuepack(packet, "--format", "lerobot", "--out", tmp_path / "b", "--with", "centroids", "--full")
+    assert both.exit_code == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+def test_the_default_lerobot_export_has_what_stock_training_takes_trimmed_and_split(output, tmp_path):
+    (tmp_path / "selection.csv").write_text("episode_id,split\nep_0,val\nep_2,train\n")
+    selection, out = tmp_path / "selection.csv", tmp_path / "set"
+    result = cuepack(output, "--format", "lerobot", "--out", out, "--selection", selection, "--json")
+    assert result.exit_code == 0, result.output
+    info = json.loads((out / "meta" / "info.json").read_text())
+    assert info["splits"] == {"train": "0:1", "val": "1:2"}
+    assert info["total_frames"] == 10  # the last frame of each has no action
+    images = {key: f for key, f in info["features"].items() if f["dtype"] in ("image", "video")}
+    assert [f["shape"][-1] for f in images.values()] == [3]
+    assert all(len(f["shape"]) == 1 for key, f in info["features"].items() if key not in images)
+    assert {"action", "observation.state", "cuepack.gripper"} <= set(info["features"])
+    stats = json.loads((out / "meta" / "stats.json").read_text())
+    assert "null" not in json.dumps(stats)
+    more = cuepack(output, "--format", "lerobot", "--out", tmp_path / "more", "--with", "centroids", "--json")
+    assert "cuepack.centroids" in json.loads(more.stdout)["features"]
+
+
+def test_the_lewm_export_writes_a_file_for_each_split_and_says_what_is_too_short(output, tmp_path):
+    (tmp_path / "selection.csv").write_text("episode_id,split\nep_0,val\nep_2,train\n")
+    selection, out = tmp_path / "selection.csv", tmp_path / "set.h5"
+    words = (output, "--format", "lewm-hdf5", "--out", out, "--split", "--names", "study", "--with", "tracks/grid")
+    result = cuepack(*words, "--selection", selection, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["episodes"], report["files"]) == (2, [str(tmp_path / f"set-{side}.h5") for side in ("train", "val")])
+    assert {"tracks", "track_visibility", "observation"} <= set(report["columns"])
+    assert "2 episodes have fewer than 20 frames" in result.stderr
+    assert "ep_2,0,6,train" in (tmp_path / "set-train.h5.episodes.csv").read_text()
+    refused = cuepack(*words)
+    assert refused.exit_code == 2
+    assert "no packet is in the split train" in refused.stderr
 
 
 def test_packets_of_episodes_that_no_longer_pass_are_left_out_aloud(output, tmp_path):

@@ -1,9 +1,41 @@
 """Backends are built from the configuration."""
 
+import pytest
+
 from extractors.backends.lucas_kanade import LucasKanade
 from extractors.track_windows import WindowedTracker
 from flows.config import TracksConfig
 from flows.models import build as models
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        ({"backend": "lucas-kanade", "precision": "fp16"}, {}),
+        ({"backend": "cotracker3", "support_for": "explicit"}, {"support_grid": 6, "support_for": "explicit"}),
+        ({"backend": "tapir", "tapir_px": 512}, {"causal": False, "network_size": (512, 512)}),
+        ({"backend": "tapir", "causal": True, "iterations": 3}, {"causal": True, "iterations": 3}),
+        ({"backend": "tapir", "visible_by": "visibility", "threshold": 0.9}, {"threshold": 0.9}),
+    ],
+)
+def test_each_tracker_gets_the_settings_that_it_has(monkeypatch, tmp_path, config, wanted):
+    asked = {}
+
+    def build(**settings):
+        asked.update(settings)
+        return LucasKanade()
+
+    monkeypatch.setitem(models.TRACKERS, config["backend"], build)
+    monkeypatch.setattr(models, "checkpoint_path", lambda name, given: tmp_path / name)
+    monkeypatch.setattr(models, "_built", {})
+    models.tracker(TracksConfig(**config))
+    assert wanted.items() <= asked.items()
+    if config["backend"] == "lucas-kanade":
+        assert not asked
+    else:
+        assert asked["visible_by"] == config.get("visible_by", "both")
+        assert asked["weights"].name == ("tapir-online" if config.get("causal") else config["backend"])
+        assert ("iterations" in asked) == ("iterations" in config)
 
 
 def test_long_clips_go_to_cotracker3_in_windows_where_that_is_asked_for(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from extractors.build import SEGMENTERS, TRACKERS
 from extractors.track_windows import WindowedTracker
 from flows.models import build as models
 from flows.models import device_slot as device_slot_module
-from flows.models.device_slot import device_name, device_slot
+from flows.models.device_slot import device_label, device_slot
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_tracker_of_long_clips_takes_the_slot_of_the_one_it_wraps(gpu):
 @pytest.mark.parametrize("name", ["lucas-kanade", "recorded", "motion"])
 def test_what_has_no_network_says_that_it_runs_on_the_cpu(name):
     model = (TRACKERS if name in TRACKERS else SEGMENTERS)[name]()
-    assert (device_name(model), model.precision) == ("cpu", "fp32")
+    assert (device_label(model), model.precision) == ("cpu", "fp32")
 
 
 def test_full_precision_holds_for_a_thread_whose_neighbour_ends_first(monkeypatch):

@@ -1,15 +1,22 @@
+import hashlib
+import io
 import json
+import urllib.request
 
 import httpx
 import huggingface_hub
 import pytest
+import torch
 from click.testing import CliRunner
 from huggingface_hub.errors import GatedRepoError
 
+from extractors.backends.tapir_network import TapirNetwork
 from extractors.errors import WeightsError
 from flows.cli import main
+from flows.models.build import profile_weights
 from flows.models.weights import CHECKPOINTS, checkpoint_digest, checkpoint_file, checkpoint_path, fetch_checkpoint
 from tests.extractors.backends import tiny_models
+from tests.parity import seed_model
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +161,65 @@ def test_a_backends_name_fetches_all_that_it_needs(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert models("fetch", "grounded-sam").exit_code == 0
     assert fetched == ["IDEA-Research/grounding-dino-tiny", "facebook/sam-vit-base"]
+
+
+@pytest.fixture
+def on_the_web(monkeypatch):
+    """Answers requests with these bytes and headers."""
+
+    def put(data, promised=None):
+        asked = []
+
+        def urlopen(url, timeout):
+            asked.append(url)
+            answer = io.BytesIO(data)
+            answer.headers = {"Content-Length": str(len(data) if promised is None else promised)}
+            return answer
+
+        monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+        return asked
+
+    return put
+
+
+def test_a_file_on_the_web_is_fetched_listed_with_its_digest_and_checked(on_the_web):
+    asked = on_the_web(b"weights")
+    assert models("fetch", "tapir").exit_code == 0
+    assert asked == ["https://storage.googleapis.com/dm-tapnet/bootstap/bootstapir_checkpoint_v2.pt"]
+    row = next(row for row in json.loads(models("list", "--json").stdout)["models"] if row["name"] == "tapir")
+    assert row["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert row["licence"] == "Apache-2.0"
+    assert row["sha256"] in models("list").output
+    result = models("check", "tapir")
+    assert result.exit_code == 1
+    assert "cannot be read as a checkpoint" in result.output
+
+
+def test_a_download_that_is_cut_leaves_nothing(on_the_web):
+    on_the_web(b"weig", promised=7)
+    result = models("fetch", "tapir")
+    assert result.exit_code == 2
+    for part in ("wanted 7 bytes, 4 came", "bootstapir_checkpoint_v2.pt", "lucas-kanade"):
+        assert part in result.output
+    assert not list(checkpoint_file("tapir").parent.iterdir())
+
+
+def test_a_seeded_checkpoint_in_the_published_form_is_good():
+    path = checkpoint_file("tapir-online")
+    path.parent.mkdir(parents=True)
+    torch.save(seed_model(TapirNetwork()).state_dict(), path)
+    result = models("check", "tapir-online")
+    assert result.exit_code == 0, result.output
+    assert "tapir-online: good" in result.output
+
+
+def test_the_open_profile_s_name_fetches_all_that_it_needs(monkeypatch):
+    fetched = []
+    monkeypatch.setattr(
+        "flows.commands.models.fetch_checkpoint", lambda name: fetched.append(name) or checkpoint_file(name)
+    )
+    assert models("fetch", "gpu-open").exit_code == 0
+    assert sorted(fetched) == sorted(profile_weights("gpu-open"))
 
 
 def test_what_is_not_on_the_hub_says_where_it_is():

@@ -12,10 +12,13 @@ from flows.cli import main
 from flows.output.directory import OutputDirectory
 from flows.run.carry_out import carry_out, run_shard_plainly
 from flows.run.verify import Verifier, verified_source
+from flows.sources.video import VideoFrames
 from packers.reader import Packet, read_dataset
 from packers.schema import Dataset
 from packers.writer import write_packet
 from tests.flows.batches import array_plan
+from tests.flows.sources.lerobot_builder import FRONT, SIDE, write_v30
+from tests.packers.examples import tamper
 from tests.support import ArraySource
 
 QUICK = ("masks.backend=recorded", "depth.backend=off", "tracks.backend=off", "packet.height=24", "packet.width=32")
@@ -179,10 +182,7 @@ def test_a_file_that_is_no_packet_is_a_finding(made, tmp_path, content):
 
 
 def test_a_packet_of_another_schema_is_a_finding(made, packet):
-    import h5py
-
-    with h5py.File(packet, "r+") as file:
-        file.attrs["schema"] = "cuepack/9"
+    tamper(packet, lambda file: file.attrs.modify("schema", np.bytes_(b"cuepack/9")))
     (finding,) = verify(made[1], packet)
     assert "cuepack/9" in finding.reason
 
@@ -228,3 +228,27 @@ def test_the_command_reports_findings_as_json(sample, tmp_path):
 def test_nothing_to_verify_exits_with_2(tmp_path):
     assert run("verify", tmp_path)[0] == 2
     assert run("verify", tmp_path / "missing.h5")[0] == 2
+
+
+def test_frames_found_by_counting_disagree_with_a_reader_that_looks_them_up_wrongly(tmp_path, monkeypatch):
+    """The reader and `verify` share the file, not the way frames are found in it."""
+    root = write_v30(tmp_path / "set", {0: 9, 1: 8}, files={FRONT: [[0, 1]], SIDE: [[0, 1]]}, data=[[0, 1]])
+    good = VideoFrames.__iter__
+    out = tmp_path / "out"
+    arguments = ["extract", str(root), "--out", str(out), "--no-prefect", "--profile", "cpu", "--limit", "2"]
+    quick = [f"--set={name}" for name in ("masks.backend=off", "tracks.backend=off", *QUICK[3:])]
+
+    def one_early(frames):
+        early = VideoFrames(frames.path, np.maximum(frames.numbers - 1, 0), frames._pictures)
+        for pixels in good(early):
+            frames._size = early._size
+            yield pixels
+
+    for reader, findings in ((good, 0), (one_early, 2)):
+        monkeypatch.setattr(VideoFrames, "__iter__", reader)
+        result = CliRunner().invoke(main, [*arguments, *quick, "--rehash"])
+        assert result.exit_code == 0, result.output
+        verified = CliRunner().invoke(main, ["verify", str(out), "--json"])
+        found = json.loads(verified.stdout)["findings"]
+        assert len(found) == findings
+        assert all("counted from the start of the video" in finding["reason"] for finding in found)

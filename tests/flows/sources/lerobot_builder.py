@@ -124,7 +124,7 @@ def write_info(root: Path, version: str, lengths: Mapping[int, int], **changes: 
     features = {"observation.state": vector, "action": vector, FRONT: video_feature(), SIDE: video_feature()}
     info = {
         "codebase_version": version,
-        "robot_type": None,
+        "robot_type": "widowx",
         "fps": 10,
         "total_episodes": len(lengths),
         "total_frames": sum(lengths.values()),

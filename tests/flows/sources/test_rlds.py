@@ -253,16 +253,16 @@ def test_a_damaged_length_hides_what_follows_and_is_reported(tmp_path):
             source.open(info)
 
 
-def test_episodes_of_a_missing_file_are_listed_and_fail(tmp_path):
+def test_files_that_were_not_fetched_are_left_out_by_number_and_ids_stay(tmp_path):
     records = [[example(steps_of(2))], [example(steps_of(3))] * 2, [example(steps_of(4))]]
     source = RldsSource(write_build(tmp_path, {"train": records}))
     _shard(tmp_path, 1, 3).unlink()
     infos = list(source.episodes())
-    assert [info.n_frames for info in infos] == [2, None, None, 4]
-    assert [info.episode_id for info in infos][3] == "train-00003"
-    for info in infos[1:3]:
-        with pytest.raises(MissingDataError, match="00001-of-00003"):
-            source.open(info)
+    assert [info.n_frames for info in infos] == [2, 4]
+    assert [(info.episode_id, info.episode_index) for info in infos] == [("train-00000", 0), ("train-00003", 3)]
+    assert [source.open(info).n_frames for info in infos] == [2, 4]
+    (left,) = source.left_out()
+    assert str(left) == "episodes: 1 of 3 files of split train are missing, 2 episodes"
 
 
 def test_a_record_with_an_undecodable_image_fails_naming_the_step(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from extractors.errors import CorruptDataError, MissingDataError
-from flows.sources.video import VideoFrames, is_cut, packet_times, scan_video
+from flows.sources.video import VideoFrames, is_cut, list_pictures, scan_video
 from tests.flows.sources.lerobot_builder import cut, number_of, numbered, write_video
 from tests.support import shared_data
 
@@ -43,32 +43,33 @@ def ffmpeg_frames(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 def test_every_frame_of_a_file_comes_in_presentation_order(tmp_path, codec):
     path = write_numbers(tmp_path / "a.mp4", 20, codec=codec)
     scan = scan_video(path)
-    frames = VideoFrames(path, scan.times)
+    frames = VideoFrames(path, np.arange(len(scan.times)))
     assert frames.shape == (20, 48, 64, 3)
     assert numbers(frames) == list(range(20))
     assert scan.fps == FPS
     np.testing.assert_allclose(scan.times, np.arange(20) / FPS, atol=1e-6)
-    np.testing.assert_allclose(packet_times(path), scan.times)
+    pictures = list_pictures(path)
+    assert (pictures.count, pictures.sure) == (20, True)
+    np.testing.assert_allclose(pictures.times, scan.times)
 
 
 @pytest.mark.parametrize("start", [0, 5, 11, 37])
 def test_a_part_of_a_long_file_starts_at_its_own_frame(tmp_path, start):
     path = write_numbers(tmp_path / "a.mp4", 60, gop=12)
-    assert numbers(VideoFrames(path, (start + np.arange(10)) / FPS)) == list(range(start, start + 10))
+    frames = VideoFrames(path, start + np.arange(10), list_pictures(path))
+    assert numbers(frames) == numbers(VideoFrames(path, start + np.arange(10))) == list(range(start, start + 10))
 
 
-def test_times_rounded_to_float32_and_jittered_still_find_the_nearest_frame(tmp_path):
-    path = write_numbers(tmp_path / "a.mp4", 60)
-    jitter = np.random.default_rng(0).uniform(-0.4, 0.4, 60) / FPS
-    assert numbers(VideoFrames(path, (np.arange(60, dtype=np.float32) / np.float32(FPS)).astype(float))) == list(
-        range(60)
-    )
-    assert numbers(VideoFrames(path, np.arange(60) / FPS + jitter)) == list(range(60))
+def test_pictures_may_repeat_and_be_passed_over(tmp_path):
+    path = write_numbers(tmp_path / "a.mp4", 30)
+    wanted = [3, 3, 4, 9, 9, 20]
+    assert numbers(VideoFrames(path, np.array(wanted), list_pictures(path))) == wanted
+    assert numbers(VideoFrames(path, np.array(wanted))) == wanted
 
 
 def test_each_pass_decodes_anew_and_an_abandoned_one_closes_the_file(tmp_path):
     path = write_numbers(tmp_path / "a.mp4", 20)
-    frames = VideoFrames(path, np.arange(20) / FPS)
+    frames = VideoFrames(path, np.arange(20))
     handles = Path("/proc/self/fd")
     opened = len(list(handles.iterdir())) if handles.exists() else 0
     for _ in range(3):
@@ -78,12 +79,12 @@ def test_each_pass_decodes_anew_and_an_abandoned_one_closes_the_file(tmp_path):
         assert len(list(handles.iterdir())) == opened
 
 
-def test_a_time_with_no_frame_names_row_and_time(tmp_path):
+def test_a_picture_that_is_not_there_names_row_and_number(tmp_path):
     path = write_numbers(tmp_path / "a.mp4", 20)
-    with pytest.raises(MissingDataError, match=r"row 2 at 2\.4000 s.*1\.9000 s.*2 of 3 frames"):
-        list(VideoFrames(path, np.array([1.8, 1.9, 2.4])))
-    with pytest.raises(MissingDataError, match="row 0 at 7"):
-        list(VideoFrames(path, np.array([7.0])))
+    with pytest.raises(MissingDataError, match=r"no picture 24 for row 2.*2 of 3 frames"):
+        list(VideoFrames(path, np.array([18, 19, 24]), list_pictures(path)))
+    with pytest.raises(MissingDataError, match="no picture 70 for row 0"):
+        list(VideoFrames(path, np.array([70])))
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])
@@ -97,11 +98,11 @@ def test_a_cut_file_with_its_index_at_the_front_says_how_many_frames_decoded(tmp
     with pytest.raises(CorruptDataError, match=r"[23]\d of 48 frames decoded"):
         scan_video(path)
     seen: list[int] = []
-    with pytest.raises(CorruptDataError, match=r"row \d+ at .* of 48 frames decoded"):
-        seen.extend(frame.max() for frame in VideoFrames(path, np.arange(48) / FPS))
+    with pytest.raises(CorruptDataError, match=r"row \d+; .* of 48 frames decoded"):
+        seen.extend(frame.max() for frame in VideoFrames(path, np.arange(48), list_pictures(path)))
     assert 20 <= len(seen) < 40
     with pytest.raises(CorruptDataError, match="0 of 3 frames decoded"):
-        list(VideoFrames(path, np.array([4.5, 4.6, 4.7])))
+        list(VideoFrames(path, np.array([45, 46, 47]), list_pictures(path)))
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.mov"])
@@ -122,7 +123,7 @@ def test_no_video_and_no_file_are_different_errors(tmp_path):
         with pytest.raises(CorruptDataError, match=f"{name} cannot be opened"):
             scan_video(tmp_path / name)
     with pytest.raises(MissingDataError, match=r"c\.mp4 is not there"):
-        VideoFrames(tmp_path / "c.mp4", np.array([0.0])).shape  # noqa: B018
+        VideoFrames(tmp_path / "c.mp4", np.array([0])).shape  # noqa: B018
 
 
 def test_a_damaged_stretch_in_the_middle_is_not_passed_over(tmp_path):
@@ -133,7 +134,7 @@ def test_a_damaged_stretch_in_the_middle_is_not_passed_over(tmp_path):
     data[len(data) // 2 : len(data) // 2 + 4000] = bytes(4000)
     path.write_bytes(data)
     with pytest.raises(CorruptDataError, match="of 30 frames decoded: it has a hole"):
-        list(VideoFrames(path, np.arange(30) / FPS))
+        list(VideoFrames(path, np.arange(30), list_pictures(path)))
 
 
 FORMATS = {
@@ -155,7 +156,7 @@ def test_colours_equal_those_of_ffmpeg(tmp_path, arguments):
     write_video(tmp_path / "a.mp4", smooth, fps=FPS)
     path = tmp_path / "b.mkv"
     subprocess.run(["ffmpeg", "-v", "error", "-i", str(tmp_path / "a.mp4"), *arguments, str(path)], check=True)
-    frames = VideoFrames(path, scan_video(path).times)
+    frames = VideoFrames(path, np.arange(len(scan_video(path).times)))
     mine = np.stack(list(frames))
     reference = ffmpeg_frames(path, frames.shape)
     assert min(psnr(a, b) for a, b in zip(mine, reference, strict=True)) >= 60
@@ -168,7 +169,7 @@ def test_a_rotation_in_the_metadata_is_applied_as_ffmpeg_does(tmp_path):
     path = tmp_path / "b.mp4"
     command = ["ffmpeg", "-v", "error", "-i", str(tmp_path / "a.mp4"), "-c", "copy", "-metadata:s:v", "rotate=90"]
     subprocess.run([*command, str(path)], check=True)
-    frames = VideoFrames(path, scan_video(path).times, size=scan_video(path).size)
+    frames = VideoFrames(path, np.arange(len(scan_video(path).times)), size=scan_video(path).size)
     assert frames.shape == (5, 64, 48, 3)
     np.testing.assert_array_equal(np.stack(list(frames)), ffmpeg_frames(path, frames.shape))
 
@@ -187,7 +188,7 @@ REAL = [
 @pytest.mark.parametrize("name", REAL)
 def test_real_frames_equal_those_of_ffmpeg(name):
     path = shared_data(name)
-    frames = VideoFrames(path, scan_video(path).times)
+    frames = VideoFrames(path, np.arange(len(scan_video(path).times)))
     reference = ffmpeg_frames(path, frames.shape)
     assert len(reference) == len(frames)
     assert min(psnr(a, b) for a, b in zip(frames, reference, strict=True)) >= 45

@@ -8,6 +8,8 @@ from flows.stages.geometry import _all_tracks
 class Results:
     """Stands for `StageInputs`: datasets by name."""
 
+    size = (16, 16)
+
     def __init__(self, datasets):
         self._datasets = datasets
 
@@ -33,12 +35,12 @@ def test_a_track_that_both_sets_hold_counts_once():
     grid = track_set("grid", [[0, 1, 1], [0, 5, 1], [0, 9, 1]], [False, True, False])
     foreground = track_set("foreground", [[2, 5, 2], [0, 9, 1]], [True, False])
     both = _all_tracks(Results(grid | foreground))
-    np.testing.assert_array_equal(both["tracks_xy"][0], [[1, 1], [5, 1], [9, 1], [5, 2]])
-    np.testing.assert_array_equal(both["on_object"], [False, True, False, True])
-    assert both["visibility"].shape == (2, 4)
+    np.testing.assert_array_equal(both.xy[0], [[1, 1], [5, 1], [9, 1], [5, 2]])
+    np.testing.assert_array_equal(both.on_object, [False, True, False, True])
+    assert both.visibility.shape == (2, 4)
 
 
 def test_one_set_is_all_there_is_without_an_object():
     grid = track_set("grid", [[0, 1, 1], [0, 5, 1]], [False, False])
-    np.testing.assert_array_equal(_all_tracks(Results(grid))["tracks_xy"], grid["tracks/grid/xy"])
-    assert _all_tracks(Results({})) == {}
+    np.testing.assert_array_equal(_all_tracks(Results(grid)).xy, grid["tracks/grid/xy"])
+    assert _all_tracks(Results({})) is None

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from flows.output.annotations import Annotation, read_annotations, write_annotat
 from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest
 from flows.viewing.library import Library
+from flows.viewing.server import export_site
+from packers.locks import held
 from tests.flows.viewing.served import SCRIPT, served, write_output
 from tests.packers.examples import tamper, write_example
 
@@ -202,7 +205,7 @@ def test_a_damaged_packet_is_shown_as_such(output, address):
     assert cv2.imdecode(np.frombuffer(thumbnail.content, np.uint8), cv2.IMREAD_COLOR).shape == (128, 1280, 3)
 
 
-def test_damage_in_one_dataset_leaves_the_rest(tmp_path):
+def test_a_packet_of_a_wrong_sha256_is_shown_as_damaged_and_nothing_of_it_is_kept(tmp_path):
     root = tmp_path / "out"
     write_output(root, count=1)
     packet = root / "packets" / "00" / "ep_0.h5"
@@ -212,14 +215,10 @@ def test_damage_in_one_dataset_leaves_the_rest(tmp_path):
     content[at + 512 : at + 540] = bytes(28)
     packet.write_bytes(content)
     library = Library(root)
-    episode = payload(library.file("ep_0", "episode.js"))
-    assert "sha256" in episode["faults"][0]
-    assert "depth" in episode["panels"]
+    assert "do not have the sha256" in payload(library.file("ep_0", "episode.js"))["broken"]
     damaged = library.file("ep_0", "depth-0.jpg")
-    assert library.file("ep_0", "depth-0.jpg") == damaged
-    sheet = cv2.imdecode(np.frombuffer(library.file("ep_0", "rgb-0.jpg"), np.uint8), cv2.IMREAD_COLOR)
-    assert sheet.shape == (128, 128, 3)
-    assert not list((root / ".work" / "view").rglob("depth-0.jpg"))
+    assert library.file("ep_0", "rgb-0.jpg") == damaged
+    assert not list((root / ".work" / "view").rglob("*.jpg"))
 
 
 def test_a_directory_that_cannot_be_written_is_shown_all_the_same(tmp_path, monkeypatch):
@@ -236,14 +235,16 @@ def test_a_directory_that_cannot_be_written_is_shown_all_the_same(tmp_path, monk
 def test_the_export_is_whole_and_needs_no_server(output, tmp_path):
     site = tmp_path / "a site"
     result = cuepack("view", output, "--export", site)
-    assert result.exit_code == 0
+    # One of the packets is damaged: its page says so, and the command too.
+    assert result.exit_code == 1
+    assert "damaged: " in result.stderr
     overview = payload((site / "data" / "overview.js").read_bytes())
     assert not overview["server"]
     assert str(output.parent) not in (site / "data" / "overview.js").read_text()
     names = {file.name for file in (site / "data" / "a" / "ep_0").iterdir()}
     assert {"episode.js", "thumb.jpg", "rgb-0.jpg", "rgb-2.jpg", "masks-2.png", "points-1.js"} <= names
     # Safe to repeat; but never over something else.
-    assert cuepack("view", output, "--export", site).exit_code == 0
+    assert cuepack("view", output, "--export", site).exit_code == 1
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("")
     refused = cuepack("view", output, "--export", tmp_path / "thesis")
@@ -381,3 +382,114 @@ def test_rerun_export_says_what_is_missing_or_writes_recordings(output, tmp_path
     else:
         assert result.exit_code == 0, result.output
         assert (tmp_path / "a.rrd").read_bytes()[:3] == b"RRF"
+
+
+def test_pages_answer_while_somebody_holds_the_annotations_lock(tmp_path, monkeypatch):
+    root = tmp_path / "out"
+    write_output(root, count=1)
+    monkeypatch.setattr("flows.output.annotations.LONGEST_WAIT_S", 1.5)
+    said = {"episode_id": "ep_0", "verdict": "accept", "note": ""}
+    with served(Library(root)) as address, held(root / ".work" / "annotations.lock"), ThreadPoolExecutor(1) as pool:
+        origin = {"origin": address.rstrip("/")}
+        waiting = pool.submit(httpx.post, f"{address}annotations", json=said, headers=origin, timeout=20)
+        pages = 0
+        while not waiting.done():
+            assert httpx.get(f"{address}data/stamp", timeout=1).status_code == 200
+            pages += 1
+        answer = waiting.result()
+        assert pages > 3
+    assert answer.status_code == 503
+    assert "held by another process" in answer.text
+    assert read_annotations(root) == {}
+
+
+@pytest.mark.parametrize(
+    ("note", "words"), [("a" * 2001, "2001 letters"), ("half \ud800 a letter", "half a letter"), ("ü" * 2000, None)]
+)
+def test_a_note_is_kept_whole_or_refused(tmp_path, note, words):
+    root = tmp_path / "out"
+    write_output(root, count=1)
+    with served(Library(root)) as address:
+        said = json.dumps({"episode_id": "ep_0", "verdict": "", "note": note})
+        headers = {"origin": address.rstrip("/"), "content-type": "application/json"}
+        answer = httpx.post(f"{address}annotations", content=said, headers=headers)
+    if words is None:
+        assert answer.status_code == 200
+        assert read_annotations(root)["ep_0"].note == note
+    else:
+        assert answer.status_code == 400
+        assert words in answer.text
+        assert read_annotations(root) == {}
+
+
+@pytest.mark.parametrize(
+    "body", ["[" * 15_000, '{"episode_id": ["ep_0"], "verdict": {}, "note": 1}', '"\\ud800"', "\x00"]
+)
+def test_no_body_makes_the_server_fail(address, body):
+    headers = {"origin": address.rstrip("/"), "content-type": "application/json"}
+    assert httpx.post(f"{address}annotations", content=body, headers=headers).status_code == 400
+    assert (
+        httpx.post(f"{address}annotations", content=body, headers=headers | {"origin": "http://["}).status_code == 403
+    )
+
+
+def test_a_damaged_manifest_leaves_the_packets_to_look_at(tmp_path):
+    root = tmp_path / "out"
+    write_output(root, count=2)
+    library = Library(root)
+    (root / "manifest.parquet").write_bytes(b"PAR1 no more")
+    with served(library) as address:
+        overview = payload(httpx.get(f"{address}data/overview.js").content)
+        assert "manifest rebuild" in overview["notices"][0]
+        assert overview["n"] == 3
+        assert httpx.get(f"{address}data/a/ep_1/episode.js").status_code == 200
+        assert httpx.get(f"{address}data/a/nobody/episode.js").status_code == 404
+
+
+@pytest.mark.parametrize("named", ["packets/\0.h5", "packets/" + "a" * 5000, "../elsewhere.h5", "packets/gone.h5"])
+def test_one_bad_row_leaves_the_other_pages(tmp_path, named):
+    root, site = tmp_path / "out", tmp_path / "site"
+    rows = write_output(root, count=2)
+    rows["ep_0"]["packet"] = named
+    Manifest(root).write(row for row in rows.values() if row["episode_id"] != "damaged")
+    if "\0" in named:  # the table writes it out, the journal does not
+        Manifest(root).add(rows["ep_0"])
+    result = cuepack("view", root, "--export", site)
+    assert result.exit_code == 1
+    assert "ep_0: " in result.stderr
+    assert payload((site / "data" / "a" / "ep_1" / "episode.js").read_bytes())["n_frames"] == 40
+    assert str(root) not in (site / "data" / "a" / "ep_0" / "episode.js").read_text()
+    assert "broken" in payload((site / "data" / "a" / "ep_0" / "episode.js").read_bytes())
+    assert payload((site / "data" / "overview.js").read_bytes())["n"] == 4
+
+
+def test_exports_of_one_title_keep_their_verdicts_apart(tmp_path):
+    sites = []
+    for name in ("one", "two", "one"):
+        root = tmp_path / name / "out"
+        if not root.exists():
+            write_output(root, count=1)
+        export_site(Library(root), tmp_path / name / "site")
+        sites.append(payload((tmp_path / name / "site" / "data" / "overview.js").read_bytes()))
+    assert len({overview["title"] for overview in sites}) == 1
+    assert sites[0]["site"] == sites[2]["site"] != sites[1]["site"]
+
+
+def test_kept_pictures_of_packets_that_changed_or_went_are_removed(tmp_path):
+    root = tmp_path / "out"
+    write_output(root, count=3)
+    library, cache = Library(root), root / ".work" / "view"
+    for name in ("ep_0", "ep_1", "ep_2"):
+        library.file(name, "rgb-0.jpg")
+    packet = root / "packets" / "00" / "ep_0.h5"
+    other = packet.with_suffix(".new")
+    shutil.copy(packet, other)
+    tamper(other, lambda file: file["pixels"].__setitem__(Ellipsis, 255 - file["pixels"][()]))
+    other.replace(packet)
+    library.file("ep_0", "rgb-0.jpg")
+    assert len(list((cache / "ep" / "ep_0").iterdir())) == 1
+    (root / "packets" / "01" / "ep_1.h5").unlink()
+    library.trim()
+    assert {path.parent.parent.name for path in cache.rglob("rgb-0.jpg")} == {"ep_0", "ep_2"}
+    library.trim(most_bytes=0)
+    assert not list(cache.rglob("rgb-0.jpg"))

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from extractors.errors import ShapeError
-from scoring.truth.tapvid import THRESHOLDS_PX, distances_256, mean_scores, split_by_motion, tapvid_scores
+from scoring.truth.tapvid import (
+    THRESHOLDS_PX,
+    distances_256,
+    mean_scores,
+    split_by_motion,
+    tapvid_queries,
+    tapvid_scores,
+)
 
 SIZE = (256, 256)
 
@@ -122,3 +129,17 @@ def test_arrays_that_disagree_are_refused():
         tapvid_scores(xy, visible, xy, visible, posed[:2], size=SIZE)
     with pytest.raises(ShapeError, match="threshold"):
         tapvid_scores(xy, visible.astype(float), xy, visible, posed, size=SIZE)
+
+
+def test_first_queries_ask_once_where_a_point_is_seen_first():
+    visible = np.array([[1, 0, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0]], bool)
+    frames, points = tapvid_queries(visible, "first")
+    assert frames.tolist() == [0, 2, 1]
+    assert points.tolist() == [0, 1, 2]  # the last one is never seen
+
+
+def test_strided_queries_ask_for_all_that_is_seen_in_every_fifth_frame():
+    visible = np.zeros((11, 2), bool)
+    visible[[0, 3, 10], 0] = visible[5:, 1] = True
+    frames, points = tapvid_queries(visible, "strided")
+    assert list(zip(frames.tolist(), points.tolist(), strict=True)) == [(0, 0), (5, 1), (10, 0), (10, 1)]

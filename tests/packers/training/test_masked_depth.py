@@ -3,7 +3,7 @@ import pytest
 
 from extractors.errors import PacketError
 from packers.reader import Packet
-from packers.targets import depth_variants, masked_depth
+from packers.training.targets import depth_variants, masked_depth
 from tests.packers import examples
 
 

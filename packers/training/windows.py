@@ -1,0 +1,123 @@
+"""Windows of frames: which rows one sample takes, how many a clip has, and the order they come in."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The frames of one sample: `history` that a model sees, `horizon` that it predicts, `frameskip` rows apart.
+
+    Actions between two frames are kept: a frame has the `frameskip` actions from it on, so that the last frame's reach
+    beyond it, as in stable-worldmodel's reader. A window with `ends="drop"` has all of its actions' rows in the clip.
+
+    Attributes:
+        history: frames given, at least 1.
+        horizon: frames to predict, 0 and more.
+        frameskip: rows from one frame to the next; 1 takes every row.
+        stride: rows from one window's start to the next one's.
+        ends: "drop" leaves out windows that reach beyond the clip; "pad" keeps all whose history is inside and repeats
+            the last row, with `frame_valid` False for what is repeated.
+    """
+
+    history: int = 3
+    horizon: int = 1
+    frameskip: int = 1
+    stride: int = 1
+    ends: Literal["drop", "pad"] = "drop"
+
+    def __post_init__(self) -> None:
+        for name, least in (("history", 1), ("horizon", 0), ("frameskip", 1), ("stride", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"a window's {name} is {least} or more, got {getattr(self, name)}")
+        if self.ends not in ("drop", "pad"):
+            raise ConfigError(f"a window's ends are 'drop' or 'pad', got {self.ends!r}")
+
+    @property
+    def frames(self) -> int:
+        """Frames of a sample."""
+        return self.history + self.horizon
+
+    @property
+    def span(self) -> int:
+        """Rows of a clip that a window covers, the last frame's actions included."""
+        return self.frames * self.frameskip
+
+    @property
+    def shortest(self) -> int:
+        """Rows of the shortest clip that has a window."""
+        return self.span if self.ends == "drop" else (self.history - 1) * self.frameskip + 1
+
+    def count(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Windows of clips with `lengths` rows each; (n,) int64."""
+        return np.maximum(0, (np.asarray(lengths, np.int64) - self.shortest) // self.stride + 1)
+
+    def rows(self, start: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Rows of the window at `start` in a clip of `length` rows.
+
+        Returns:
+            (n,) int64 rows of the frames; (n, frameskip) int64 rows of their actions; (n, frameskip) bool, False where
+            a row lies beyond the clip and the last one stands for it.
+        """
+        wanted = np.arange(start, start + self.span).reshape(self.frames, self.frameskip)
+        if start + self.span <= length:
+            return wanted[:, 0], wanted, np.ones(wanted.shape, bool)
+        inside = wanted < length
+        np.minimum(wanted, length - 1, out=wanted)
+        return wanted[:, 0], wanted, inside
+
+
+class WindowTable:
+    """All windows of a list of clips, numbered clip by clip; holds one number per clip.
+
+    Raises:
+        ConfigError: every clip is shorter than a window; says how long they are.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], window: Window) -> None:
+        lengths = np.asarray(lengths, np.int64)
+        self.window = window
+        # A list: bisection in it takes a tenth of what NumPy's search takes for one number.
+        self._ends: list[int] = np.cumsum(window.count(lengths)).tolist()
+        self.too_short = int((lengths < window.shortest).sum())
+        if not len(lengths) or not self._ends[-1]:
+            there = f"{len(lengths)} episodes of {lengths.min()} to {lengths.max()} frames" if len(lengths) else "none"
+            raise ConfigError(
+                f"a window needs {window.shortest} frames ({window.history} of history, {window.horizon} to predict, "
+                f"{window.frameskip} apart); there are {there}; take a smaller frameskip, history or horizon"
+            )
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def place(self, number: int) -> tuple[int, int]:
+        """(clip, first row) of window `number`."""
+        clip = bisect_right(self._ends, number)
+        before = self._ends[clip - 1] if clip else 0
+        return clip, (number - before) * self.window.stride
+
+
+def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The numbers below `count` in an order that `seed` and `epoch` fix, on every machine and with every NumPy.
+
+    Sorted by SplitMix64 (Steele, Lea, Flood 2014) of seed, epoch and number; NumPy promises no stable stream.
+    """
+    with np.errstate(over="ignore"):
+        key = _mixed(_mixed(np.array([seed], np.int64).view(np.uint64)) + np.uint64(epoch))
+        drawn = _mixed(np.arange(count, dtype=np.uint64) + key)
+    return np.argsort(drawn, kind="stable").astype(np.int64)
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = values * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

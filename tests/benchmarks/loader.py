@@ -1,0 +1,285 @@
+"""How fast windows are read for training: packets beside plain h5py and stable-worldmodel's reader, in one run.
+
+    python -m tests.benchmarks.loader [PACKETS] [--count 300] [--client PYTHON] [--rounds 5] [--many 100000]
+
+PACKETS: packets to copy until there are `--count` (default: the bundled sample, extracted with the cpu profile, about a
+minute). PYTHON: an interpreter with stable-worldmodel (`make clients` makes one); without it that row is left out.
+All readers get the same random windows of 3 + 1 frames, 5 rows apart, with all 20 rows of actions. Rounds go through
+all readers in turn; medians are printed, wall and processor time, with the ratio to stable-worldmodel's HDF5 reader.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from packers.reader import Packet
+from packers.training import Depth, Masks, PacketDataset, PacketLoader, Reading, Target, Tracks, Window
+from packers.training.index import FOLDER
+
+WINDOW = Window(3, 1, 5)
+CLIENT = Path(__file__).with_name("loader_client.py")
+PLAIN = ("pixels", "action")
+CUES = (*PLAIN, "depth", "object_mask", "tracks", "track_visibility")
+
+Read = Callable[[int], object]
+
+
+def copied(packets: list[Path], count: int, folder: Path) -> None:
+    """`count` packets in `folder`: copies, so that each has its own pages in the page cache."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        shutil.copyfile(packets[number % len(packets)], folder / f"episode_{number:06}.h5")
+
+
+def targets(depth: str) -> tuple[Target, ...]:
+    return Depth(depth), Masks(), Tracks()
+
+
+def write_flat(dataset: PacketDataset, depth: str, path: Path) -> None:
+    """stable-worldmodel's own layout: one row a chunk, nothing compressed; targets as they are cut."""
+    lengths = [entry.facts["n_frames"] for entry in dataset.entries]
+    total = sum(lengths)
+    with h5py.File(path, "w", libver="latest") as file:
+        file["ep_len"] = np.array(lengths, np.int32)
+        file["ep_offset"] = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        for entry, start in zip(dataset.entries, file["ep_offset"][:], strict=True):
+            window = PacketDataset(
+                entry.path, Window(entry.facts["n_frames"], 0), targets(depth), reading=dataset.reading
+            )
+            sample = window[0]
+            with Packet(entry.path) as packet:
+                columns = {"pixels": sample["pixels"], "action": packet["action"], "depth": sample["depth"]}
+                columns |= {"object_mask": sample["mask"], "tracks": packet["tracks/grid/xy"]}
+                columns |= {"track_visibility": packet["tracks/grid/visibility"].astype(np.float32)}
+            for name, rows in columns.items():
+                if name not in file:
+                    file.create_dataset(name, (total, *rows.shape[1:]), rows.dtype, chunks=(1, *rows.shape[1:]))
+                file[name][start : start + len(rows)] = rows
+
+
+def plain_h5py(dataset: PacketDataset, *, kept_open: bool, step: bool) -> Read:
+    held: dict[int, h5py.File] = {}
+
+    def read(number: int) -> object:
+        clip, start = dataset.table.place(number)
+        file = held.get(clip) or h5py.File(dataset.entries[clip].path, locking=False)
+        if kept_open:
+            held[clip] = file
+        stop = start + WINDOW.span
+        pixels = (
+            file["pixels"][start : stop : WINDOW.frameskip] if step else file["pixels"][start:stop][:: WINDOW.frameskip]
+        )
+        found = pixels, file["action"][start:stop]
+        if not kept_open:
+            file.close()
+        return found
+
+    return read
+
+
+def open_packet(dataset: PacketDataset) -> Read:
+    held: dict[int, Packet] = {}
+
+    def read(number: int) -> object:
+        clip, start = dataset.table.place(number)
+        packet = held.setdefault(clip, Packet(dataset.entries[clip].path))
+        stop = start + WINDOW.span
+        return packet.read("pixels", start, stop, WINDOW.frameskip), packet.read("action", start, stop)
+
+    return read
+
+
+def timed(read: Read, numbers: list[int]) -> tuple[float, float]:
+    """Seconds of wall and processor time for a window."""
+    started, used = time.perf_counter(), time.process_time()
+    for number in numbers:
+        read(number)
+    return (time.perf_counter() - started) / len(numbers), (time.process_time() - used) / len(numbers)
+
+
+def timed_loader(dataset: PacketDataset, workers: int, seconds: float = 8.0) -> tuple[float, float]:
+    """The same of a torch loader with batches of 16, its processes started."""
+    loader = PacketLoader(dataset, 16, workers=workers, drop_last=True, persistent_workers=False)
+    batches = iter(loader)
+    for _ in range(2 * workers + 1):
+        next(batches)
+    count, started, used = 0, time.perf_counter(), time.process_time()
+    for _ in batches:
+        count += 1
+        if time.perf_counter() - started > seconds:
+            break
+    found = (time.perf_counter() - started) / (16 * count), (time.process_time() - used) / (16 * count)
+    del batches  # ends the workers before others are forked
+    return found
+
+
+def timed_client(python: Path, flat: Path, plan: Path, *sets: tuple[str, ...]) -> list[tuple[float, float]]:
+    command = [str(python), str(CLIENT), str(flat), str(plan), "/".join(",".join(columns) for columns in sets)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{python} cannot run the client:\n{done.stderr[-2000:]}")
+    return [tuple(row) for row in json.loads(done.stdout.splitlines()[-1])]
+
+
+def forget(folder: Path) -> None:
+    """Drops the page cache of all files below `folder`."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def contenders(folder: Path, depth: str) -> Iterator[tuple[str, PacketDataset, Read]]:
+    """Name, dataset, and how it reads a window."""
+    plain = PacketDataset(folder, WINDOW)
+    yield "PacketDataset", plain, plain.__getitem__
+    always = PacketDataset(folder, WINDOW, reading=Reading(verify="always"))
+    yield "PacketDataset, every read verified", always, always.__getitem__
+    one = PacketDataset(folder, WINDOW, reading=Reading(open_files=1, cache_bytes=0))
+    yield "PacketDataset, 1 open file", one, one.__getitem__
+    yield "Packet kept open, with a step", plain, open_packet(plain)
+    yield "h5py kept open, sliced", plain, plain_h5py(plain, kept_open=True, step=False)
+    yield "h5py opened per window, sliced", plain, plain_h5py(plain, kept_open=False, step=False)
+    cues = PacketDataset(folder, WINDOW, targets(depth))
+    yield "PacketDataset, cues", cues, cues.__getitem__
+    prepared = PacketDataset(folder, WINDOW, targets(depth), reading=Reading(prepare=True))
+    yield "PacketDataset, cues prepared", prepared, prepared.__getitem__
+
+
+def measure(folder: Path, depth: str, arguments: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
+    found: dict[str, list[tuple[float, float]]] = {}
+    readers = list(contenders(folder, depth))
+    dataset = readers[0][1]
+    flat, plan = folder.parent / "flat.h5", folder.parent / "plan.json"
+    if arguments.client:
+        write_flat(dataset, depth, flat)
+    for number in range(arguments.rounds):
+        numbers = np.random.default_rng(number).integers(0, len(dataset), arguments.windows).tolist()
+        for name, _, read in readers:
+            if number == 0 and not name.startswith("h5py"):
+                timed(read, numbers)  # the first reading of a frame also verifies it: that is not what is compared
+            found.setdefault(name, []).append(timed(read, numbers))
+        stepped = timed(plain_h5py(dataset, kept_open=True, step=True), numbers[:3])
+        found.setdefault("h5py kept open, with a step", []).append(stepped)
+        content = {"numbers": numbers, "windows": len(dataset), "frames": WINDOW.frames, "frameskip": WINDOW.frameskip}
+        content["warm"] = True
+        plan.write_text(json.dumps(content))
+        if arguments.client:
+            rows = timed_client(arguments.client, flat, plan, PLAIN, CUES)
+            for label, row in zip(("", ", targets"), rows, strict=True):
+                found.setdefault(f"stable-worldmodel HDF5{label}", []).append(row)
+        for name, loaded in (("PacketLoader", readers[0][1]), ("PacketLoader, cues prepared", readers[-1][1])):
+            for workers in (0, 2):
+                found.setdefault(f"{name}, {workers} workers", []).append(timed_loader(loaded, workers, 3.0))
+    if arguments.cold:
+        cold = np.random.default_rng(99).integers(0, len(dataset), arguments.windows // 2).tolist()
+        forget(folder.parent)
+        found["cold: PacketDataset"] = [timed(readers[0][2], cold)]
+        forget(folder.parent)
+        found["cold: h5py kept open, sliced"] = [timed(plain_h5py(dataset, kept_open=True, step=False), cold)]
+        if arguments.client:
+            plan.write_text(json.dumps(json.loads(plan.read_text()) | {"numbers": cold, "warm": False}))
+            forget(folder.parent)
+            found["cold: stable-worldmodel HDF5"] = timed_client(arguments.client, flat, plan, PLAIN)
+    return found
+
+
+def measure_many(folder: Path, count: int, windows: int) -> dict[str, list[tuple[float, float]]]:
+    """Over `count` packets: links to those there are, so that what is measured is the number and not the disk."""
+    many = folder.parent / "many"
+    packets = sorted(folder.glob("*.h5"))
+    for number in range(count):
+        link = many / f"{number % 1000:03}" / f"episode_{number:06}.h5"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.link(packets[number % len(packets)], link)
+    started = time.perf_counter()
+    PacketDataset(many, WINDOW)
+    first = time.perf_counter() - started
+    started = time.perf_counter()
+    dataset = PacketDataset(many, WINDOW)
+    again = time.perf_counter() - started
+    size = (many / FOLDER / "index").stat().st_size
+    print(f"{count} packets: indexed in {first:.0f} s, opened again in {again:.1f} s, index {size / 1e6:.0f} MB")
+    numbers = np.random.default_rng(5).integers(0, len(dataset), windows).tolist()
+    row = timed(dataset.__getitem__, numbers)
+    print(f"open files after {windows} windows: {dataset.open_files}")
+    return {f"PacketDataset, {count} packets": [row]}
+
+
+def show(found: dict[str, list[tuple[float, float]]]) -> None:
+    medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
+    print(f"\n{'reader':46} {'windows/s':>10} {'ms wall':>9} {'ms cpu':>9} {'ratio wall':>11} {'ratio cpu':>10}")
+    for name, (wall, cpu) in medians.items():
+        key = "stable-worldmodel HDF5" + (", targets" if "cues" in name else "")
+        base = medians.get(f"cold: {key}" if name.startswith("cold") else key)
+        ratios = f"{base[0] / wall:11.2f} {base[1] / cpu:10.2f}" if base else ""
+        print(f"{name:46} {1 / wall:10.0f} {wall * 1e3:9.3f} {cpu * 1e3:9.3f} {ratios}")
+
+
+def sample_packets(folder: Path) -> list[Path]:
+    cuepack = [sys.executable, "-m", "flows.cli"]
+    subprocess.run([*cuepack, "sample", "--out", str(folder / "sample")], check=True)
+    source = folder / "sample" / "bridge_raw"
+    command = [
+        *cuepack,
+        "extract",
+        str(source),
+        "--out",
+        str(folder / "out"),
+        "--profile",
+        "cpu",
+        "--no-prefect",
+        "--quiet",
+    ]
+    subprocess.run(command, check=True)
+    return sorted((folder / "out" / "packets").rglob("*.h5"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("packets", type=Path, nargs="?")
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--windows", type=int, default=1000, help="in each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--many", type=int, default=0, help="also over that many packets")
+    parser.add_argument("--client", type=Path, help="a Python with stable-worldmodel")
+    parser.add_argument("--cold", action="store_true", help="also with the page cache dropped")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        given = arguments.packets
+        packets = sorted(given.rglob("*.h5")) if given else sample_packets(Path(work))
+        if not packets:
+            parser.error(f"no packets in {given}")
+        with Packet(packets[0]) as packet:
+            depth = next(name for name in packet.modalities if name in ("depth/relative", "depth/metric"))
+        folder = Path(work) / "packets"
+        copied(packets, arguments.count, folder)
+        frames = sum(Packet(path).n_frames for path in folder.glob("*.h5"))
+        size = sum(path.stat().st_size for path in folder.glob("*.h5"))
+        machine = f"{time.strftime('%F')}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+        print(f"{machine}; {arguments.count} packets, {frames} frames, {size / frames / 1e3:.0f} kB a frame")
+        found = measure(folder, depth, arguments)
+        if arguments.many:
+            found |= measure_many(folder, arguments.many, arguments.windows)
+        show(found)
+
+
+if __name__ == "__main__":
+    main()

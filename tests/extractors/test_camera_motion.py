@@ -1,0 +1,74 @@
+"""Whether the camera moves: told alike at any rate, size and length."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from extractors.camera_motion import camera_motion, clip_camera_motion, watched_frames
+from extractors.errors import ShapeError
+from tests.benchmarks.depth_drift import load
+from tests.support import shared_data
+
+SIDE = 112
+
+
+def picture(seed=0, width=4 * SIDE, height=SIDE):
+    rng = np.random.default_rng(seed)
+    texture = cv2.GaussianBlur(rng.uniform(0, 255, (height, width, 3)), (0, 0), 1.5)
+    return np.clip((texture - 128) * 3 + 128, 0, 255).astype(np.uint8)
+
+
+def swept(n_frames, *, speed=0.0, size=SIDE, seed=0):
+    """An arm passes once; the picture moves by `speed` widths over the clip."""
+    wide = picture(seed)
+    frames = []
+    for t in range(n_frames):
+        shift = speed * SIDE * t / max(n_frames - 1, 1)
+        frame = cv2.warpAffine(wide, np.array([[1, 0, -shift], [0, 1, 0]]), (SIDE, SIDE))
+        left = 5 + t * 70 // max(n_frames - 1, 1)
+        frame[:60, left : left + 25] = 40
+        frames.append(cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR))
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 4, 5, 6, 7, 64, 300])
+def test_a_camera_that_stands_still_behind_an_arm_is_still_at_any_length(n_frames):
+    motion = clip_camera_motion(swept(n_frames))
+    assert motion.moving is False
+    assert motion.n_judged == min(n_frames, 240)
+
+
+@pytest.mark.parametrize(("n_frames", "size"), [(6, 112), (7, 224), (20, 56), (20, 448), (100, 112)])
+def test_a_camera_that_drifts_moves_at_any_length_and_size(n_frames, size):
+    assert clip_camera_motion(swept(n_frames, speed=0.5, size=size)).moving is True
+    assert clip_camera_motion(swept(n_frames, size=size)).moving is False
+
+
+def test_a_lamp_that_flickers_is_no_motion():
+    pixels = swept(20)
+    lamp = np.where(np.arange(20) % 2, 1.0, 0.8)[:, None, None, None]
+    assert clip_camera_motion((pixels * lamp).astype(np.uint8)).moving is False
+
+
+def test_too_little_to_see_is_not_told():
+    assert clip_camera_motion(np.full((8, SIDE, SIDE, 3), 90, np.uint8)).moving is None
+
+
+def test_another_scene_is_no_motion():
+    pixels = np.concatenate([swept(8), swept(8, seed=5)])
+    assert clip_camera_motion(pixels).moving is True
+    assert clip_camera_motion(pixels, cuts=(8,)).moving is False
+
+
+def test_frames_without_their_numbers_are_refused():
+    with pytest.raises(ShapeError, match="one number"):
+        camera_motion([np.zeros((8, 8), np.uint8)], watched_frames(2))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "moves"), [("dev09_wrist_bin_picking", True), ("dev07_bin_picking", False)])
+def test_a_wrist_camera_moves(name, moves):
+    clip = load(shared_data("groundtruth_dev", f"{name}.npz"))
+    assert clip_camera_motion(clip.pixels).moving is moves

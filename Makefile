@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo check test test-all bench bench-loader clients clean fuzz
+.PHONY: install demo check test test-all bench bench-loader soak clients clean fuzz
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -38,6 +38,11 @@ TRUTH ?= sample
 bench: install
 	$(BIN)/python -m tests.benchmarks.pipeline --quick
 	$(BIN)/python -m tests.benchmarks.accuracy $(TRUTH)
+
+# The engine under everything that people do to sources and runs, against fresh runs; prints its seeds.
+SOAK_STEPS ?= 20000
+soak: install
+	$(BIN)/python -m tests.flows.run.soaking --steps $(SOAK_STEPS) --seed $(shell date +%s)
 
 # stable-worldmodel in an environment of its own: its reader, scaler and converter on an export of the demo.
 CLIENTS := .clients/bin

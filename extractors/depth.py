@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import LengthMismatchError, MissingDataError, ShapeError
 from extractors.geometry import axis_taps, half_covered
-from extractors.types import Depth, DepthKind, Episode, Frames, Size
+from extractors.types import Backend, Depth, DepthKind, Episode, Frames, Size
 
 CONVENTIONS: dict[DepthKind, dict[str, str]] = {
     "relative": {
@@ -24,18 +24,8 @@ CONVENTIONS: dict[DepthKind, dict[str, str]] = {
 """Attributes `units` and `description` of a packet's depth maps, by kind."""
 
 
-class DepthEstimator(Protocol):
+class DepthEstimator(Backend, Protocol):
     """Estimates the depth of one clip from its pixels."""
-
-    @property
-    def precision(self) -> str:
-        """Arithmetic of the network, "fp32" or "fp16"."""
-        ...
-
-    @property
-    def device_name(self) -> str:
-        """Where it runs, "cpu" or "cuda"."""
-        ...
 
     def estimate(self, pixels: Frames, *, size: Size) -> Depth:
         """Depth of `pixels` (T, H, W, 3) uint8 RGB, area-averaged (bilinear where larger) to `size` (height, width)."""

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from extractors.errors import LengthMismatchError, MissingDataError, ShapeError
 from extractors.geometry import as_masks, resize_mask
-from extractors.types import Episode, Frames, Masks, Size
+from extractors.types import Backend, Episode, Frames, Masks, OnCpu, Size
 
 
-class Segmenter(Protocol):
+class Segmenter(Backend, Protocol):
     """Finds the manipulated object in one clip."""
 
     def segment(self, episode: Episode, *, size: Size) -> Masks:
@@ -25,7 +25,7 @@ class Segmenter(Protocol):
         ...
 
 
-class RecordedSegmenter:
+class RecordedSegmenter(OnCpu):
     """Hands on the masks that the source records."""
 
     def segment(self, episode: Episode, *, size: Size) -> Masks:

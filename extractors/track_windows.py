@@ -54,9 +54,7 @@ class WindowedTracker:
         if not 1 <= overlap <= length // 2:
             raise ConfigError(f"windows of {length} frames overlap by 1 to {length // 2}, got {overlap}")
         self._tracker, self._length, self._overlap = tracker, length, overlap
-        self.device = getattr(tracker, "device", None)  # by which its slot is found
-        self.device_name: str = getattr(tracker, "device_name", "cpu")
-        self.precision: str = getattr(tracker, "precision", "fp32")
+        self.device, self.precision = tracker.device, tracker.precision
 
     def prepare(self, pixels: Frames) -> PreparedClip:
         """As `PointTracker.prepare`; of a long clip nothing is computed yet, and each query set reads it again."""

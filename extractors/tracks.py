@@ -20,7 +20,7 @@ from extractors.track_queries import (
     rescale_queries,
     spread_queries,
 )
-from extractors.types import Frames, Size, Tracks
+from extractors.types import Backend, Frames, Size, Tracks
 
 Background = Literal["grid", "own"]
 
@@ -33,7 +33,7 @@ class PreparedClip(Protocol):
         ...
 
 
-class PointTracker(Protocol):
+class PointTracker(Backend, Protocol):
     """Follows query points through one clip, forwards and backwards from the frame each was posed on."""
 
     def prepare(self, pixels: Frames) -> PreparedClip:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import GeometryError, ShapeError
+
+if TYPE_CHECKING:
+    import torch
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -33,6 +36,33 @@ class Frames(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Any]: ...
+
+
+class Backend(Protocol):
+    """What every model says about where and how it computes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs; models of one CUDA device take turns (flows/models/device_slot.py)."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the network: "fp32", "fp16" or "bf16"."""
+        ...
+
+
+class OnCpu:
+    """The same of what has no network, and runs on the CPU."""
+
+    precision = "fp32"
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        import torch
+
+        return torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)

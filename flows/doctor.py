@@ -20,6 +20,7 @@ from flows.models.build import profile_weights
 from flows.models.weights import CHECKPOINTS, checkpoint_file, is_here, model_folder
 from flows.orchestration.settings import find_server
 from flows.remote.files import cache_folder
+from flows.run.machine import usable_cpus
 
 Grade = Literal["good", "note", "bad"]
 Licence = Literal["any", "open"]
@@ -84,7 +85,7 @@ def format_checks(checks: list[Check]) -> str:
 
 
 def _processor() -> list[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cpus()
     memory = _memory_gb()
     if memory is None:
         return [Check("processor", "good", f"{cores} cores")]

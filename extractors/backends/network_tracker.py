@@ -45,7 +45,6 @@ class NetworkTracker(ABC, Generic[Maps]):
 
     Attributes:
         device: where it runs.
-        device_name: "cpu" or "cuda", for the record.
         precision: "fp32" or "fp16".
         memory: of the device.
         batch_frames: frames encoded at once, to begin with.
@@ -73,7 +72,6 @@ class NetworkTracker(ABC, Generic[Maps]):
             ConfigError: a setting is unknown or needs another device.
         """
         self.device = choose_device(device)
-        self.device_name = self.device.type
         check_precision(precision, self.device, "tracks.precision")
         if not 0.0 <= threshold < 1.0:
             raise ConfigError(f"{self.name} wants threshold in [0, 1), got {threshold}")

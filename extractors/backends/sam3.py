@@ -91,7 +91,6 @@ class Sam3(PromptedSegmenter):
             raise ConfigError(f"no plan {plan!r} for sam3; choose one of {sorted(get_args(Plan))}")
         self.plan = plan
         self.device, self.precision, dtype = choose_precision(precision, device)
-        self.device_name = self.device.type
         folder = Path(weights)
         self.model = load_pretrained(
             _Sam3Video,

@@ -159,7 +159,6 @@ class VideoDepthAnything:
         _check_settings(size, input_size, on_cpu=on_cpu, compiled=compile_network)
         self.size, self.metric, self.input_size = size, metric, input_size
         self.precision: str = precision
-        self.device_name = self.device.type
         self._memory = DeviceMemory(
             self.device,
             f"video-depth-anything {size}",
@@ -222,7 +221,7 @@ class VideoDepthAnything:
             "metric": self.metric,
             "input_size": self.input_size,
             "precision": self.precision,
-            "device": self.device_name,
+            "device": self.device.type,
         }
 
     def _encode(self, batch: Sequence[tuple[_Scene, Window]]) -> None:

@@ -33,7 +33,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from extractors.errors import ConfigError
 from flows.orchestration.flows import extract_dataset, rerun_episode, rerun_failed
-from flows.orchestration.settings import SETTINGS, find_server, server_answers
+from flows.orchestration.settings import SETTINGS, TAG, find_server, server_answers
 from flows.orchestration.shard_flow import extract_shard
 
 log = logging.getLogger("cuepack")
@@ -44,9 +44,12 @@ SERVER_START_S = 120.0
 LOST_AFTER_S = 240
 """Seconds without a heartbeat (one a minute) after which a run counts as lost with its machine."""
 
-LOST_RUNS = "cuepack: runs without heartbeat are lost"
+LOST_RUNS = "cuepack: its runs without heartbeat are lost"
 
-_TAGS = ["cuepack"]
+_EARLIER_LOST_RUNS = "cuepack: runs without heartbeat are lost"
+"""The automation of cuepack 0.1.0, which took every flow run of the server for cuepack's."""
+
+_TAGS = [TAG]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +147,30 @@ def register(schedule: Schedule, pool: str) -> list[str]:
 
 
 def note_lost_runs() -> None:
-    """Has the server call a run crashed when its heartbeats stop: a machine that is gone cannot say so itself."""
-    heartbeat = "prefect.flow-run.heartbeat"
-    over = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
-    with suppress(ValueError):  # how Prefect says that there is none
+    """Has the server call our runs crashed when their heartbeats stop: a machine that is gone cannot say so itself."""
+    with suppress(ValueError):  # how Prefect says that it has none of this name
+        earlier: Any = Automation.read(name=_EARLIER_LOST_RUNS)
+        earlier.delete()
+    with suppress(ValueError):
         found: Any = Automation.read(name=LOST_RUNS)
         log.debug("automation %s watches already", found.id)
         return
-    automation: Any = Automation(
+    automation: Any = lost_runs_automation()
+    automation.create()
+
+
+def lost_runs_automation() -> Automation:
+    """The automation behind `note_lost_runs`: of a server that others use too, it looks at runs with our tag alone."""
+    heartbeat = "prefect.flow-run.heartbeat"
+    over = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+    return Automation(
         name=LOST_RUNS,
         description="Marks flow runs as crashed whose machine or process is gone; what they packed stays.",
         trigger=EventTrigger(
             after={heartbeat},
             expect={heartbeat, *over},
             match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -169,7 +182,6 @@ def note_lost_runs() -> None:
             )
         ],
     )
-    automation.create()
 
 
 def serve_deployments(schedule: Schedule, *, limit: int) -> None:

@@ -12,20 +12,22 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
+from prefect.states import Cancelling, Crashed
 
 from extractors.errors import ConfigError, CuepackError
 from flows.config import Config
 from flows.orchestration.handed import Handed
 from flows.orchestration.plan_file import published, shard_rows
 from flows.orchestration.settings import server_answers
-from flows.orchestration.shard_flow import in_windows, run_shard
+from flows.orchestration.shard_flow import in_windows, is_transient, run_shard
 from flows.output.manifest import Row
 from flows.remote.files import is_uri
 from flows.run.carry_out import run_shard_plainly
@@ -42,7 +44,12 @@ POLL_S = 5.0
 PATIENCE_S = 60.0
 """Seconds after which the log says that no worker takes up a shard; workers look every 10 s."""
 
+SERVER_AWAY_S = 900.0
+"""Seconds for which a server may be away before a batch on workers ends; they finish what they have meanwhile."""
+
 _TRIES = 2
+
+Answer = TypeVar("Answer")
 
 ShardFlow = Callable[[Handed[Plan], int, str, str, str], list[Row]]
 
@@ -184,36 +191,105 @@ def _on_task_runner(plan: Plan, file: str, runner: Any) -> Iterator[list[Row]]:
 
 
 def _on_workers(plan: Plan, file: str) -> Iterator[list[Row]]:
-    tries = dict.fromkeys(range(len(plan.shards)), 0)
-    under_way: dict[int, Any] = {}
-    warn_at = time.monotonic() + PATIENCE_S
     with get_client(sync_client=True) as client:
-        while tries or under_way:
-            _stop_if_asked(plan)
-            for index in list(tries)[: plan.work.config.run.in_flight - len(under_way)]:
-                under_way[index] = _start_on_workers(_parameters(plan, file, index)), tries.pop(index) + 1
-            time.sleep(POLL_S)
-            for index, (run_id, tried) in list(under_way.items()):
-                state = client.read_flow_run(run_id).state
-                if state is None or not state.is_final():
-                    if state is not None and state.is_scheduled() and time.monotonic() > warn_at:
-                        log.warning(
-                            "no worker has taken up shard %d; start one: prefect worker start --pool POOL", index
-                        )
-                        warn_at = float("inf")
-                    continue
-                del under_way[index]
-                if state.is_crashed() and tried < _TRIES:
-                    log.warning("shard %d was lost with its worker (%s); it is tried again", index, state.message)
-                    tries[index] = tried
-                    continue
-                failure = None if state.is_completed() else RuntimeError(f"{state.name}: {state.message}")
-                yield _rows(plan, file, index, failure)
+        runs = WorkerRuns(plan, file, client)
+        try:
+            while runs.waiting or runs.under_way:
+                runs.start()
+                plan.work.stop.wait(POLL_S)
+                for index, error in runs.ended():
+                    yield _rows(plan, file, index, error)
+        finally:
+            # Ctrl-C, a full disk: shards left to themselves would go on for hours, and hold their episodes.
+            runs.cancel()
 
 
-def _start_on_workers(parameters: dict[str, Any]) -> Any:
+class WorkerRuns:
+    """The shards of a plan as flow runs that Prefect workers take up.
+
+    Attributes:
+        waiting: shard -> tries so far, of those that are to be started.
+        under_way: shard -> its flow run and tries.
+    """
+
+    def __init__(self, plan: Plan, file: str, client: Any) -> None:
+        self.waiting = dict.fromkeys(range(len(plan.shards)), 0)
+        self.under_way: dict[int, tuple[Any, int]] = {}
+        self._plan, self._file, self._client = plan, file, client
+        self._warn_at = time.monotonic() + PATIENCE_S
+
+    def start(self) -> None:
+        """Starts as many shards as may be under way at once."""
+        for index in list(self.waiting)[: self._plan.work.config.run.in_flight - len(self.under_way)]:
+            tried = self.waiting[index] + 1
+            # A request whose answer was lost is made again; the key keeps it from starting the shard twice.
+            start = partial(
+                _start_on_workers, _parameters(self._plan, self._file, index), f"{self._file}-{index}-{tried}"
+            )
+            self.under_way[index] = self._asked(start), tried
+            del self.waiting[index]
+
+    def ended(self) -> Iterator[tuple[int, Exception | None]]:
+        """Shards that are over since the last look, and what went wrong; one lost with its worker is tried again."""
+        for index, (run_id, tried) in list(self.under_way.items()):
+            state = self._asked(partial(self._state, run_id))
+            if state is None or not state.is_final():
+                if state is not None and state.is_scheduled() and time.monotonic() > self._warn_at:
+                    log.warning("no worker has taken up shard %d; start one: prefect worker start --pool POOL", index)
+                    self._warn_at = float("inf")
+                continue
+            del self.under_way[index]
+            if state.is_crashed() and tried < _TRIES:
+                log.warning("shard %d was lost with its worker (%s); it is tried again", index, state.message)
+                self.waiting[index] = tried
+                continue
+            yield index, None if state.is_completed() else RuntimeError(f"{state.name}: {state.message}")
+
+    def cancel(self) -> None:
+        """Has the shards under way stopped, and waits until they are, or a minute."""
+        if not self.under_way:
+            return
+        log.warning("stopping %d shards on workers; what they finished is kept", len(self.under_way))
+        deadline = time.monotonic() + PATIENCE_S
+        try:
+            for run_id, _ in self.under_way.values():
+                self._client.set_flow_run_state(run_id, Cancelling(message="its dispatcher was stopped"))
+            while self.under_way and time.monotonic() < deadline:
+                for index, (run_id, _) in list(self.under_way.items()):
+                    state = self._state(run_id)
+                    if state is None or state.is_final():
+                        del self.under_way[index]
+                time.sleep(min(POLL_S, 1.0))
+        except Exception as error:  # whatever the server answers, Ctrl-C ends this process
+            log.warning("the Prefect server cannot be asked to stop them: %s", error)
+        for index in self.under_way:
+            log.warning("shard %d still runs on its worker; it ends by itself", index)
+
+    def _state(self, run_id: Any) -> Any:
+        try:
+            return self._client.read_flow_run(run_id).state
+        except ObjectNotFound:
+            return Crashed(message="somebody deleted its flow run")
+
+    def _asked(self, request: Callable[[], Answer]) -> Answer:
+        """The server's answer; while it is away the request is made again, for `SERVER_AWAY_S` at most."""
+        deadline, said = time.monotonic() + SERVER_AWAY_S, False
+        while True:
+            _stop_if_asked(self._plan)
+            try:
+                return request()
+            except Exception as error:
+                if not is_transient(error) or time.monotonic() > deadline:
+                    raise
+                if not said:
+                    log.warning("the Prefect server does not answer (%s); workers go on, and it is asked again", error)
+                    said = True
+                self._plan.work.stop.wait(POLL_S)
+
+
+def _start_on_workers(parameters: dict[str, Any], key: str) -> Any:
     try:
-        run: Any = run_deployment(SHARD_DEPLOYMENT, parameters=parameters, timeout=0)
+        run: Any = run_deployment(SHARD_DEPLOYMENT, parameters=parameters, timeout=0, idempotency_key=key)
     except ObjectNotFound as error:
         raise ConfigError(
             f"the server has no deployment {SHARD_DEPLOYMENT}; `cuepack deploy --pool POOL` registers it"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 from uuid import UUID
 
-from prefect import flow, runtime
+from prefect import flow, runtime, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -33,7 +33,7 @@ from flows.orchestration.dispatch import (
     lost_server,
 )
 from flows.orchestration.handed import Handed
-from flows.orchestration.settings import check_server
+from flows.orchestration.settings import TAG, check_server
 from flows.orchestration.shard_flow import list_episodes, shard_here
 from flows.output.directory import OutputDirectory
 from flows.output.manifest import Row
@@ -77,17 +77,10 @@ def run_with_prefect(
     """
     check_server()
     check_engine(plan.work.config)
-    given, request = _Given(plan, progress, if_server_lost), plan.request
+    given = _Given(plan, progress, if_server_lost)
     try:
-        if rerun and request.ids and len(request.ids) <= MOST_RERUN:
-            state: Any = _rerun_given(
-                request.out.label, list(request.ids), request.force_from, Handed(given), return_state=True
-            )
-        else:
-            name = _run_name(plan)
-            state = _extract_given(
-                request.source, request.out.label, request.camera, name, Handed(given), return_state=True
-            )
+        with tags(TAG):
+            state = _run_flow(given, rerun=rerun)
     except Exception as error:
         if given.outcome is None or not lost_server(error):
             raise
@@ -96,6 +89,15 @@ def run_with_prefect(
         state.result(raise_on_failure=True)
         raise RuntimeError(f"the flow run ended before its work began: {state}")
     return given.outcome
+
+
+def _run_flow(given: _Given, *, rerun: bool) -> State[Any]:
+    request = given.plan.request
+    if rerun and request.ids and len(request.ids) <= MOST_RERUN:
+        listed = request.out.label, list(request.ids), request.force_from
+        return _rerun_given(*listed, Handed(given), return_state=True)
+    named = request.source, request.out.label, request.camera, _run_name(given.plan)
+    return _extract_given(*named, Handed(given), return_state=True)
 
 
 @flow(name="extract-dataset", flow_run_name="{name}", validate_parameters=False)

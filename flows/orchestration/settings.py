@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
 
 from extractors.errors import ConfigError
 
 log = logging.getLogger("cuepack")
+
+TAG = "cuepack"
+"""On every flow run of ours: others may use the same server."""
 
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -45,6 +49,8 @@ SERVER_SETTINGS = {
 
 ANSWER_WITHIN_S = 10.0
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -70,6 +76,7 @@ def prepare(out: Path | None = None) -> None:
     """
     for name, value in (SETTINGS | SERVER_SETTINGS).items():
         os.environ.setdefault(name, value)
+    keep_loopback_direct()
     if "PREFECT_HOME" in os.environ:
         home = Path(os.environ["PREFECT_HOME"]).expanduser()
         if not _is_writable(home):
@@ -83,6 +90,16 @@ def prepare(out: Path | None = None) -> None:
         home = out / ".work" / "prefect"
         home.mkdir(parents=True, exist_ok=True)
     os.environ["PREFECT_HOME"] = str(home)
+
+
+def keep_loopback_direct() -> None:
+    """Has no client of this process ask a proxy for this very machine.
+
+    With HTTP_PROXY or ALL_PROXY set, the client of the embedded server waited two minutes for a proxy's answer.
+    """
+    for name in ("NO_PROXY", "no_proxy"):
+        kept = [each for each in os.environ.get(name, "").split(",") if each]
+        os.environ[name] = ",".join(dict.fromkeys([*kept, *LOOPBACK]))
 
 
 def check_server() -> Server | None:
@@ -144,7 +161,10 @@ def find_server(url: str) -> Server:
     ways = "start it (`prefect server start`), correct or unset PREFECT_API_URL, or use --no-prefect"
     request = urllib.request.Request(f"{url.rstrip('/')}/admin/version", headers=_authorisation())
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_WITHIN_S) as answer:
+        opener = urllib.request.build_opener()
+        if urlsplit(url).hostname in LOOPBACK:
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=ANSWER_WITHIN_S) as answer:
             said = json.loads(answer.read(1000))
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,8 +41,17 @@ FIRST_COLUMNS = (
     "tags",
 )
 
+STATUSES = frozenset({"done", "failed", "filtered"})
+
 _WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes")
-_FRACTIONS = ("score", "seconds_", "peak_mb_", "mask_recorded_j")
+_FRACTIONS = ("score", "seconds_", "peak_mb_", "mask_recorded_j", "recorded_at")
+_GREATEST = 2**63 - 1
+_TICK_S = 1e-3
+"""A row that replaces another is later than it by this at least, whatever the clock says."""
+
+log = logging.getLogger("cuepack")
+
+_ID = re.compile(r"[A-Za-z0-9_.-]+")
 
 MERGE_SHARE = 0.02
 """Most of a run's time that merging the manifest between shards may take."""
@@ -78,17 +90,25 @@ class Manifest:
                 table = pd.read_parquet(self.parquet)
             except Exception as error:  # pyarrow raises many kinds for one thing: not a readable table
                 raise OutputError(
-                    f"{self.parquet} cannot be read ({error}); `cuepack manifest rebuild {self.root}` makes it anew"
+                    f"{self.parquet} cannot be read ({error}); `cuepack manifest rebuild {self.root}` makes it again"
                 ) from error
             for record in table.to_dict(orient="records"):
-                rows[str(record["episode_id"])] = {str(name): _python(value) for name, value in record.items()}
+                row = {str(name): _python(value) for name, value in record.items()}
+                if not is_row(row):
+                    raise OutputError(
+                        f"{self.parquet} holds a row that is none of a manifest (episode {row.get('episode_id')!r}); "
+                        f"`cuepack manifest rebuild {self.root}` makes it again"
+                    )
+                rows[row["episode_id"]] = row
         for row in self._journalled():
-            rows[row["episode_id"]] = row
+            # A journal that was left on a machine is older than what others merged since.
+            if _moment(row) >= _moment(rows.get(row["episode_id"])):
+                rows[row["episode_id"]] = row
         return rows
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Journals one finished row; safe from several threads and processes."""
-        line = json.dumps(dict(row), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        line = json.dumps(after(None) | dict(row), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         try:
             self._journal.parent.mkdir(parents=True, exist_ok=True)
             with self.locked(), self._journal.open("ab+") as file:
@@ -133,26 +153,71 @@ class Manifest:
                 raise OutputError(f"{path} cannot be written: {error}; free space or fix permissions") from error
             self._put(path)
 
+    def set_aside(self) -> Path | None:
+        """Renames an unreadable manifest.parquet, and a journal that is no file, to `*.unreadable`; the former's path.
+
+        The caller holds `locked`.
+        """
+        aside = self.parquet.with_name(f"{self.parquet.name}.unreadable")
+        if self._journal.exists() and not self._journal.is_file():
+            os.replace(self._journal, self._journal.with_name(f"{self._journal.name}.unreadable"))
+        if not self.parquet.exists():
+            return None
+        os.replace(self.parquet, aside)
+        return aside
+
     def forget_journal(self) -> None:
         """Empties the journal, whose rows were just written. The caller holds `locked`."""
         self._journal.unlink(missing_ok=True)
 
     def _journalled(self) -> Iterator[Row]:
-        if not self._journal.exists():
+        """The rows of the journal; a damaged line costs its own episode, which is looked at again.
+
+        Lines are decoded one by one: a crash may cut a line off inside a letter.
+        """
+        damaged = 0
+        try:
+            with self._journal.open("rb") as file:
+                for line in file:
+                    try:
+                        row = json.loads(line.decode("utf-8"))
+                    except (ValueError, RecursionError):
+                        row = None
+                    if is_row(row):
+                        yield row
+                    else:
+                        damaged += 1
+        except FileNotFoundError:
             return
-        with self._journal.open(encoding="utf-8") as file:
-            for line in file:
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError:
-                    # A line cut off by a crash was not finished: its episode is looked at again.
-                    continue
+        except OSError as error:
+            raise OutputError(f"{self._journal} cannot be read: {error}; fix permissions, or remove it") from error
+        if damaged:
+            log.warning("%s: %d damaged lines are left out; their episodes are looked at again", self._journal, damaged)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the files at the top of the directory for this process: one writer at a time."""
         with held(self.root / ".work" / "manifest.lock"):
             yield
+
+
+def is_row(value: Any) -> bool:
+    """Whether a value read from a manifest or a journal can be a row; what it says is not looked at."""
+    if not isinstance(value, dict):
+        return False
+    name, status, packet = (value.get(key) for key in ("episode_id", "status", "packet"))
+    if not (isinstance(name, str) and isinstance(status, str) and isinstance(packet, str | None)):
+        return False
+    return _ID.fullmatch(name) is not None and status in STATUSES
+
+
+def after(earlier: Mapping[str, Any] | None) -> Row:
+    """The column that puts a new row after the episode's earlier one: seconds since 1970, UTC.
+
+    Two machines that work on one directory behind a URI by turns each keep a journal; only this tells whose row is
+    newer. Where a clock went back, the row is a moment later than the earlier one.
+    """
+    return {"recorded_at": round(max(time.time(), _moment(earlier) + _TICK_S), 3)}
 
 
 def assessment_columns(report: Mapping[str, Any]) -> Row:
@@ -166,13 +231,19 @@ def assessment_columns(report: Mapping[str, Any]) -> Row:
     return columns
 
 
+def _moment(row: Mapping[str, Any] | None) -> float:
+    """When a row was made; rows of cuepack 0.1.0, which do not say, come before all others."""
+    moment = None if row is None else row.get("recorded_at")
+    return float(moment) if isinstance(moment, int | float) and math.isfinite(moment) else 0.0
+
+
 def _ends_a_line(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
+    rows = [{name: _plain(name, value) for name, value in row.items()} for row in rows]
     listed = sorted(rows, key=lambda row: (row.get("episode_index") or 0, row["episode_id"]))
     names = {name for row in listed for name in row}
     columns = [*FIRST_COLUMNS, *sorted(names - set(FIRST_COLUMNS))]
@@ -187,10 +258,15 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return table
 
 
-def _plain(value: Any) -> Any:
-    """Text that parquet and csv can hold: lone surrogates and NUL are written out."""
-    if isinstance(value, str):
-        return value.replace("\x00", "\ufffd").encode("utf-8", "backslashreplace").decode()
+def _plain(name: str, value: Any) -> Any:
+    """What the column's type can hold: damaged numbers are left out, lone surrogates and NUL are written out."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in _WHOLE_NUMBERS:
+        return int(value) if is_number and math.isfinite(value) and abs(value) <= _GREATEST else None
+    if name.startswith(_FRACTIONS):
+        return float(value) if is_number and abs(value) <= sys.float_info.max else None
+    if isinstance(value, str | list | dict):
+        return str(value).replace("\x00", "\ufffd").encode("utf-8", "backslashreplace").decode()
     return value
 
 

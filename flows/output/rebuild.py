@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,11 +136,11 @@ def _earlier_rows(manifest: Manifest, directory: OutputDirectory) -> tuple[dict[
     try:
         return manifest.rows(), Rebuilt()
     except OutputError as error:
-        aside = manifest.parquet.with_name(f"{manifest.parquet.name}.unreadable")
-        os.replace(manifest.parquet, aside)
-        directory.put(aside)
-        # The journal may still hold rows of a run that was cut short.
-        return manifest.rows(), Rebuilt(manifest_error=str(error), aside=aside)
+        rebuilt = Rebuilt(manifest_error=str(error), aside=manifest.set_aside())
+    if rebuilt.aside is not None:
+        directory.put(rebuilt.aside)
+    # The journal may still hold rows of a run that was cut short.
+    return manifest.rows(), rebuilt
 
 
 def _add_packet(out: Path, path: Path, earlier: Mapping[str, Row], rows: dict[str, Row], rebuilt: Rebuilt) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from extractors.errors import OutputError, PacketError, RemoteError, RemoteMissingError
 from flows.output.store import StageResult, Store, packet_facts
 from flows.remote.mirror import Mirror, is_placeholder
-from packers.reader import Packet, check_digest
+from packers.reader import Packet, check_digest, check_head
 from packers.validate import validate_packet
 
 
@@ -27,6 +27,7 @@ class RemoteStore(Store):
         self._mirror = mirror
         self._keep_local = keep_local
         self._put: dict[str, dict[str, Any]] = {}
+        self._marks: dict[str, str] = {}
         self._fetched: set[str] = set()
         self._lock = threading.Lock()
 
@@ -38,6 +39,8 @@ class RemoteStore(Store):
             OutputError: it cannot be fetched now.
         """
         name, mirror = self._name(episode_id), self._mirror
+        self._put.pop(episode_id, None)
+        self._marks.pop(episode_id, None)
         try:
             file = self._mirror.remote.describe(name)
             if not mirror.is_there(name, file):
@@ -84,7 +87,7 @@ class RemoteStore(Store):
             reasons = "; ".join(f"{found.dataset or 'packet'}: {found.reason}" for found in findings[:3])
             path.unlink(missing_ok=True)
             raise PacketError(f"{name} was not put there, as it breaks the schema: {reasons}")
-        facts = packet_facts(path, name)
+        facts, mark = packet_facts(path, name), check_head(path)
         file = self._mirror.remote.put(path, name)
         if self._keep_local:
             self._mirror.adopt(path, name, file)
@@ -92,8 +95,19 @@ class RemoteStore(Store):
             self._mirror.forget(name, file)
             path.unlink(missing_ok=True)
         with self._lock:
-            self._put[episode_id] = facts
+            self._put[episode_id], self._marks[episode_id] = facts, mark
             self._fetched.discard(episode_id)
+
+    def is_here(self, episode_id: str) -> bool:
+        """Whether the packet is no placeholder."""
+        path = self.packet_path(episode_id)
+        return path.exists() and not is_placeholder(path)
+
+    def mark(self, episode_id: str) -> str | None:
+        """As of a local store, of the packet that was put last or fetched; None of one that is not here."""
+        if episode_id in self._marks:
+            return self._marks[episode_id]
+        return super().mark(episode_id) if self.is_here(episode_id) else None
 
     def packet_columns(self, episode_id: str, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """As of a local store; of a packet that is not here, size and what the earlier row knows."""

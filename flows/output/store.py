@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from extractors.errors import OutputError, PacketError
 from packers.atomic import remove_if_abandoned
-from packers.locks import held, in_use
-from packers.reader import Packet, check_digest, read_dataset
+from packers.locks import in_use, named_locks
+from packers.reader import Packet, check_digest, check_head, read_dataset
 from packers.schema import Dataset
 from packers.writer import decode, write_group
 
@@ -65,7 +65,7 @@ class StageRecord:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """A finished stage and the file its arrays lie in."""
+    """A finished stage and the file that holds its arrays."""
 
     stage: str
     record: StageRecord
@@ -88,7 +88,7 @@ class Store:
         self.work = root / ".work"
 
     def packet_path(self, episode_id: str) -> Path:
-        """Where the packet of an episode lies; 256 buckets keep a folder of 60,000 packets manageable."""
+        """Where the packet of an episode is; 256 buckets keep a folder of 60,000 packets manageable."""
         bucket = hashlib.sha256(episode_id.encode()).hexdigest()[:2]
         return self.root / "packets" / bucket / f"{episode_id}.h5"
 
@@ -127,6 +127,17 @@ class Store:
             OutputError: it cannot be put there.
         """
 
+    def is_here(self, episode_id: str) -> bool:
+        """Whether the packet's content can be read without fetching it."""
+        return self.packet_path(episode_id).exists()
+
+    def mark(self, episode_id: str) -> str | None:
+        """The digest that a packet carries at its head, which tells it from every other; None without a packet."""
+        try:
+            return check_head(self.packet_path(episode_id))
+        except PacketError:
+            return None
+
     def packet_columns(self, episode_id: str, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Path, sha256 and size of an episode's packet for the manifest, None where it has none.
 
@@ -157,7 +168,7 @@ class Store:
         return StageResult(stage, record, path)
 
     def saved(self, episode_id: str, stage: str) -> StageResult | None:
-        """The stage's work file, None where there is none or it is damaged (it is then made anew)."""
+        """The stage's work file, None where it is missing or damaged (it is then made again)."""
         path = self._stage_path(episode_id, stage)
         if not path.exists():
             return None
@@ -182,13 +193,13 @@ class Store:
         shutil.rmtree(self._episode_work(episode_id), ignore_errors=True)
 
     @contextmanager
-    def lock(self, episode_id: str) -> Iterator[bool]:
-        """Holds an episode for this process; yields False where another run holds it.
+    def locked(self, episode_ids: Iterable[str]) -> Iterator[set[str]]:
+        """Holds episodes for this process; yields those that no other run holds.
 
-        The lock ends with the process, however the process ends.
+        The locks end with the process, however the process ends.
         """
-        with held(self.work / "locks" / f"{episode_id}.lock", wait=False) as alone:
-            yield alone
+        with named_locks(self.work / "episodes.lock") as take:
+            yield {name for name in episode_ids if take(name)}
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -220,7 +231,7 @@ class Store:
 
 
 def packet_facts(path: Path, name: str) -> dict[str, Any]:
-    """The manifest's columns of a packet that lies at `path` and is called `name`."""
+    """The manifest's columns of a packet that is at `path` and is called `name`."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"packet": name, "sha256": digest, "bytes": path.stat().st_size}

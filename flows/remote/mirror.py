@@ -1,8 +1,9 @@
 """A local copy of remote files, some of which are placeholders until they are needed.
 
-A placeholder has the size and the stamp of its remote file, no content, and no permission at all, so that nothing
-reads its zeros for data. Whole files replace placeholders in one step. Nothing else is kept: what a file's size, time
-and permissions say is the state, so that a killed process leaves nothing to repair and several may share a mirror.
+A placeholder has the size and the stamp of its remote file and no permission at all, so that nothing reads it for data;
+root, whom permissions do not stop, reads a sentence that is the beginning of no format. Whole files replace
+placeholders in one step. Nothing else is kept: what a file's size, time and permissions say is the state, so that a
+killed process leaves nothing to repair and several may share a mirror.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ AT_ONCE = 8
 """Files fetched at once: object stores answer one request in tens of milliseconds."""
 
 CACHE_REMEDY = "free space, fix permissions, or set CUEPACK_CACHE to another folder"
+
+_NOT_FETCHED = b"\x00cuepack: not fetched yet; a placeholder of the file's size, see flows/remote/mirror.py\n"
 
 WORTH_SAYING = 1_000_000
 """Bytes from which on a fetch is announced."""
@@ -161,6 +164,7 @@ class Mirror:
         temporary, target = self._temporary(), self.root / name
         try:
             with temporary.open("wb") as sparse:
+                sparse.write(_NOT_FETCHED[: file.size])
                 sparse.truncate(file.size)
             temporary.chmod(0)
             os.utime(temporary, ns=(file.stamp * 10**9, file.stamp * 10**9))

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from extractors.errors import CuepackError, OutputError
 from flows.output.manifest import Row
+from flows.remote.mirror import say
 from flows.run.plan import Plan
 from flows.run.shard import ALL_STAGES, Interrupted, Job, Progress, Shard
 
 ShardRunner = Callable[[Plan, int, list[Job]], list[Row]]
+INTERRUPTED = 130
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 Dispatch = Callable[[Plan, ShardRunner], Iterator[list[Row]]]
 
 
@@ -45,7 +54,7 @@ class Outcome:
     def exit_code(self) -> int:
         """Exit code of the command: 130 after Ctrl-C, 1 where something failed, else 0."""
         if self.interrupted:
-            return 130
+            return INTERRUPTED
         failed = any(row["status"] in ("failed", "busy") for row in self.rows)
         return 1 if failed or self.error is not None else 0
 
@@ -94,19 +103,38 @@ def run_shard_plainly(plan: Plan, index: int, jobs: list[Job]) -> list[Row]:
         return shard.rows
 
 
+def end_process(code: int) -> NoReturn:
+    """Ends this process and those that it started, such as Prefect's embedded server, without waiting for threads."""
+    with contextlib.suppress(OSError):
+        for children in Path("/proc/self/task").glob("*/children"):
+            for child in children.read_text().split():
+                with contextlib.suppress(OSError):
+                    os.kill(int(child), signal.SIGTERM)
+    os._exit(code)
+
+
 @contextmanager
 def _stop_on_signal(stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the run at the next episode boundary, a second one at once."""
+    """The first SIGINT, SIGTERM or SIGHUP ends the run at the next episode boundary, a second one the process.
+
+    What a thread is in the middle of, such as a model on a long clip, cannot be interrupted, and a process that waits
+    for it looks as if it had not heard. Ending it is safe: packets are whole or absent, finished rows are in the
+    journal, locks end with their process.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            say("stopped at once; what is finished is kept, run again to go on")
+            end_process(INTERRUPTED)
         stop.set()
+        say("stopping when the episodes under way end their stage; once more ends at once")
 
-    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    # `nohup` has a closed terminal ignored, and that stays so.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, ask_to_stop) for number in heard}
     try:
         yield
     finally:

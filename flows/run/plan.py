@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ from extractors.errors import ConfigError, EpisodeError, SourceError, UnknownCam
 from flows.config import Config, load_config
 from flows.models.build import weights_digests
 from flows.output.directory import OutputDirectory
-from flows.output.manifest import Row
+from flows.output.manifest import Row, after
 from flows.output.run_record import read_run, write_run
 from flows.output.store import json_digest
 from flows.remote.places import is_inside
+from flows.run.machine import usable_cpus
 from flows.run.shard import Job, Work, failed_as_it_is, is_finished
 from flows.sources.base import EpisodeInfo, Source
 from flows.sources.detect import HUB_PREFIX, open_source, source_location
@@ -108,7 +108,7 @@ def make_plan(request: Request) -> Plan:
         config=config,
         store=request.out.store(keep_local=config.run.keep_local),
         manifest=request.out.manifest,
-        workers=config.run.workers or os.cpu_count() or 1,
+        workers=config.run.workers or usable_cpus(),
         force_from=request.force_from,
         rehash=request.rehash,
     )
@@ -127,7 +127,9 @@ def make_plan(request: Request) -> Plan:
             continue
         hopeless = _hopeless(job.info, config)
         if hopeless is not None:
-            plan.filtered.append(_filtered_row(job, hopeless, config) | work.store.packet_columns(job.episode_id, row))
+            kept = {} if row is None else {"packed_from": row.get("packed_from")}
+            columns = work.store.packet_columns(job.episode_id, row)
+            plan.filtered.append(_filtered_row(job, hopeless, config) | columns | kept | after(row))
         else:
             plan.jobs.append(job)
     return plan
@@ -328,7 +330,7 @@ def fingerprint(source: Source, infos: Iterable[EpisodeInfo]) -> str:
 
 
 def _devices(config: Config) -> Mapping[str, Any]:
-    devices: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
+    devices: dict[str, Any] = {"machine": platform.machine(), "cpus": usable_cpus()}
     if config.run.wants_gpu:
         import torch
 

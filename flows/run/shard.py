@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any, Protocol
 
 import cv2
@@ -25,8 +25,10 @@ from extractors.errors import EpisodeError, OutputError, PacketError, WeightsErr
 from extractors.types import Episode
 from flows.config import Config
 from flows.models.build import weights_digests
-from flows.output.manifest import Manifest, Row, assessment_columns
+from flows.output.manifest import Manifest, Row, after, assessment_columns
 from flows.output.store import StageRecord, StageResult, Store, content_digest, json_digest
+from flows.run.machine import peak_memory
+from flows.run.reuse import Decision, decide, known_source_key, packed_from, row_fits_packet
 from flows.sources.base import EpisodeInfo, Source, safe_id
 from flows.stages import STAGES, Stage, StageInputs
 from flows.stages.pack import PACK_VERSION, pack_episode, pack_key
@@ -38,7 +40,7 @@ log = logging.getLogger("cuepack")
 LASTING_FAULTS = frozenset(
     {"CorruptDataError", "MissingDataError", "LengthMismatchError", "UnsafePickleError", "BlankCameraError"}
 )
-"""Errors that lie in the episode's own files: trying again is of no use until these change."""
+"""Errors in the episode's own files: trying again is of no use until these change."""
 
 ALL_STAGES = (*(stage.name for stage in STAGES), "pack")
 
@@ -85,6 +87,7 @@ class EpisodeRun:
     row: Row | None = None
     episode: Episode | None = None
     stamp: str | None = None
+    packet_mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +146,15 @@ def is_finished(row: Mapping[str, Any] | None, job: Job, work: Work, run_key: st
     threshold = work.config.select.min_score
     if threshold is not None and (row.get("score") is None or row["score"] < threshold):
         return False
-    path = work.store.packet_path(job.episode_id)
+    path, stamp = work.store.packet_path(job.episode_id), source_stamp(job.info)
     try:
         whole = path.stat().st_size == row.get("bytes")
     except OSError:
         return False
-    return whole and row.get("source_stamp") == source_stamp(job.info)
+    if not whole or row.get("source_stamp") != stamp:
+        return False
+    # Of a packet that is not here nothing but its size is known.
+    return not work.store.is_here(job.episode_id) or row_fits_packet(row, stamp, work.store.mark(job.episode_id))
 
 
 def failed_as_it_is(row: Mapping[str, Any] | None, job: Job, run_key: str) -> bool:
@@ -175,8 +181,9 @@ class Shard:
         self._forced = set(ALL_STAGES[ALL_STAGES.index(work.force_from) :]) if work.force_from else set()
 
     def __enter__(self) -> Shard:
+        held = self._locks.enter_context(self.work.store.locked(run.job.episode_id for run in self.runs))
         for run in self.runs:
-            if not self._locks.enter_context(self.work.store.lock(run.job.episode_id)):
+            if run.job.episode_id not in held:
                 self._close(run, {"status": "busy", "error": "another run is working on this episode"})
         return self
 
@@ -221,7 +228,7 @@ class Shard:
             raise Interrupted
         started = time.perf_counter()
         try:
-            with _peak_memory() as peak:
+            with peak_memory() as peak:
                 try:
                     step(run)
                 except PacketError as error:
@@ -234,7 +241,7 @@ class Shard:
             self._fail(run, stage, error)
             return
         run.seconds[stage] = time.perf_counter() - started
-        run.peak_mb[stage] = peak[0]
+        run.peak_mb[stage] = peak.mb
         if self.work.progress is not None:
             self.work.progress.stage_done(stage, _n_frames(run))
         if run.row is not None and run.row["status"] == "done":
@@ -242,7 +249,7 @@ class Shard:
             self._record(run)
 
     def _make_up(self, run: EpisodeRun, error: PacketError) -> None:
-        """Makes the stages anew whose files are damaged or have gone (`.work` may be deleted at any time)."""
+        """Makes the stages again whose files are damaged or gone (`.work` may be deleted at any time)."""
         lost = set()
         for name, result in [*run.results.items(), *run.packed.items()]:
             try:
@@ -251,7 +258,7 @@ class Shard:
                 lost.add(name)
         if not lost:
             raise error
-        log.warning("%s: made anew, as %s", run.job.episode_id, error)
+        log.warning("%s: made again, as %s", run.job.episode_id, error)
         for name in lost:
             run.results.pop(name, None)
             run.packed.pop(name, None)
@@ -273,39 +280,42 @@ class Shard:
 
     def _begin(self, run: EpisodeRun) -> None:
         """Finds what earlier runs left, and accepts the source unread where size and time say it is the same."""
-        job = run.job
+        store, name = self.work.store, run.job.episode_id
         try:
-            run.packed = self.work.store.packet_results(job.episode_id)
+            run.packed = store.packet_results(name)
+            run.packet_mark = store.mark(name)
         except PacketError as error:
-            log.warning("%s: its packet is made anew: %s", job.episode_id, error)
+            log.warning("%s: its packet is made again: %s", name, error)
         if self.work.rehash:
             return
         stamp = _stamp(run)
-        packed = run.packed.get("source")
-        same_files = self._earlier.get(job.episode_id, {}).get("source_stamp") == stamp
-        known = (
-            packed if packed is not None and same_files else self.work.store.saved_from(job.episode_id, "source", stamp)
-        )
+        fits = row_fits_packet(self._earlier.get(name, {}), stamp, run.packet_mark)
         settings = json_digest(dict(STAGES[0].settings(self.work.config)))
-        if (
-            known is not None
-            and known.record.version == STAGES[0].version
-            and known.record.report["settings"] == settings
-        ):
-            run.results["source"] = known
-            run.actions["source"] = "reused"
+        for found, same_files in ((run.packed.get("source"), fits), (store.saved_from(name, "source", stamp), True)):
+            record = found.record if found is not None else None
+            key = known_source_key(record, same_files=same_files, version=STAGES[0].version, settings=settings)
+            if found is not None and key is not None:
+                run.results["source"] = found
+                run.actions["source"] = Decision.TAKE_PACKED.action
+                return
 
     def _finish_stage(self, run: EpisodeRun, stage: Stage) -> None:
         config, store, job = self.work.config, self.work.store, run.job
         weights = self._weights[stage.name]
         key = stage.key(config, run.results, weights)
-        for found in (run.packed.get(stage.name), store.saved(job.episode_id, stage.name)):
-            if found is not None and found.record.key == key and stage.name not in self._forced:
-                run.results[stage.name] = found
-                run.actions[stage.name] = "reused"
-                return
-        earlier = None if stage.name in self._forced else run.packed.get(stage.name)
-        inputs = StageInputs(lambda: self._open(run), run.results, config, earlier, weights)
+        packed, saved = run.packed.get(stage.name), store.saved(job.episode_id, stage.name)
+        forced = stage.name in self._forced
+        decide_with = partial(
+            decide, forced=forced, packed=packed.record if packed else None, saved=saved.record if saved else None
+        )
+        # The source's key is made of its content, which `_begin` did not recognise.
+        decision = decide_with(None if stage.name == "source" else key)
+        if decision is not Decision.RUN:
+            found = packed if decision is Decision.TAKE_PACKED else saved
+            assert found is not None
+            run.results[stage.name], run.actions[stage.name] = found, decision.action
+            return
+        inputs = StageInputs(lambda: self._open(run), run.results, config, None if forced else packed, weights)
         output = stage.run(inputs)
         report = json.loads(json.dumps(dict(output.report)))
         if output.content is not None:
@@ -321,13 +331,12 @@ class Shard:
             outputs={name: content_digest(dataset) for name, dataset in output.datasets.items()},
             report=report,
         )
-        previous = run.packed.get(stage.name)
-        if previous is not None and previous.record == record and stage.name not in self._forced:
-            run.results[stage.name] = previous
-            run.actions[stage.name] = "unchanged"
-            return
-        run.results[stage.name] = store.save(job.episode_id, stage.name, record, output.datasets, stamp=_stamp(run))
-        run.actions[stage.name] = "computed"
+        decision = decide_with(key, made=record)
+        run.actions[stage.name] = decision.action
+        if decision is Decision.KEEP_PACKED and packed is not None:
+            run.results[stage.name] = packed
+        else:
+            run.results[stage.name] = store.save(job.episode_id, stage.name, record, output.datasets, stamp=_stamp(run))
 
     def _pack(self, run: EpisodeRun) -> None:
         score = run.results["quality"].record.report["scores"].get("score")
@@ -350,7 +359,8 @@ class Shard:
                 run.actions["pack"] = "computed"
             store.publish(episode_id)
         store.forget(episode_id)
-        run.row = self._row(run) | {"status": "done"}
+        run.packet_mark = store.mark(episode_id)
+        run.row = self._row(run) | {"status": "done", "packed_from": packed_from(_stamp(run), run.packet_mark)}
         run.episode = None
 
     def _open(self, run: EpisodeRun) -> Episode:
@@ -401,7 +411,9 @@ class Shard:
             "run_key": self._run_key,
             "stages_computed": ";".join(name for name, action in run.actions.items() if action == "computed"),
         }
-        row |= self.work.store.packet_columns(run.job.episode_id, self._earlier.get(run.job.episode_id))
+        earlier = self._earlier.get(run.job.episode_id)
+        row |= self.work.store.packet_columns(run.job.episode_id, earlier) | after(earlier)
+        row["packed_from"] = self._packed_from(run)
         if "source" in run.results:
             report = run.results["source"].record.report
             row["camera"] = report["source"].get("camera")
@@ -412,6 +424,14 @@ class Shard:
         if "quality" in run.results:
             row |= assessment_columns(run.results["quality"].record.report)
         return row
+
+    def _packed_from(self, run: EpisodeRun) -> str | None:
+        """What the packet that is there was made from, whatever becomes of the episode now."""
+        source = run.results.get("source")
+        if source is not None and source is run.packed.get("source"):
+            return packed_from(_stamp(run), run.packet_mark)
+        known: str | None = self._earlier.get(run.job.episode_id, {}).get("packed_from")
+        return known
 
 
 def _stamp(run: EpisodeRun) -> str:
@@ -442,16 +462,3 @@ def _opencv_threads(workers: int) -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(before)
-
-
-@contextlib.contextmanager
-def _peak_memory() -> Iterator[list[float]]:
-    """Peak resident memory of the process meanwhile, MiB, in a list of one; NaN where Linux's /proc is not there."""
-    peak = [float("nan")]
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    yield peak
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                peak[0] = int(line.split()[1]) / 1024

@@ -91,19 +91,6 @@ class StageInputs:
         return None
 
 
-def device_label(model: object) -> str:
-    """What a model runs on, as a packet records it: "cpu", or the graphics card's own name.
-
-    Numbers differ between cards, so "cuda" would not say what made a packet.
-    """
-    named = str(getattr(model, "device_name", "cpu"))
-    if not named.startswith("cuda"):
-        return named
-    import torch
-
-    return torch.cuda.get_device_name(torch.device(named))
-
-
 def read_track_sets(inputs: StageInputs, fields: Sequence[str]) -> dict[str, dict[str, NDArray[Any]]]:
     """The fields of each track set that is there, `grid` first."""
     sets: dict[str, dict[str, NDArray[Any]]] = {}

@@ -10,8 +10,8 @@ from extractors.errors import MissingDataError
 from extractors.types import Depth
 from flows.config import Config
 from flows.models import build as models
-from flows.models.device_slot import device_slot
-from flows.stages.base import Stage, StageInputs, StageOutput, device_label
+from flows.models.device_slot import device_label, device_slot
+from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode
 

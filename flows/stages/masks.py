@@ -14,8 +14,8 @@ from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Masks
 from flows.config import Config
 from flows.models import build as models
-from flows.models.device_slot import device_slot
-from flows.stages.base import Stage, StageInputs, StageOutput, device_label
+from flows.models.device_slot import device_label, device_slot
+from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.writer import encode
 
 
@@ -53,7 +53,7 @@ def _run(inputs: StageInputs) -> StageOutput:
         report,
         backend=config.backend,
         device=device_label(segmenter),
-        precision=getattr(segmenter, "precision", "fp32"),
+        precision=segmenter.precision,
     )
 
 

@@ -9,9 +9,9 @@ from extractors.tracks import TrackPlan, extract_tracks
 from extractors.types import Tracks
 from flows.config import Config, TracksConfig
 from flows.models import build as models
-from flows.models.device_slot import device_slot
+from flows.models.device_slot import device_label, device_slot
 from flows.output.store import json_digest
-from flows.stages.base import Stage, StageInputs, StageOutput, device_label
+from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode
 
@@ -74,7 +74,7 @@ def _run(inputs: StageInputs) -> StageOutput:
         {name: dict(found.report) for name, found in sets.items()} | {"grid_key": _grid_key(inputs)},
         backend=config.backend,
         device=device_label(tracker),
-        precision=getattr(tracker, "precision", "fp32"),
+        precision=tracker.precision,
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import OutputError, PacketError
-from packers.atomic import built_aside
+from packers.atomic import built_aside, write_whole
 from packers.reader import Packet
 from packers.schema import dataset_spec
 from packers.training.targets import DEPTH_SIZE, cell_shares, pixel_weights, weighted_cells
@@ -112,7 +112,7 @@ def write_lewm(
                 file[f"{name}_valid"] = file[f"{STATE_NAMES[0]}_valid"]
             columns = tuple(name for name in file if name not in ("ep_len", "ep_offset"))
         index = target.with_name(f"{target.name}.episodes.csv")
-        index.write_text(_index(packets, offsets, lengths, splits or {}), encoding="utf-8", newline="")
+        write_whole(index, _index(packets, offsets, lengths, splits or {}))
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error}; free space or fix permissions") from error
     return JoinedFile(len(packets), sum(lengths), columns, sum(length < DEFAULT_SPAN for length in lengths))

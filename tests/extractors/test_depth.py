@@ -159,7 +159,7 @@ def test_every_estimator_keeps_the_contract(name: str, settings: dict[str, dict[
     assert np.isfinite(depth.values).all()
     assert json.loads(json.dumps(depth.report)) == depth.report
     assert estimator.precision == "fp32"
-    assert estimator.device_name == "cpu"
+    assert estimator.device.type == "cpu"
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from extractors.geometry import resize_mask, resize_rgb
 from extractors.mask_choice import ChooseBy, choose_candidate
 from extractors.mask_watching import Candidate, ChoiceRule
 from extractors.packed_masks import PackedMasks
-from extractors.types import Episode, Frames, Masks, Size
+from extractors.types import Episode, Frames, Masks, OnCpu, Size
 
 MIN_FRAMES = 5
 MIN_SIDE_PX = 24
@@ -47,11 +47,8 @@ looked before the robot came, and so counts as much as the strongest cues. Weigh
 simulated episodes; less takes parts of the object, or what it comes to cover, for it, more leaves the cues no say."""
 
 
-class MotionSegmenter:
+class MotionSegmenter(OnCpu):
     """Finds what starts to move when the robot touches it; see the module's text. Fixed cameras only."""
-
-    device_name = "cpu"
-    precision = "fp32"
 
     def __init__(self, *, choose: ChooseBy = "best", **settings: Any) -> None:
         """How to look.

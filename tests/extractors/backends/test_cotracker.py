@@ -206,7 +206,7 @@ def test_a_query_outside_the_clip_is_refused(tiny: Callable[..., CoTracker3], qu
 def test_it_is_listed_with_its_settings(tiny: Callable[..., CoTracker3], small_weights: Path):
     tracker = TRACKERS["cotracker3"](weights=small_weights, precision="fp32", device="cpu")
     assert isinstance(tracker, CoTracker3)
-    assert (tracker.precision, tracker.device_name) == ("fp32", "cpu")
+    assert (tracker.precision, tracker.device.type) == ("fp32", "cpu")
 
 
 # Coordinates and time

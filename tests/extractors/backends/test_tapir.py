@@ -113,7 +113,7 @@ def test_a_query_outside_the_clip_is_refused(tiny: Callable[..., Tapir], query: 
 def test_it_is_listed_with_its_settings(tiny: Callable[..., Tapir], small_weights: Path):
     tracker = TRACKERS["tapir"](weights=small_weights, precision="fp32", device="cpu", causal=True)
     assert isinstance(tracker, Tapir)
-    assert (tracker.precision, tracker.device_name) == ("fp32", "cpu")
+    assert (tracker.precision, tracker.device.type) == ("fp32", "cpu")
 
 
 # Coordinates

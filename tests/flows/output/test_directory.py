@@ -162,10 +162,10 @@ def test_a_single_packet_can_be_named(named, tmp_path):
 
 def test_one_writer_at_a_time_per_episode(named):
     store, second = OutputDirectory.open(named).store(), OutputDirectory.open(named).store()
-    with store.lock("e") as first_held, second.lock("e") as second_held, second.lock("other") as other_held:
-        assert (first_held, second_held, other_held) == (True, False, True)
-    with second.lock("e") as held_again:
-        assert held_again
+    with store.locked(["e"]) as first, store.locked(["e", "other"]) as other, second.locked(["e", "third"]) as third:
+        assert (first, other, third) == ({"e"}, {"other"}, {"third"})
+    with second.locked(["e"]) as again:
+        assert again == {"e"}
 
 
 def test_a_table_of_scores_stands_in_its_folder(tmp_path):

@@ -15,7 +15,7 @@ from tests.flows.batches import Silent, array_plan
 from tests.flows.run.crashing import SETTINGS
 from tests.support import ArraySource
 
-COSTS = ("seconds_", "peak_mb_", "stages_computed", "source_stamp")
+COSTS = ("seconds_", "peak_mb_", "stages_computed", "source_stamp", "packed_from", "recorded_at")
 
 
 @pytest.fixture

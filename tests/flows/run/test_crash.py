@@ -29,7 +29,7 @@ def leftovers(root):
 def lasting(root):
     """The manifest without what differs from run to run."""
     rows = Manifest(root / "out").rows()
-    volatile = ("seconds_", "peak_mb_", "stages_computed", "source_stamp")
+    volatile = ("seconds_", "peak_mb_", "stages_computed", "source_stamp", "packed_from", "recorded_at")
     return {name: {key: row[key] for key in row if not key.startswith(volatile)} for name, row in rows.items()}
 
 

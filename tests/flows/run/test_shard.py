@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import sys
 import threading
 
 import pytest
@@ -168,8 +169,8 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_packed(tmp_path, monkeypatc
 
 def test_two_runs_on_one_directory_exclude_each_other_per_episode(tmp_path):
     source = ArraySource(tmp_path / "in", count=2)
-    with Store(tmp_path / "out").lock("square_0") as held:
-        assert held
+    with Store(tmp_path / "out").locked(["square_0"]) as held:
+        assert held == {"square_0"}
         rows, outcome = extract(tmp_path, source)
     assert rows["square_0"]["status"] == "busy"
     assert rows["square_1"]["status"] == "done"
@@ -219,14 +220,16 @@ def test_stages_of_a_packet_name_every_stage_and_every_key(tmp_path):
                 assert packet.dataset_attributes(name)["stage_key"] in keys
 
 
-def test_the_signal_handler_asks_to_stop_first(tmp_path):
+def test_the_first_signal_asks_to_stop_and_says_so_the_second_ends_the_process(monkeypatch, capsys):
+    monkeypatch.setattr(carrying_out, "end_process", sys.exit)
     stop = threading.Event()
     with carrying_out._stop_on_signal(stop):
         import signal
 
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGHUP)
         assert stop.is_set()
-        with pytest.raises(KeyboardInterrupt):
+        assert "stopping" in capsys.readouterr().err
+        with pytest.raises(SystemExit, match="130"):
             signal.raise_signal(signal.SIGINT)
 
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 """Every stage on clips of every length and rate: none fails, and nothing is said that only a rate explains."""
 
 from __future__ import annotations
@@ -6,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from flows.stages.base import device_label
+from flows.models.device_slot import device_label
 from tests.flows.run.test_shard import extract, packets
 from tests.support import ArraySource
 
@@ -56,16 +58,14 @@ def test_clips_of_every_rate_are_packed(tmp_path):
     assert not any("not-judged" in each for each in tags)
 
 
-class OnCard:
-    def __init__(self, device_name):
-        self.device_name = device_name
-
-
 def test_a_packet_names_the_card_and_not_the_kind_of_device(monkeypatch):
     torch = pytest.importorskip("torch")
+
+    def on(device):
+        return SimpleNamespace(device=torch.device(device), precision="fp32")
+
     asked = []
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: asked.append(device) or "NVIDIA H100 80GB HBM3")
-    assert device_label(OnCard("cuda:1")) == "NVIDIA H100 80GB HBM3"
+    assert device_label(on("cuda:1")) == "NVIDIA H100 80GB HBM3"
     assert asked == [torch.device("cuda:1")]
-    assert device_label(OnCard("cpu")) == "cpu"
-    assert device_label(object()) == "cpu"
+    assert device_label(on("cpu")) == "cpu"

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from extractors.errors import ConfigError, WeightsError
+from extractors.printable import printable
 from flows.commands.options import FAILED, FINISHED, print_json
 from flows.models.weights import (
     CHECKPOINTS,
@@ -19,7 +20,6 @@ from flows.models.weights import (
     fetch_checkpoint,
     recorded_digest,
 )
-from extractors.printable import printable
 
 
 @click.group()

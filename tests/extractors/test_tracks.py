@@ -253,9 +253,7 @@ def test_background_points_of_its_own_are_tracked_with_the_objects():
         masks,
         tracker,
         size=(224, 112),
-        count=50,
-        background="own",
-        min_object_tracks=20,
+        plan=TrackPlan(count=50, background="own", min_object_tracks=20),
     )
     assert [len(asked) for asked in tracker.asked] == [400, 50]
     assert tracker.grids == [True, False]

@@ -40,6 +40,16 @@ class Problem:
     priors: Priors
     free: NDArray[np.bool_]
 
+    @property
+    def own_information(self) -> float:
+        """One over the variance of each point about the shared offset.
+
+        Points of a palm lie together, and so do those of what it holds: they are no independent draws. However many
+        they are, they count as `Priors.independent`; as independent ones, fifty would pull an object into the palm.
+        """
+        many = max(int(_present(self.seen).sum()) / self.priors.independent, 1.0)
+        return float(self.priors.own_m**-2 / many)
+
     def prior_information(self) -> Floats:
         """(12,) one over the variance of each camera parameter before any track is seen."""
         priors = self.priors
@@ -161,7 +171,7 @@ class Normal:
 
 def normal_equations(problem: Problem, state: CameraState, points: Floats, poses: Poses, scale: float) -> Normal:
     """The blocks at a state, observations weighed down as soft-L1 has it (1 / sqrt(1 + z))."""
-    seen, priors = problem.seen, problem.priors
+    seen = problem.seen
     found = project_points(state, points, poses, seen)
     residual = found.xy - seen.xy
     weight = poses.inside[seen.frame] / np.sqrt(1 + (residual**2).sum(axis=1) / scale**2) / scale**2
@@ -191,7 +201,7 @@ def _add_priors(
     information = problem.prior_information()
     camera[np.diag_indices(N_CAMERA)] += information
     camera_gradient += information * problem.prior_offset(state)
-    own = problem.priors.own_m**-2
+    own = problem.own_information
     present = _present(problem.seen)
     apart = np.where(present[:, None], points - state.shared, 0.0)
     shared = COLUMNS["shared"]
@@ -239,7 +249,7 @@ def _cost(problem: Problem, state: CameraState, points: Floats, poses: Poses, sc
     loss = np.where(depth > 0, loss, loss + 1 / scale)
     cost = float((loss * poses.inside[problem.seen.frame]).sum())
     present = _present(problem.seen)
-    cost += 0.5 * float((((points - state.shared)[present] / problem.priors.own_m) ** 2).sum())
+    cost += 0.5 * problem.own_information * float(((points - state.shared)[present] ** 2).sum())
     cost += 0.5 * float((problem.prior_information() * problem.prior_offset(state) ** 2).sum())
     return cost, residual
 

@@ -60,7 +60,7 @@ COHERENT = 3.0
 """Most that the part of a track's residual which goes with the hand may exceed what noise has there (six degrees of
 freedom: one in 200 of those that ride), or what the other tracks have."""
 
-FAR_OWN = 3.5
+FAR_OWN = 3.0
 """Farthest that a point may be from the mean of those that ride, in standard deviations of `Priors.own_m`."""
 
 WORST_RESIDUAL = 0.012

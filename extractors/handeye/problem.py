@@ -76,6 +76,7 @@ class Priors:
         shared_m: of the part of the points' offset that they share, per axis; for a wrist camera, of the scene's middle
             about that of the hand's path.
         own_m: of each point's own part, per axis.
+        independent: so many points count as independent draws of their own part, if there are more.
         camera_m: of the camera's place, per axis: about the middle of the hand's path (fixed) or the hand (wrist).
         delay_s: of the time by which poses are ahead of images.
         distortion: of the radial coefficient k1 (0 leaves it out).
@@ -84,7 +85,8 @@ class Priors:
     focal: float = 0.95
     focal_log_sigma: float = 0.5
     shared_m: float = 0.10
-    own_m: float = 0.06
+    own_m: float = 0.08
+    independent: float = 6.0
     camera_m: float = 1.0
     delay_s: float = 0.15
     distortion: float = 0.0

@@ -30,6 +30,9 @@ MOVES_NOISES = 1.6
 MIN_SEEN_SHARE = 0.25
 """A track must be seen over this share of the hand's travel."""
 
+CLEARLY = 0.6
+"""A delay is started from if it leaves less than this part of what none leaves."""
+
 FOCAL_STARTS = (0.5, 0.75, 1.1, 1.6, 2.4)
 """Focal lengths to start from, widths of the frame: 90, 67, 49, 35 and 24 degrees across."""
 
@@ -193,9 +196,7 @@ def _votes(sums: Sums, axes: Floats, tolerance: float = 0.2) -> Floats:
 
     A fifth: a hand that comes 20 cm nearer at 1 m moves a tenth faster than the affine camera has it.
     """
-    inside = np.einsum("ai,nij,aj->n", axes, sums.pp, axes)
-    across = np.einsum("ai,nia->n", axes, sums.px)
-    rest = np.maximum(sums.xx - 2 * across + inside, 0)
+    rest = _rest(sums, axes)
     allowed = sums.count * ((tolerance * sums.motion) ** 2 + 2 * NOISE_WIDTHS**2)
     votes: Floats = np.maximum(1 - rest / np.maximum(allowed, 1e-12), 0)
     return votes * np.minimum(sums.seen_share, 1)
@@ -208,18 +209,29 @@ def _with_delay(
     agrees: NDArray[np.bool_],
     lever_m: float,
 ) -> Affine:
-    """The group at the delay with which it agrees best."""
+    """The group at the delay with which it agrees best, none unless another is clearly better.
+
+    Noise alone moves the best delay of a hand that goes at an even pace by tenths of a second.
+    """
     chosen = np.flatnonzero(agrees)
-    best = (np.inf, 0.0, np.zeros((2, 3)))
-    for delay in delays:
+    tried: dict[float, tuple[float, Floats]] = {}
+    for delay in {0.0, *delays}:
         sums = affine_sums(clips, paths, delay, lever_m)
-        tried = _fit(sums, chosen)
-        rest = sums.xx[chosen] - np.einsum("ai,nia->n", tried, sums.px[chosen])
-        unlike = float(np.median(rest / np.maximum(sums.xx[chosen], 1e-12)))
-        best = min(best, (unlike, delay, tried), key=lambda each: each[0])
-    unlike, delay, axes = best
-    votes = _votes(affine_sums(clips, paths, delay, lever_m), axes)
-    return Affine(axes, agrees, float((votes * agrees).sum()), delay)
+        axes = _fit(sums, chosen)
+        rest = _rest(sums, axes)[chosen] / np.maximum(sums.count[chosen], 1)
+        tried[delay] = float(np.median(rest)), axes
+    delay = min(tried, key=lambda each: (tried[each][0], abs(each)))
+    if tried[delay][0] > CLEARLY * tried[0.0][0]:
+        delay = 0.0
+    votes = _votes(affine_sums(clips, paths, delay, lever_m), tried[delay][1])
+    return Affine(tried[delay][1], agrees, float((votes * agrees).sum()), delay)
+
+
+def _rest(sums: Sums, axes: Floats) -> Floats:
+    """(N,) sum of squares that the axes leave of each track."""
+    inside = np.einsum("ai,nij,aj->n", axes, sums.pp, axes)
+    across = np.einsum("ai,nia->n", axes, sums.px)
+    return np.asarray(np.maximum(sums.xx - 2 * across + inside, 0))
 
 
 def start_cameras(group: Affine, turned: Floats, centre: Floats, rig: Rig) -> Iterator[CameraState]:

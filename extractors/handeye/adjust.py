@@ -102,7 +102,7 @@ def free_columns(priors: Priors) -> NDArray[np.bool_]:
 
 
 def solve(
-    problem: Problem, state: CameraState, points: Floats, scale: float, *, steps: int = 30, tolerance: float = 1e-6
+    problem: Problem, state: CameraState, points: Floats, scale: float, *, steps: int = 30, tolerance: float = 1e-5
 ) -> Solution:
     """The best camera and points near a start, for noise of `scale` widths of the frame per axis.
 
@@ -177,10 +177,10 @@ def normal_equations(problem: Problem, state: CameraState, points: Floats, poses
     weight = poses.inside[seen.frame] / np.sqrt(1 + (residual**2).sum(axis=1) / scale**2) / scale**2
     weighed_point = found.by_point * weight[:, None, None]
     camera = np.tensordot(found.by_camera * weight[:, None, None], found.by_camera, ((0, 1), (0, 1)))
-    point = seen.per_track(np.einsum("oai,oaj->oij", weighed_point, found.by_point))
-    mixed = seen.per_track(np.einsum("oai,oaj->oij", found.by_camera, weighed_point))
+    point = seen.per_track(np.swapaxes(weighed_point, 1, 2) @ found.by_point)
+    mixed = seen.per_track(np.swapaxes(found.by_camera, 1, 2) @ weighed_point)
     camera_gradient = np.tensordot(found.by_camera, residual * weight[:, None], ((0, 1), (0, 1)))
-    point_gradient = seen.per_track(np.einsum("oai,oa->oi", weighed_point, residual))
+    point_gradient = seen.per_track((residual[:, None] @ weighed_point)[:, 0])
     _add_priors(problem, state, points, camera, point, mixed, camera_gradient, point_gradient)
     return Normal(
         camera, point, mixed, camera_gradient, point_gradient, weight, residual, found.by_camera, found.by_point
@@ -254,8 +254,8 @@ def _cost(problem: Problem, state: CameraState, points: Floats, poses: Poses, sc
     return cost, residual
 
 
-def place_points(problem: Problem, state: CameraState, scale: float) -> Solution:
-    """The points of all tracks with the camera held as it is."""
+def place_points(problem: Problem, state: CameraState, scale: float, near: Floats | None = None) -> Solution:
+    """The points of all tracks with the camera held as it is, sought from `near` (N, 3), or from the shared offset."""
     held = replace(problem, free=np.zeros(N_CAMERA, np.bool_))
-    start = np.repeat(state.shared[None], problem.seen.n_tracks, axis=0)
-    return solve(held, state, start, scale)
+    start = np.repeat(state.shared[None], problem.seen.n_tracks, axis=0) if near is None else near
+    return solve(held, state, start, scale, tolerance=1e-4)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from extractors.errors import GeometryError
 from extractors.handeye.adjust import (
@@ -42,6 +43,9 @@ START_OBSERVATIONS = 1200
 
 RIVAL_EXCESS = 5.0
 """A camera in another basin is ruled out if it is less likely by this factor's exponential (e^5 is 150)."""
+
+HALVES_APART = 32.0
+"""Squared distance, in their own sigmas, at which two halves disagree: chance exceeds it once in 20,000 (seven numbers)."""
 
 DELAY = 10
 """Column of the delay."""
@@ -113,7 +117,7 @@ def calibrate_camera(
     best = max(found, key=lambda each: each.explained)
     spread = uncertainty(best.problem, best.solution)
     verdict = judge(best.problem, best.solution, best.riding, spread, limits, places=places - origin)
-    verdict += _undecided(best, spread)
+    verdict += _undecided(best, spread) + _divided(best, len(clips))
     return _calibration(clips, search, best, spread, verdict, origin)
 
 
@@ -170,7 +174,7 @@ class _Search:
         for factor in TIGHTER:
             problem = self._problem(riding)
             solution = settle(problem, state, placed.points, scale)
-            placed = place_points(self._problem(self.candidates), solution.state, solution.scale)
+            placed = place_points(self._problem(self.candidates), solution.state, solution.scale, solution.points)
             again = self._agreeing(placed, riding, factor)
             if again.sum() < 3:
                 return None
@@ -299,6 +303,34 @@ def _undecided(found: _Found, spread: Uncertainty) -> tuple[str, ...]:
         if excess < RIVAL_EXCESS and not _alike(rival.state, best.state, focal=max(3 * spread.focal, 0.1)):
             apart = np.exp(abs(rival.state.log_focal - best.state.log_focal)) - 1
             return (f"two cameras explain the tracks about as well; their focal lengths are {apart:.0%} apart",)
+    return ()
+
+
+def _divided(found: _Found, n_clips: int) -> tuple[str, ...]:
+    """Reasons from two halves of the data, each solved alone, that tell different cameras.
+
+    A camera that is nudged, an object that slips and poses that are not the hand's leave their trace here, also where
+    the residual is small: parameters bend to one half or the other. Halves in time of a clip; every other clip of many.
+    """
+    frames = np.cumsum([0, *(len(path.timestamp) for path in found.problem.paths)])
+    clip_of = np.searchsorted(frames, found.problem.seen.frame, side="right") - 1
+    first = clip_of % 2 == 0 if n_clips > 1 else found.problem.seen.frame < np.median(found.problem.seen.frame)
+    halves = []
+    for half in (first, ~first):
+        seen = found.problem.seen
+        some = Observations(seen.xy[half], seen.frame[half], seen.track[half], seen.n_tracks)
+        problem = replace(found.problem, seen=some)
+        if len(some.track) < 20:
+            return ()
+        solution = solve(problem, found.solution.state, found.solution.points, found.solution.scale)
+        halves.append((solution.state, uncertainty(problem, solution).covariance[:7, :7]))
+    (one, one_covariance), (other, other_covariance) = halves
+    turn = Rotation.from_matrix(one.rotation.T @ other.rotation).as_rotvec()
+    apart = np.array([other.log_focal - one.log_focal, *turn, *(other.position - one.position)])
+    distance = float(apart @ np.linalg.solve(one_covariance + other_covariance, apart))
+    if distance > HALVES_APART:
+        what = "every other clip" if n_clips > 1 else "the clip's two halves"
+        return (f"{what} tell different cameras ({np.sqrt(distance):.1f} sigmas apart)",)
     return ()
 
 

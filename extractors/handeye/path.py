@@ -90,7 +90,7 @@ class HandPath:
         times = np.clip(asked, self.first_s, self.last_s)
         rotation = self.turns(times).as_matrix()
         rates = self.turns(times, 1)  # rad/s in the body's frame
-        rotation_rate = rotation @ _skew(rates)
+        rotation_rate = rotation @ skew(rates)
         translation, translation_rate = self.places(times), self.places(times, 1)
         # Half a step beyond the ends costs less than the frames it would lose.
         inside = np.abs(asked - times) <= 0.5 * self.step_s
@@ -103,7 +103,7 @@ class HandPath:
         return Poses(rotation, translation, rotation_rate, translation_rate, inside)
 
 
-def _skew(vectors: Floats) -> Floats:
+def skew(vectors: Floats) -> Floats:
     """(..., 3) to (..., 3, 3), so that skew(a) b is a x b."""
     x, y, z = np.moveaxis(vectors, -1, 0)
     zero = np.zeros_like(x)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from extractors.handeye.path import HandPath, Poses
+from extractors.handeye.path import HandPath, Poses, skew
 from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats
 
 NEAREST_M = 0.02
@@ -86,11 +86,8 @@ def project_points(state: CameraState, points: Floats, poses: Poses, seen: Obser
 
     Rotations are changed on the right, R exp([d]): the three columns are turns about the camera's own axes.
     """
-    xy, depth, rays, in_camera, carried = _project(state, points, poses, seen)
+    xy, depth, rays, in_camera = _project(state, points, poses, seen)
     focal, k1 = state.focal, state.distortion
-    turn = np.einsum("ji,ojk->oik", state.rotation, poses.rotation[seen.frame])  # R^T R_t
-    speed = np.einsum("oij,oj->oi", poses.rotation_rate[seen.frame], points[seen.track])
-    speed += poses.translation_rate[seen.frame]
     radius2 = (rays**2).sum(axis=1)
     stretch = focal * (1 + k1 * radius2)[:, None, None] * np.eye(2) + 2 * focal * k1 * rays[:, :, None] * rays[:, None]
     by_camera_point = np.zeros((len(rays), 2, 3))
@@ -99,11 +96,14 @@ def project_points(state: CameraState, points: Floats, poses: Poses, seen: Obser
     outer = stretch @ by_camera_point
     by_camera = np.zeros((len(rays), 2, N_CAMERA))
     by_camera[:, :, 0] = xy
-    by_camera[:, :, COLUMNS["rotation"]] = np.cross(outer, in_camera[:, None])
-    by_camera[:, :, COLUMNS["position"]] = -outer @ state.rotation.T
-    by_camera[:, :, 10] = np.einsum("oij,oj->oi", outer @ state.rotation.T, speed)
+    by_camera[:, :, COLUMNS["rotation"]] = outer @ skew(in_camera)  # -[d] x X is [X] x d
+    from_carrier = outer @ state.rotation.T
+    by_camera[:, :, COLUMNS["position"]] = -from_carrier
+    speed = (poses.rotation_rate[seen.frame] @ points[seen.track][:, :, None])[:, :, 0]
+    speed += poses.translation_rate[seen.frame]
+    by_camera[:, :, 10] = (from_carrier @ speed[:, :, None])[:, :, 0]
     by_camera[:, :, 11] = focal * radius2[:, None] * rays
-    return Projected(xy, depth, by_camera, outer @ turn)
+    return Projected(xy, depth, by_camera, from_carrier @ poses.rotation[seen.frame])
 
 
 def project_only(state: CameraState, points: Floats, poses: Poses, seen: Observations) -> tuple[Floats, Floats]:
@@ -114,14 +114,14 @@ def project_only(state: CameraState, points: Floats, poses: Poses, seen: Observa
 
 def _project(
     state: CameraState, points: Floats, poses: Poses, seen: Observations
-) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    carried = np.einsum("oij,oj->oi", poses.rotation[seen.frame], points[seen.track]) + poses.translation[seen.frame]
+) -> tuple[Floats, Floats, Floats, Floats]:
+    carried = (poses.rotation[seen.frame] @ points[seen.track][:, :, None])[:, :, 0] + poses.translation[seen.frame]
     in_camera = (carried - state.position) @ state.rotation
     depth = in_camera[:, 2].copy()
     in_camera[:, 2] = np.maximum(depth, NEAREST_M)
     rays = in_camera[:, :2] / in_camera[:, 2:]
     xy = state.focal * (1 + state.distortion * (rays**2).sum(axis=1, keepdims=True)) * rays
-    return xy, depth, rays, in_camera, carried
+    return xy, depth, rays, in_camera
 
 
 def stepped(state: CameraState, step: Floats) -> CameraState:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from extractors.errors import GeometryError
 from extractors.handeye.camera import calibrate_camera
 from extractors.handeye.problem import Calibration, Floats, TrackedClip
-from tests.benchmarks.handeye_scenes import HAND, OBJECT, STATIC, Recipe, Scene, random_lens, random_scene
+from tests.benchmarks.handeye_scenes import ARM, HAND, OBJECT, STATIC, Recipe, Scene, random_lens, random_scene
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,112 @@ def while_held(scene: Scene) -> TrackedClip:
     return replace(scene.clip, visibility=visible)
 
 
+def _mirrored(scene: Scene, rng: np.random.Generator) -> TrackedClip:
+    clip = while_held(scene)
+    xy = clip.xy.copy()
+    xy[..., 0] = clip.size[1] - 1 - xy[..., 0]
+    return replace(clip, xy=xy)
+
+
+def _nudged(scene: Scene, rng: np.random.Generator) -> TrackedClip:
+    clip = while_held(scene)
+    xy = clip.xy.copy()
+    xy[len(xy) // 2 :] += 0.06 * clip.size[1] * rng.choice([-1, 1], 2)
+    return replace(clip, xy=xy)
+
+
+def _other_path(scene: Scene, rng: np.random.Generator) -> TrackedClip:
+    clip = while_held(scene)
+    other = random_scene(int(rng.integers(10**6, 2 * 10**6)), Recipe(fps=(30, 30), seconds=(12, 12)))
+    rows = np.linspace(0, len(other.clip.hand_pose) - 1, len(clip.hand_pose)).astype(int)
+    return replace(clip, hand_pose=other.clip.hand_pose[rows])
+
+
+def _reversed(scene: Scene, rng: np.random.Generator) -> TrackedClip:
+    clip = while_held(scene)
+    return replace(clip, hand_pose=clip.hand_pose[::-1])
+
+
+def _millimetres(scene: Scene, rng: np.random.Generator) -> TrackedClip:
+    clip = while_held(scene)
+    pose = clip.hand_pose.copy()
+    pose[:, :3, 3] *= 1000
+    return replace(clip, hand_pose=pose)
+
+
+def _left_handed(scene: Scene, rng: np.random.Generator) -> TrackedClip:
+    clip = while_held(scene)
+    flip = np.diag([1.0, -1.0, 1.0])
+    pose = clip.hand_pose.copy()
+    pose[:, :3, 3] @= flip
+    pose[:, :3, :3] = flip @ pose[:, :3, :3] @ flip
+    return replace(clip, hand_pose=pose)
+
+
+def _inverse_turns(scene: Scene, rng: np.random.Generator) -> TrackedClip:
+    clip = while_held(scene)
+    pose = clip.hand_pose.copy()
+    pose[:, :3, :3] = np.swapaxes(pose[:, :3, :3], 1, 2)
+    return replace(clip, hand_pose=pose)
+
+
+def _constant(scene: Scene, rng: np.random.Generator) -> TrackedClip:
+    clip = while_held(scene)
+    return replace(clip, hand_pose=np.repeat(clip.hand_pose[:1], len(clip.hand_pose), axis=0))
+
+
+def _arm_alone(scene: Scene, rng: np.random.Generator) -> TrackedClip:
+    return replace(scene.clip, visibility=scene.clip.visibility & ((scene.kind == ARM) | (scene.kind == STATIC)))
+
+
+def _slipping(scene: Scene, rng: np.random.Generator) -> TrackedClip:
+    """The object's tracks alone, and the object slides through the hand by a tenth of the frame's width."""
+    clip = while_held(scene)
+    share = np.linspace(0, 1, len(clip.xy))[:, None, None]
+    slide = share * rng.normal(0, 0.07, 2) * clip.size[1] * (scene.kind == OBJECT)[:, None]
+    seen = clip.visibility & ((scene.kind == OBJECT) | (scene.kind == STATIC))
+    return replace(clip, xy=clip.xy + slide, visibility=seen)
+
+
+WRONG: dict[str, Callable[[Scene, np.random.Generator], TrackedClip]] = {
+    "mirrored video": _mirrored,
+    "camera nudged": _nudged,
+    "poses of another clip": _other_path,
+    "poses reversed": _reversed,
+    "millimetres": _millimetres,
+    "left-handed base": _left_handed,
+    "turns inverted": _inverse_turns,
+    "constant state": _constant,
+    "arm alone": _arm_alone,
+    "object slips": _slipping,
+}
+"""Clips that must be refused, or answered rightly (a nudge of nothing that is tracked)."""
+
+
+def wrong_table(count: int) -> None:
+    """How many clips of each wrong kind are refused, how many accepted and far off."""
+    refused = accepted = 0
+    for name, spoil in WRONG.items():
+        rng = np.random.default_rng(0)
+        off = fine = gone = 0
+        for group in scenes(count, Recipe(), 1):
+            scene = group[0]
+            try:
+                found = calibrate_camera([spoil(scene, rng)])
+            except GeometryError:
+                gone += 1
+                continue
+            if not found.observable:
+                gone += 1
+                continue
+            error = error_of(found, scene.focal_px, scene.carrier_from_camera)
+            bad = abs(error.focal) > 0.16 or error.position_m > 0.15 or error.rotation_deg > 6
+            off, fine = off + bad, fine + (not bad)
+        refused, accepted = refused + gone, accepted + off
+        print(f"{name:24s} refused {gone:3d}  accepted and right {fine:3d}  accepted and far off {off:3d}")
+    print(f"of the wrong ones {refused / max(refused + accepted, 1):.1%} are refused")
+
+
 def line(name: str, errors: list[Error]) -> str:
     """One row of the table."""
     if not errors:
@@ -86,10 +194,15 @@ def main() -> None:
     parser.add_argument("--pooled", type=int, default=1)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--wrong", action="store_true", help="clips that must be refused")
     args = parser.parse_args()
+    if args.wrong:
+        wrong_table(args.count)
+        return
     recipe = replace(Recipe(), rig=args.rig, noise_px=args.noise, drift_px=args.drift, delay=(-args.delay, args.delay))
     good, refused, seconds = [], [], []
-    right, wrong, missed, clock = 0, 0, 0, []
+    right = wrong = missed = 0
+    clock: list[float] = []
     for group in scenes(args.count, recipe, args.pooled, args.first):
         start = time.perf_counter()
         found = calibrate_camera([while_held(scene) for scene in group], rig=args.rig)

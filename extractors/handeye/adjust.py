@@ -57,7 +57,7 @@ class Problem:
         information[0] = priors.focal_log_sigma**-2
         information[COLUMNS["position"]] = priors.camera_m**-2
         information[COLUMNS["shared"]] = priors.shared_m**-2
-        information[10] = priors.delay_s**-2
+        information[10] = priors.delay_s**-2 if priors.delay_s > 0 else 0.0
         information[11] = priors.distortion**-2 if priors.distortion > 0 else 0.0
         return information
 

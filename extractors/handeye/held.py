@@ -27,6 +27,10 @@ SLIP_SCALES = 3.0
 MIN_HELD_TURN_M = 0.03
 """Least deviation of the hand's path while it holds, metres: below it depth is not seen."""
 
+REST_M, REST_RAD = 0.015, 0.15
+"""How far an object is believed to move in the frames between its rest and its grasp or release: a signal that is two
+frames late at 5 Hz costs centimetres, fingers that close push it, and what is let go settles."""
+
 POINT_PRIORS = Priors(shared_m=0.10, own_m=0.05, delay_s=0.0)
 """An object is near the hand that holds it, and its points are near each other."""
 
@@ -187,7 +191,7 @@ class _View:
         reports = []
         for rest in _rests(stretch):
             near = pose[np.flatnonzero(trusted)[0 if rest[0] else -1]]
-            fitted = self._rest(rest, points, near, solution.scale)
+            fitted = self._rest(rest, points, sigma, near, solution.scale)
             if fitted is not None:
                 pose[rest], pose_sigma[rest] = fitted[0], np.hypot(fitted[1], pose_sigma[trusted][0])
             reports.append(fitted is not None)
@@ -219,33 +223,42 @@ class _View:
         return np.sqrt(np.maximum(np.diagonal(inverse + through, axis1=1, axis2=2), 0))
 
     def _rest(
-        self, rest: NDArray[np.bool_], points: Floats, near: Floats, scale: float
+        self, rest: NDArray[np.bool_], points: Floats, sigma: Floats, near: Floats, scale: float
     ) -> tuple[Floats, Floats] | None:
         """The one pose of a rest and its sigma (2,), where at least six points are seen and agree with it."""
-        seen = _observed(self.clip, rest)
-        usable = np.isfinite(points[seen.track]).all(axis=1)
-        if len(np.unique(seen.track[usable])) < 6:
+        xy, count = _resting_places(self.clip, rest)
+        usable = (count > 0) & np.isfinite(points).all(axis=1)
+        if usable.sum() < 6:
             return None
-        xy, known = seen.xy[usable], points[seen.track[usable]]
+        xy, known = xy[usable], points[usable]
+        depth = max(float((near[:3, 3] - self.camera.base_from_camera[:3, 3]) @ self.camera.base_from_camera[:3, 2]), 0.1)
+        # A point's own error is the same in every frame of the rest: frames average noise away, not that.
+        weight = 1 / np.hypot(scale, sigma[usable].mean(axis=1) * self.state.focal / depth)
 
         def off(step: Floats) -> Floats:
             turned = near[:3, :3] @ Rotation.from_rotvec(step[:3]).as_matrix()
             in_base = known @ turned.T + near[:3, 3] + step[3:]
             in_camera = (in_base - self.camera.base_from_camera[:3, 3]) @ self.camera.base_from_camera[:3, :3]
             rays = in_camera[:, :2] / np.maximum(in_camera[:, 2:], 0.02)
-            # The last held pose is believed to 20 degrees and 5 cm: objects are set down, or fall a little.
-            return np.concatenate([((self.state.focal * rays - xy) / scale).ravel(), step[:3] / 0.35, step[3:] / 0.05])
+            errors = ((self.state.focal * rays - xy) * weight[:, None]).ravel()
+            return np.concatenate([errors, step[:3] / REST_RAD, step[3:] / REST_M])
 
         fitted = least_squares(off, np.zeros(6), loss="soft_l1")
-        spread = np.median(np.linalg.norm(off(fitted.x)[:-6].reshape(-1, 2), axis=1)) / 1.1774
-        if spread > 4:
+        spread = float(np.median(np.linalg.norm(off(fitted.x)[:-6].reshape(-1, 2), axis=1))) / 1.1774
+        if spread > 3:
             return None
         pose = near.copy()
         pose[:3, :3] = near[:3, :3] @ Rotation.from_rotvec(fitted.x[:3]).as_matrix()
         pose[:3, 3] += fitted.x[3:]
-        # A point's error is the same in every frame of a rest: frames do not average it away.
-        covariance = np.linalg.inv(fitted.jac.T @ fitted.jac) * max(spread, 1.0) ** 2 * rest.sum()
+        covariance = np.linalg.inv(fitted.jac.T @ fitted.jac) * max(spread, 1.0) ** 2
         return pose, np.array([np.sqrt(np.trace(covariance[3:, 3:])), np.degrees(np.sqrt(np.trace(covariance[:3, :3])))])
+
+
+def _resting_places(clip: TrackedClip, rest: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.intp]]:
+    """Median place (N, 2) of each track over a rest, in widths from the centre, and in how many frames it is seen."""
+    visible = clip.visibility[rest]
+    places = np.ma.masked_array(clip.centred[rest], np.repeat(~visible[..., None], 2, axis=2))
+    return np.ma.median(places, axis=0).filled(0.0), visible.sum(axis=0)
 
 
 def _observed(clip: TrackedClip, frames: NDArray[np.bool_]) -> Observations:

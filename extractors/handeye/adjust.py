@@ -230,7 +230,8 @@ def _step(problem: Problem, normal: Normal, damping: float) -> tuple[Floats, Flo
     point = normal.point + damping * normal.point * np.eye(3)
     inverse = np.linalg.inv(point)
     carried = normal.mixed @ inverse
-    camera = normal.camera + damping * normal.camera * np.eye(N_CAMERA)
+    # A parameter that no observation in reach depends on stays where it is instead of stopping the solver.
+    camera = normal.camera + (damping * normal.camera + 1e-9) * np.eye(N_CAMERA)
     schur = camera - np.tensordot(carried, normal.mixed, ((0, 2), (0, 2)))
     gradient = normal.camera_gradient - np.einsum("nij,nj->i", carried, normal.point_gradient)
     step, free = np.zeros(N_CAMERA), problem.free

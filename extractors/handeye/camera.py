@@ -44,8 +44,9 @@ START_OBSERVATIONS = 1200
 RIVAL_EXCESS = 5.0
 """A camera in another basin is ruled out if it is less likely by this factor's exponential (e^5 is 150)."""
 
-HALVES_APART = 32.0
-"""Squared distance, in their own sigmas, at which two halves disagree: chance exceeds it once in 20,000 (seven numbers)."""
+HALVES_APART = 12.0
+"""Squared distance per parameter at which two halves tell different cameras. Up to here sigmas are widened by it:
+tracks that drift differ by 2 to 8, a camera that is nudged by a twentieth of the width by 50 and more."""
 
 DELAY = 10
 """Column of the delay."""
@@ -66,6 +67,10 @@ freedom: one in 200 of those that ride), or what the other tracks have."""
 
 FAR_OWN = 3.0
 """Farthest that a point may be from the mean of those that ride, in standard deviations of `Priors.own_m`."""
+
+GOOD_TRACK = 0.004
+"""A track this close to the hand's motion is not told apart by its size, widths of the frame (1 px at 256): trackers
+follow some points of one body to 0.3 px and others to 2 px, and drift in all of them."""
 
 WORST_RESIDUAL = 0.012
 """Largest deviation of a track that rides, widths of the frame: three pixels at 256."""
@@ -116,9 +121,13 @@ def calibrate_camera(
         return _nothing(search.n_tracks, reason, {"groups": len(groups)})
     best = max(found, key=lambda each: each.explained)
     spread = uncertainty(best.problem, best.solution)
-    verdict = judge(best.problem, best.solution, best.riding, spread, limits, places=places - origin)
-    verdict += _undecided(best, spread) + _divided(best, len(clips))
-    return _calibration(clips, search, best, spread, verdict, origin)
+    halves = _halves(best, len(clips))
+    spread = spread.widened(max(halves, 1.0))
+    verdict = judge(best.problem, best.solution, best.riding, spread, limits) + _undecided(best, spread)
+    if halves > HALVES_APART:
+        what = "every other clip" if len(clips) > 1 else "the clip's two halves"
+        verdict += (f"{what} tell different cameras ({np.sqrt(halves):.1f} sigmas apart)",)
+    return _calibration(clips, search, best, spread, verdict, origin, halves)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,7 +236,7 @@ class _Search:
         """Candidates whose deviation from a camera, their own point free, is that of the tracks that ride."""
         seen = self._problem(self.candidates).seen
         deviation, count = _deviations(seen, placed)
-        usual = max(float(np.quantile(deviation[riding], 0.4)), RESIDUAL_FLOOR)
+        usual = max(float(np.quantile(deviation[riding], 0.4)), GOOD_TRACK)
         chance = CHANCE_SIGMAS / np.sqrt(np.maximum(4 * count - 6, 2))
         agrees = deviation <= np.minimum(usual * (factor + chance), WORST_RESIDUAL)
         coherent = _coherence(seen, placed, self.paths)
@@ -306,32 +315,28 @@ def _undecided(found: _Found, spread: Uncertainty) -> tuple[str, ...]:
     return ()
 
 
-def _divided(found: _Found, n_clips: int) -> tuple[str, ...]:
-    """Reasons from two halves of the data, each solved alone, that tell different cameras.
+def _halves(found: _Found, n_clips: int) -> float:
+    """Squared distance, in their own sigmas and per parameter, of the cameras that two halves of the data tell: about 1.
 
-    A camera that is nudged, an object that slips and poses that are not the hand's leave their trace here, also where
-    the residual is small: parameters bend to one half or the other. Halves in time of a clip; every other clip of many.
+    A camera that is nudged, an object that slips, poses that are not the hand's and tracks that drift leave their
+    trace here, also where the residual is small: parameters bend to one half or the other. Halves in time of a clip;
+    every other clip of many.
     """
+    seen = found.problem.seen
     frames = np.cumsum([0, *(len(path.timestamp) for path in found.problem.paths)])
-    clip_of = np.searchsorted(frames, found.problem.seen.frame, side="right") - 1
-    first = clip_of % 2 == 0 if n_clips > 1 else found.problem.seen.frame < np.median(found.problem.seen.frame)
-    halves = []
+    clip_of = np.searchsorted(frames, seen.frame, side="right") - 1
+    first = clip_of % 2 == 0 if n_clips > 1 else seen.frame < np.median(seen.frame)
+    told = []
     for half in (first, ~first):
-        seen = found.problem.seen
-        some = Observations(seen.xy[half], seen.frame[half], seen.track[half], seen.n_tracks)
-        problem = replace(found.problem, seen=some)
-        if len(some.track) < 20:
-            return ()
+        problem = replace(
+            found.problem, seen=Observations(seen.xy[half], seen.frame[half], seen.track[half], seen.n_tracks)
+        )
         solution = solve(problem, found.solution.state, found.solution.points, found.solution.scale)
-        halves.append((solution.state, uncertainty(problem, solution).covariance[:7, :7]))
-    (one, one_covariance), (other, other_covariance) = halves
+        told.append((solution.state, uncertainty(problem, solution).covariance[:7, :7]))
+    (one, one_covariance), (other, other_covariance) = told
     turn = Rotation.from_matrix(one.rotation.T @ other.rotation).as_rotvec()
     apart = np.array([other.log_focal - one.log_focal, *turn, *(other.position - one.position)])
-    distance = float(apart @ np.linalg.solve(one_covariance + other_covariance, apart))
-    if distance > HALVES_APART:
-        what = "every other clip" if n_clips > 1 else "the clip's two halves"
-        return (f"{what} tell different cameras ({np.sqrt(distance):.1f} sigmas apart)",)
-    return ()
+    return float(apart @ np.linalg.solve(one_covariance + other_covariance, apart)) / len(apart)
 
 
 def _calibration(
@@ -341,6 +346,7 @@ def _calibration(
     spread: Uncertainty,
     reasons: tuple[str, ...],
     origin: Floats,
+    halves: float,
 ) -> Calibration:
     state, solution, riding = best.solution.state, best.solution, best.riding
     carrier_from_camera = np.eye(4)
@@ -367,6 +373,7 @@ def _calibration(
             "riding": int(riding.sum()),
             "moving": int(search.candidates.sum()),
             "inflation": spread.inflation,
+            "halves_apart": halves,
             "explained": best.explained,
             "shared_m": state.shared.tolist(),
         },

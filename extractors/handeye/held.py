@@ -154,7 +154,9 @@ class _View:
         assert solution is not None
         return problem, solution, riding
 
-    def slips(self, trusted: NDArray[np.bool_], problem: Problem, solution: Solution, riding: NDArray[np.bool_]) -> bool:
+    def slips(
+        self, trusted: NDArray[np.bool_], problem: Problem, solution: Solution, riding: NDArray[np.bool_]
+    ) -> bool:
         """Whether the tracks are off together, in more frames than chance has: noise is each track's own."""
         frame = problem.seen.frame
         count = np.bincount(frame, minlength=len(trusted))
@@ -231,7 +233,9 @@ class _View:
         if usable.sum() < 6:
             return None
         xy, known = xy[usable], points[usable]
-        depth = max(float((near[:3, 3] - self.camera.base_from_camera[:3, 3]) @ self.camera.base_from_camera[:3, 2]), 0.1)
+        depth = max(
+            float((near[:3, 3] - self.camera.base_from_camera[:3, 3]) @ self.camera.base_from_camera[:3, 2]), 0.1
+        )
         # A point's own error is the same in every frame of the rest: frames average noise away, not that.
         weight = 1 / np.hypot(scale, sigma[usable].mean(axis=1) * self.state.focal / depth)
 
@@ -251,7 +255,9 @@ class _View:
         pose[:3, :3] = near[:3, :3] @ Rotation.from_rotvec(fitted.x[:3]).as_matrix()
         pose[:3, 3] += fitted.x[3:]
         covariance = np.linalg.inv(fitted.jac.T @ fitted.jac) * max(spread, 1.0) ** 2
-        return pose, np.array([np.sqrt(np.trace(covariance[3:, 3:])), np.degrees(np.sqrt(np.trace(covariance[:3, :3])))])
+        return pose, np.array(
+            [np.sqrt(np.trace(covariance[3:, 3:])), np.degrees(np.sqrt(np.trace(covariance[:3, :3])))]
+        )
 
 
 def _resting_places(clip: TrackedClip, rest: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.intp]]:

@@ -58,6 +58,19 @@ class Uncertainty:
     points_m: Floats
     inflation: float
 
+    def widened(self, factor: float) -> Uncertainty:
+        """The same with every variance times `factor`."""
+        root = float(np.sqrt(factor))
+        return Uncertainty(
+            covariance=self.covariance * factor,
+            focal=self.focal * root,
+            position_m=self.position_m * root,
+            rotation_deg=self.rotation_deg * root,
+            delay_s=self.delay_s * root,
+            points_m=self.points_m * root,
+            inflation=self.inflation * factor,
+        )
+
 
 def uncertainty(problem: Problem, solution: Solution) -> Uncertainty:
     """Sigmas from the normal equations, with errors that tracks and frames share measured from the residuals.
@@ -76,7 +89,7 @@ def uncertainty(problem: Problem, solution: Solution) -> Uncertainty:
     beliefs = _beliefs(problem)
     information = (schur - beliefs) / inflation + beliefs
     covariance = np.zeros((N_CAMERA, N_CAMERA))
-    covariance[np.ix_(free, free)] = np.linalg.inv(information[np.ix_(free, free)])
+    covariance[np.ix_(free, free)] = np.linalg.pinv(information[np.ix_(free, free)])
     blocks = {name: covariance[place, place] for name, place in COLUMNS.items()}
     points = np.linalg.inv(normal.point) * inflation
     points += np.einsum("nij,ik,nkl->njl", carried, covariance, carried)
@@ -101,7 +114,7 @@ def _inflation(seen: Observations, normal: Normal, schur: Floats, carried: Float
     gradient = np.einsum("oai,oa->oi", normal.by_camera, weighed)
     gradient -= np.einsum("oij,oj->oi", carried[seen.track], np.einsum("oai,oa->oi", normal.by_point, weighed))
     gradient = gradient[:, free]
-    inverse = np.linalg.inv(schur[np.ix_(free, free)])
+    inverse = np.linalg.pinv(schur[np.ix_(free, free)])
     inflation = 1.0
     for group in (seen.track, seen.frame):
         sums = np.zeros((int(group.max()) + 1, gradient.shape[1]))
@@ -124,8 +137,6 @@ def judge(
     riding: NDArray[np.bool_],
     spread: Uncertainty,
     limits: Limits,
-    *,
-    places: Floats,
 ) -> tuple[str, ...]:
     """Why a calibration must not be used; () where it may.
 
@@ -135,7 +146,6 @@ def judge(
         riding: (N,) bool, tracks it rests on.
         spread: its sigmas.
         limits: what counts as observable.
-        places: (T, 3) metres, the hand's path about its middle.
     """
     state, reasons = solution.state, []
     width = 2 * np.degrees(np.arctan(0.5 / state.focal))

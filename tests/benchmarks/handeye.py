@@ -55,47 +55,46 @@ def scenes(count: int, recipe: Recipe, pooled: int, first: int = 0) -> list[list
     return groups
 
 
-def while_held(scene: Scene) -> TrackedClip:
-    """The clip with the object's tracks used while it is held only, as the pipeline's contact signal allows."""
-    visible = scene.clip.visibility & (scene.held[:, None] | (scene.kind != OBJECT))
-    return replace(scene.clip, visibility=visible)
+def without_object(scene: Scene) -> TrackedClip:
+    """The clip without the object's tracks, as the pipeline gives it: real objects turn in the hand."""
+    return replace(scene.clip, visibility=scene.clip.visibility & (scene.kind != OBJECT))
 
 
 def _mirrored(scene: Scene, rng: np.random.Generator) -> TrackedClip:
-    clip = while_held(scene)
+    clip = without_object(scene)
     xy = clip.xy.copy()
     xy[..., 0] = clip.size[1] - 1 - xy[..., 0]
     return replace(clip, xy=xy)
 
 
 def _nudged(scene: Scene, rng: np.random.Generator) -> TrackedClip:
-    clip = while_held(scene)
+    clip = without_object(scene)
     xy = clip.xy.copy()
     xy[len(xy) // 2 :] += 0.06 * clip.size[1] * rng.choice([-1, 1], 2)
     return replace(clip, xy=xy)
 
 
 def _other_path(scene: Scene, rng: np.random.Generator) -> TrackedClip:
-    clip = while_held(scene)
+    clip = without_object(scene)
     other = random_scene(int(rng.integers(10**6, 2 * 10**6)), Recipe(fps=(30, 30), seconds=(12, 12)))
     rows = np.linspace(0, len(other.clip.hand_pose) - 1, len(clip.hand_pose)).astype(int)
     return replace(clip, hand_pose=other.clip.hand_pose[rows])
 
 
 def _reversed(scene: Scene, rng: np.random.Generator) -> TrackedClip:
-    clip = while_held(scene)
+    clip = without_object(scene)
     return replace(clip, hand_pose=clip.hand_pose[::-1])
 
 
 def _millimetres(scene: Scene, rng: np.random.Generator) -> TrackedClip:
-    clip = while_held(scene)
+    clip = without_object(scene)
     pose = clip.hand_pose.copy()
     pose[:, :3, 3] *= 1000
     return replace(clip, hand_pose=pose)
 
 
 def _left_handed(scene: Scene, rng: np.random.Generator) -> TrackedClip:
-    clip = while_held(scene)
+    clip = without_object(scene)
     flip = np.diag([1.0, -1.0, 1.0])
     pose = clip.hand_pose.copy()
     pose[:, :3, 3] @= flip
@@ -104,14 +103,14 @@ def _left_handed(scene: Scene, rng: np.random.Generator) -> TrackedClip:
 
 
 def _inverse_turns(scene: Scene, rng: np.random.Generator) -> TrackedClip:
-    clip = while_held(scene)
+    clip = without_object(scene)
     pose = clip.hand_pose.copy()
     pose[:, :3, :3] = np.swapaxes(pose[:, :3, :3], 1, 2)
     return replace(clip, hand_pose=pose)
 
 
 def _constant(scene: Scene, rng: np.random.Generator) -> TrackedClip:
-    clip = while_held(scene)
+    clip = without_object(scene)
     return replace(clip, hand_pose=np.repeat(clip.hand_pose[:1], len(clip.hand_pose), axis=0))
 
 
@@ -121,7 +120,7 @@ def _arm_alone(scene: Scene, rng: np.random.Generator) -> TrackedClip:
 
 def _slipping(scene: Scene, rng: np.random.Generator) -> TrackedClip:
     """The object's tracks alone, and the object slides through the hand by a tenth of the frame's width."""
-    clip = while_held(scene)
+    clip = replace(scene.clip, visibility=scene.clip.visibility & (scene.held[:, None] | (scene.kind != OBJECT)))
     share = np.linspace(0, 1, len(clip.xy))[:, None, None]
     slide = share * rng.normal(0, 0.07, 2) * clip.size[1] * (scene.kind == OBJECT)[:, None]
     seen = clip.visibility & ((scene.kind == OBJECT) | (scene.kind == STATIC))
@@ -205,7 +204,7 @@ def main() -> None:
     clock: list[float] = []
     for group in scenes(args.count, recipe, args.pooled, args.first):
         start = time.perf_counter()
-        found = calibrate_camera([while_held(scene) for scene in group], rig=args.rig)
+        found = calibrate_camera([without_object(scene) for scene in group], rig=args.rig)
         seconds.append(time.perf_counter() - start)
         kind = np.concatenate([scene.kind for scene in group])
         rides = (kind == STATIC) if args.rig == "wrist" else (kind == HAND) | (kind == OBJECT)

@@ -5,7 +5,7 @@ import pytest
 
 from extractors.errors import GeometryError, ShapeError
 from extractors.handeye.camera import calibrate_camera
-from tests.benchmarks.handeye import WRONG, error_of, scenes, while_held
+from tests.benchmarks.handeye import WRONG, error_of, scenes, without_object
 from tests.benchmarks.handeye_scenes import HAND, STATIC, Recipe, random_scene
 
 EASY = Recipe(turn=(40, 60), travel=(0.3, 0.4), fps=(8, 8), seconds=(4, 5), n_hand=(15, 20), n_static=40)
@@ -15,7 +15,7 @@ EASY = Recipe(turn=(40, 60), travel=(0.3, 0.4), fps=(8, 8), seconds=(4, 5), n_ha
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_tracks_without_noise_give_the_camera_exactly(seed):
     scene = random_scene(seed, replace(EASY, noise_px=0.01, missing=0.2))
-    found = calibrate_camera([while_held(scene)])
+    found = calibrate_camera([without_object(scene)])
     error = error_of(found, scene.focal_px, scene.carrier_from_camera)
     assert abs(error.focal) < 0.01
     assert error.position_m < 0.01
@@ -29,25 +29,25 @@ def test_tracks_without_noise_give_the_camera_exactly(seed):
 @pytest.mark.parametrize("change", [{"size": (120, 160)}, {"pixel_aspect": 4 / 3}, {"size": (720, 1280)}])
 def test_frames_of_any_size_and_squashed_ones(change):
     scene = random_scene(1, replace(EASY, noise_px=0.3, missing=0.2, **change))
-    found = calibrate_camera([while_held(scene)])
+    found = calibrate_camera([without_object(scene)])
     assert abs(found.focal_px / scene.focal_px - 1) < 0.04
 
 
 @pytest.mark.parametrize("delay", [-0.25, 0.1, 0.3])
 def test_a_clock_that_is_off_is_found(delay):
     scene = random_scene(4, replace(EASY, noise_px=0.5, missing=0.2, delay=(delay, delay)))
-    found = calibrate_camera([while_held(scene)])
+    found = calibrate_camera([without_object(scene)])
     assert abs(found.delay_s - delay) < max(0.02, 3 * found.delay_sigma_s)
 
 
 def test_clips_of_one_camera_are_solved_together():
     group = scenes(1, replace(EASY, distance=(0.6, 0.7), field_of_view=(40, 50)), 4)[0]
-    found = calibrate_camera([while_held(scene) for scene in group])
+    found = calibrate_camera([without_object(scene) for scene in group])
     error = error_of(found, group[0].focal_px, group[0].carrier_from_camera)
     assert found.observable, found.reasons
     assert abs(error.focal) < 0.05
     assert (error.sigmas < 3).all()
-    assert found.focal_sigma < 0.7 * calibrate_camera([while_held(group[0])]).focal_sigma
+    assert found.focal_sigma < 0.7 * calibrate_camera([without_object(group[0])]).focal_sigma
     assert len(found.riding) == sum(scene.clip.visibility.shape[1] for scene in group)
 
 
@@ -68,13 +68,13 @@ def test_a_wrong_clip_is_refused_with_a_reason(wrong):
 
 def test_a_hand_that_does_not_turn_leaves_the_camera_unknown():
     scene = random_scene(0, replace(EASY, turn=(0.1, 0.2)))
-    found = calibrate_camera([while_held(scene)])
+    found = calibrate_camera([without_object(scene)])
     assert not found.observable
     assert found.position_sigma_m > 0.05
 
 
 def test_equal_arguments_give_equal_results():
-    clip = while_held(random_scene(3, EASY))
+    clip = without_object(random_scene(3, EASY))
     one, other = calibrate_camera([clip]), calibrate_camera([clip])
     np.testing.assert_array_equal(one.covariance, other.covariance)
 

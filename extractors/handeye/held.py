@@ -7,7 +7,7 @@ explains all frames of a rest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from extractors.errors import GeometryError, ShapeError
+from extractors.errors import ShapeError
 from extractors.handeye.adjust import RESIDUAL_FLOOR, Problem, Solution, normal_equations, settle
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors, TrackedClip
@@ -188,7 +188,7 @@ class _View:
         pose_sigma = np.full((len(trusted), 2), np.nan)
         common = float(np.linalg.norm(np.nanmedian(sigma, axis=0)))
         extent = max(float(np.sqrt(np.nanvar(points, axis=0).sum())), 0.005)
-        # Held, the object turns with the hand: the axes are the hand's by definition, the origin is as good as its points.
+        # Held, it turns with the hand: the axes are the hand's by definition, the origin is as good as the points.
         pose_sigma[trusted] = common, np.degrees(common / (extent * np.sqrt(max(int(riding.sum()), 1))))
         reports = []
         for rest in _rests(stretch):

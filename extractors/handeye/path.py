@@ -104,7 +104,7 @@ class HandPath:
 
 
 def skew(vectors: Floats) -> Floats:
-    """(..., 3) to (..., 3, 3), so that skew(a) b is a x b."""
+    """Matrices (..., 3, 3) of vectors (..., 3) that multiply as their cross products do."""
     x, y, z = np.moveaxis(vectors, -1, 0)
     zero = np.zeros_like(x)
     rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]

@@ -124,8 +124,9 @@ def moving_tracks(clips: Sequence[TrackedClip], sums: Sums) -> NDArray[np.bool_]
 
 
 def _noise(clip: TrackedClip) -> Floats:
-    """(N,) deviation of a track's jitter from second differences, widths of the frame; 0 where it is never seen for
-    three frames on end. White noise has second differences of six times its variance; smooth motion has hardly any.
+    """(N,) deviation of a track's jitter, widths of the frame; 0 where it is never seen for three frames on end.
+
+    From second differences: white noise has second differences of six times its variance; smooth motion has hardly any.
     """
     seen = clip.visibility[2:] & clip.visibility[1:-1] & clip.visibility[:-2]
     second = np.where(seen[..., None], clip.centred[2:] - 2 * clip.centred[1:-1] + clip.centred[:-2], 0.0)

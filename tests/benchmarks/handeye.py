@@ -177,8 +177,8 @@ def line(name: str, errors: list[Error]) -> str:
     within = " ".join(f"{share:4.0%}" for share in (sigmas <= 2).mean(axis=0))
     return (
         f"{name:28s} {len(errors):4d}  focal {np.median(focal):6.2%} (p90 {np.quantile(focal, 0.9):6.2%})  position "
-        f"{np.median(place) * 100:5.2f} cm (p90 {np.quantile(place, 0.9) * 100:5.2f})  rotation {np.median(angle):5.2f} "
-        f"(p90 {np.quantile(angle, 0.9):5.2f})  within two sigmas {within}"
+        f"{np.median(place) * 100:5.2f} cm (p90 {np.quantile(place, 0.9) * 100:5.2f})  "
+        f"rotation {np.median(angle):5.2f} (p90 {np.quantile(angle, 0.9):5.2f})  within two sigmas {within}"
     )
 
 
@@ -222,8 +222,8 @@ def main() -> None:
         if args.verbose:
             print(
                 f"{len(seconds) - 1:3d} focal {error.focal:+.1%} ({found.focal_sigma:.1%}) position "
-                f"{error.position_m * 100:.1f} ({found.position_sigma_m * 100:.1f}) cm rotation {error.rotation_deg:.1f} "
-                f"({found.rotation_sigma_deg:.1f}) sigmas {error.sigmas.round(1)} riding {found.riding.sum()} wrong "
+                f"{error.position_m * 100:.1f} ({found.position_sigma_m * 100:.1f}) cm "
+                f"rotation {error.rotation_deg:.1f} ({found.rotation_sigma_deg:.1f}) sigmas {error.sigmas.round(1)} riding {found.riding.sum()} wrong "
                 f"{(found.riding & ~rides).sum()} residual {found.residual * 256:.2f} px inflation "
                 f"{found.report['inflation']:.2f} {seconds[-1]:.1f} s {found.reasons}"
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -185,9 +185,10 @@ def _aligned(case: Case, found: Calibration, seed: int) -> str:
         return f"depth: {error}"
     metres = fit.metres(relative)
     good = (depth > 0) & (metres > 0)
+    off = np.abs(metres[good] / depth[good] - 1)
     return (
-        f"depth: AbsRel {np.mean(np.abs(metres[good] / depth[good] - 1)):.1%} where {good.sum() / (depth > 0).sum():.0%} "
-        f"is told (predicted {np.median(fit.sigma(relative)[good]):.1%})"
+        f"depth: AbsRel {np.mean(off):.1%} where {good.sum() / (depth > 0).sum():.0%} is told "
+        f"(predicted {np.median(fit.sigma(relative)[good]):.1%})"
     )
 
 

@@ -89,13 +89,11 @@ def random_scene(seed: int, recipe: Recipe | None = None, *, lens: Lens | None =
     base_from_hand = _hand_path(rng, recipe, float(seconds[-1]))
     shown = base_from_hand(seconds + delay)
     lens = lens or random_lens(rng, recipe)
-    if recipe.rig == "wrist":
-        carried = np.linalg.inv(shown)
-    else:
-        carried = shown
     held = _held(rng, len(seconds))
     kind, points, in_base = _tracks(rng, recipe, shown, held)
-    base_to_camera = np.linalg.inv(lens.pose) if recipe.rig == "fixed" else np.linalg.inv(lens.pose) @ carried
+    base_to_camera = (
+        np.linalg.inv(lens.pose) if recipe.rig == "fixed" else np.linalg.inv(lens.pose) @ np.linalg.inv(shown)
+    )
     exact, depth = _projected(in_base, base_to_camera, lens.focal, recipe)
     clip = _observed(rng, recipe, exact, depth, base_from_hand(seconds), seconds)
     return Scene(

@@ -223,7 +223,8 @@ def main() -> None:
             print(
                 f"{len(seconds) - 1:3d} focal {error.focal:+.1%} ({found.focal_sigma:.1%}) position "
                 f"{error.position_m * 100:.1f} ({found.position_sigma_m * 100:.1f}) cm "
-                f"rotation {error.rotation_deg:.1f} ({found.rotation_sigma_deg:.1f}) sigmas {error.sigmas.round(1)} riding {found.riding.sum()} wrong "
+                f"rotation {error.rotation_deg:.1f} ({found.rotation_sigma_deg:.1f}) "
+                f"sigmas {error.sigmas.round(1)} riding {found.riding.sum()} wrong "
                 f"{(found.riding & ~rides).sum()} residual {found.residual * 256:.2f} px inflation "
                 f"{found.report['inflation']:.2f} {seconds[-1]:.1f} s {found.reasons}"
             )

@@ -86,7 +86,7 @@ def hand_pose_from_state(
     values = np.asarray(state, np.float64)
     place = values[:, [columns[name] for name in _POSITION]] * METRES[length_unit]
     turn = values[:, [columns[name] for name in turns]]
-    valid = np.isfinite(place).all(axis=1) & np.isfinite(turn).all(axis=1)
+    valid: NDArray[np.bool_] = np.asarray(np.isfinite(place).all(axis=1) & np.isfinite(turn).all(axis=1))
     if turns == _QUATERNION:
         valid &= np.linalg.norm(np.nan_to_num(turn), axis=1) > 1e-6
     if not valid.any():
@@ -108,7 +108,7 @@ def hand_pose_from_state(
         "convention": "Rz(yaw) Ry(pitch) Rx(roll)" if turns == _EULER else "quaternion",
         "dropped_rows": int((~valid).sum()),
     }
-    return HandPose(pose.astype(np.float32), valid, tuple(tags), report)
+    return HandPose(pose.astype(np.float32), np.asarray(valid, np.bool_), tuple(tags), report)
 
 
 def _columns(names: Sequence[str], prefix: str | None) -> tuple[dict[str, int], tuple[str, ...]]:

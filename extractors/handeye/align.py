@@ -44,7 +44,7 @@ class Alignment:
         inverse = np.maximum(self.scale * np.asarray(relative, np.float64) + self.shift, 1e-6)
         variance = self.covariance[0, 0] * np.square(relative) + 2 * self.covariance[0, 1] * relative
         variance = variance + self.covariance[1, 1]
-        return np.sqrt(variance / inverse**2 + self.residual**2).astype(np.float32)
+        return np.asarray(np.sqrt(variance / inverse**2 + self.residual**2), np.float32)
 
 
 def align_depth(

@@ -160,9 +160,9 @@ class _View:
         """Whether the tracks are off together, in more frames than chance has: noise is each track's own."""
         frame = problem.seen.frame
         count = np.bincount(frame, minlength=len(trusted))
-        mean = np.stack([np.bincount(frame, solution.residual[:, k], len(trusted)) for k in (0, 1)], axis=1)
+        total = np.stack([np.bincount(frame, solution.residual[:, k], len(trusted)) for k in (0, 1)], axis=1)
         usable = trusted & (count >= 4)
-        mean = mean[usable] / count[usable][:, None]
+        mean = total[usable] / count[usable][:, None]
         # Tracks of one object share part of their error: two frames' worth of a thousandth of the width is no slip.
         allowed = SLIP_SCALES * np.hypot(solution.scale / np.sqrt(count[usable]), 2 * RESIDUAL_FLOOR)
         return bool((np.linalg.norm(mean, axis=1) > allowed).mean() > 0.25)
@@ -202,7 +202,7 @@ class _View:
             points_sigma=sigma,
             hand_from_object=hand_from_object,
             pose=pose,
-            pose_valid=np.isfinite(pose).all(axis=(1, 2)),
+            pose_valid=np.asarray(np.isfinite(pose).all(axis=(1, 2))),
             pose_sigma=pose_sigma,
             trusted=trusted,
             residual=solution.scale,
@@ -222,7 +222,7 @@ class _View:
         known = np.r_[0:7, 10:12]
         camera = self.camera.covariance[np.ix_(known, known)]
         through = np.einsum("nij,ik,nkl->njl", carried[:, known], camera, carried[:, known])
-        return np.sqrt(np.maximum(np.diagonal(inverse + through, axis1=1, axis2=2), 0))
+        return np.asarray(np.sqrt(np.maximum(np.diagonal(inverse + through, axis1=1, axis2=2), 0)))
 
     def _rest(
         self, rest: NDArray[np.bool_], points: Floats, sigma: Floats, near: Floats, scale: float
@@ -263,8 +263,11 @@ class _View:
 def _resting_places(clip: TrackedClip, rest: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.intp]]:
     """Median place (N, 2) of each track over a rest, in widths from the centre, and in how many frames it is seen."""
     visible = clip.visibility[rest]
-    places = np.ma.masked_array(clip.centred[rest], np.repeat(~visible[..., None], 2, axis=2))
-    return np.ma.median(places, axis=0).filled(0.0), visible.sum(axis=0)
+    count = visible.sum(axis=0)
+    places = np.where(visible[..., None], clip.centred[rest], np.nan)
+    median = np.zeros((len(count), 2))
+    median[count > 0] = np.nanmedian(places[:, count > 0], axis=0)
+    return median, count
 
 
 def _observed(clip: TrackedClip, frames: NDArray[np.bool_]) -> Observations:

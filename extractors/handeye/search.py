@@ -160,7 +160,7 @@ class Search:
         coherent = _coherence(seen, placed, self.paths)
         agrees &= coherent <= np.maximum(COHERENT, COHERENT * np.median(coherent[riding])) * factor
         apart = np.linalg.norm(placed.points - placed.state.shared, axis=1)
-        return self.candidates & agrees & (apart <= FAR_OWN * self.priors.own_m)
+        return np.asarray(self.candidates & agrees & (apart <= FAR_OWN * self.priors.own_m))
 
     def _explained(self, placed: Solution, riding: NDArray[np.bool_]) -> float:
         """How much of the motion of moving tracks the solution accounts for, in tracks."""

@@ -149,7 +149,7 @@ def affine_groups(
     Hypotheses come from single tracks and from random threes of neighbours in the list of candidates (neighbours were
     posed near each other); each is refitted to those that agree with it.
     """
-    sums = affine_sums(clips, paths, 0.0, lever_m)
+    sums = _sums_where_most_agree(clips, paths, delays[::3], lever_m, seed)
     left = moving_tracks(clips, sums)
     groups: list[Affine] = []
     while len(groups) < most and left.sum() >= 3:
@@ -160,6 +160,24 @@ def affine_groups(
         groups.append(_with_delay(clips, paths, delays, agrees, lever_m))
         left &= ~agrees
     return sorted(groups, key=lambda group: -group.score)
+
+
+def _sums_where_most_agree(
+    clips: Sequence[TrackedClip], paths: Sequence[HandPath], delays: Sequence[float], lever_m: float, seed: int
+) -> Sums:
+    """Sums at the coarse delay at which the best group is largest, none unless another's is clearly larger.
+
+    At half a second off the tracks of a hand agree with each other but with no axes, so no group would be found.
+    """
+    best, most = affine_sums(clips, paths, 0.0, lever_m), 0.0
+    for delay in sorted({0.0, *delays}, key=abs):
+        sums = affine_sums(clips, paths, delay, lever_m)
+        moving = moving_tracks(clips, sums)
+        found = _best_group(sums, moving, seed) if moving.sum() >= 3 else None
+        votes = found[2] if found is not None else 0.0
+        if votes > (1.2 if delay else 1.0) * most:
+            best, most = sums, votes
+    return best
 
 
 def _best_group(sums: Sums, left: NDArray[np.bool_], seed: int) -> tuple[Floats, NDArray[np.bool_], float] | None:

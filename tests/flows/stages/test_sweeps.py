@@ -1,10 +1,9 @@
-from types import SimpleNamespace
-
 """Every stage on clips of every length and rate: none fails, and nothing is said that only a rate explains."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 

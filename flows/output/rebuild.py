@@ -13,7 +13,7 @@ from typing import Any
 from extractors.errors import ConfigError, OutputError, PacketError
 from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest, Row, assessment_columns
-from flows.output.store import Store, json_digest
+from flows.output.store import NO_PACKET, Store, json_digest
 from flows.sources.base import safe_id
 from packers.reader import Packet, check_digest
 
@@ -90,7 +90,8 @@ def rebuild_manifest(directory: OutputDirectory) -> Rebuilt:
             if row.get("status") == "done":
                 rebuilt.lost.append(name)
             else:
-                rows[name] = row
+                # It may have listed the packet of an earlier run, which is gone or damaged.
+                rows[name] = row | NO_PACKET | {"packed_from": None}
                 rebuilt.kept.append(name)
         manifest.write(rows.values())
         manifest.forget_journal()

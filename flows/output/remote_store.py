@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from extractors.errors import OutputError, PacketError, RemoteError, RemoteMissingError
-from flows.output.store import StageResult, Store, packet_facts
+from flows.output.store import NO_PACKET, StageResult, Store, packet_facts
 from flows.remote.mirror import Mirror, is_placeholder
 from packers.reader import Packet, check_digest, check_head
 from packers.validate import validate_packet
@@ -117,12 +117,17 @@ class RemoteStore(Store):
         if not is_placeholder(path):
             return super().packet_columns(episode_id)
         size = path.stat().st_size
-        known = earlier is not None and earlier.get("bytes") == size
-        return {
-            "packet": self._name(episode_id),
-            "sha256": earlier.get("sha256") if earlier is not None and known else None,
-            "bytes": size,
-        }
+        if earlier is not None and earlier.get("bytes") == size and earlier.get("packet"):
+            return {name: earlier.get(name) for name in NO_PACKET}
+        # Somebody replaced or cut it off: only its content tells whether it can be listed.
+        try:
+            self._mirror.fetch([self._name(episode_id)])
+            columns = super().packet_columns(episode_id)
+        except RemoteError as error:
+            raise OutputError(f"{error}; run again to go on") from error
+        if not self._keep_local:
+            self._mirror.forget(self._name(episode_id))
+        return columns
 
     def release(self, episode_id: str) -> None:
         """Drops the copy of an earlier packet that was fetched to work on the episode."""

@@ -28,6 +28,9 @@ from packers.writer import decode, write_group
 
 log = logging.getLogger("cuepack")
 
+NO_PACKET = {"packet": None, "sha256": None, "bytes": None}
+"""The manifest's columns of an episode without a packet that can be read."""
+
 LEFTOVERS = (
     "packets/*/.tmp-*",
     ".work/stages/*/*/.tmp-*",
@@ -146,7 +149,13 @@ class Store:
         """
         path = self.packet_path(episode_id)
         if not path.exists():
-            return {"packet": None, "sha256": None, "bytes": None}
+            return dict(NO_PACKET)
+        try:
+            check_digest(path)
+        except PacketError as error:
+            # The file stays for `validate` to find; a row lists what can be read.
+            log.warning("%s: its packet is not listed: %s", episode_id, error)
+            return dict(NO_PACKET)
         return packet_facts(path, path.relative_to(self.root).as_posix())
 
     def release(self, episode_id: str) -> None:

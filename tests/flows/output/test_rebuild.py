@@ -108,3 +108,18 @@ def test_the_command_counts_and_fails_on_damage(packed):
 def test_a_folder_that_is_no_output_directory_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="neither packets nor a manifest"):
         rebuild_manifest(OutputDirectory.open(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["cut", "remove"])
+def test_a_filtered_episode_s_packet_of_before_is_listed_only_while_it_is_whole(packed, tmp_path, damage):
+    source = ArraySource(tmp_path / "in", count=3, broken=(1,))
+    hopeless = [*SETTINGS, "select.min_score=0.99"]
+    carry_out(array_plan(source, packed, hopeless), Silent(), run_shard_plainly)
+    assert Manifest(packed).rows()["square_0"]["packet"] is not None
+    path = packet(packed, 0)
+    path.write_bytes(path.read_bytes()[:1000]) if damage == "cut" else path.unlink()
+    for _ in range(2):
+        rebuild_manifest(OutputDirectory.open(packed))
+        row = Manifest(packed).rows()["square_0"]
+        assert (row["status"], row["packet"], row["sha256"]) == ("filtered", None, None)
+    assert Store(packed).packet_columns("square_0")["packet"] is None

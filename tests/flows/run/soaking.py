@@ -184,7 +184,7 @@ def tiny_engine() -> Iterator[None]:
         mock.patch.object(logging.getLogger("cuepack"), "disabled", True),
         mock.patch("flows.run.shard.STAGES", STAGES),
         mock.patch("flows.run.plan.STAGES", STAGES),
-        mock.patch("flows.run.plan.open_source", lambda named: TinySource(Path(named))),
+        mock.patch("flows.run.plan.open_source", lambda named, columns=None: TinySource(Path(named))),
         mock.patch("flows.remote.files.WAITS_S", (0.0,)),
     ):
         yield

@@ -46,7 +46,8 @@ def read_state(path: Path, advice: str) -> dict[str, Tensor]:
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for files that are cut off, or no checkpoints
         code = _CODE.search(str(error))
-        if code is not None:
+        # Letters of any text are operations of a pickle to torch; a pickle begins with its protocol.
+        if code is not None and (not code[1].isdigit() or _begins_as_pickle(path)):
             # Torch's own text goes on to advise loading it all the same.
             raise WeightsError(
                 f"{path} is a pickle that asks for more than tensors ({code[1]}) and may run a program; nothing of it "
@@ -59,6 +60,11 @@ def read_state(path: Path, advice: str) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} is no plain dict of tensors; {advice}")
     return state
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def recognised(path: Path) -> str | None:

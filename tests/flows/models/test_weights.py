@@ -194,7 +194,7 @@ def test_a_file_on_the_web_is_fetched_listed_with_its_digest_and_checked(on_the_
     assert row["sha256"] in models("list").output
     result = models("check", "tapir")
     assert result.exit_code == 1
-    assert "cannot be read as a checkpoint" in result.output
+    assert "get bootstapir_checkpoint_v2.pt" in result.output
 
 
 def test_a_download_that_is_cut_leaves_nothing(on_the_web):

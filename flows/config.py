@@ -102,9 +102,7 @@ class MasksConfig(Section):
         DEFAULT_PROMPTS, description="texts asked for; {object} is the instruction's noun phrase"
     )
     choose: Literal["best", "first"] = Field(
-        "best",
-        description="best: what behaves as the manipulated object; first: the first prompt that finds anything "
-        "(motion: what it ranks first)",
+        "best", description="best: what behaves as the manipulated object; first: the first prompt that finds anything"
     )
     robot_prompt: Prompt | None = Field(None, description="text for the arm, packed as masks/robot; none: not packed")
     plan: Literal["video", "frames"] = Field(

@@ -195,10 +195,10 @@ def checkpoint_path(name: str, override: str | None = None) -> Path:
     path = Path(override).expanduser() if override else checkpoint_file(name)
     if checkpoint.also:
         path = path if override else path.parent
-        here = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+        is_present = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
     else:
-        here = path.is_file()
-    if not here:
+        is_present = path.is_file()
+    if not is_present:
         raise WeightsError(
             f"weights for {checkpoint.backend} not found: {path}. Get {_source(checkpoint)}, licence "
             f"{checkpoint.licence}; {checkpoint.without}"
@@ -235,8 +235,8 @@ def fetch_checkpoint(name: str) -> Path:
         if checkpoint.host == "web":
             path = _download(f"https://{checkpoint.repository}/{checkpoint.file}", target)
         elif checkpoint.also:
-            wanted = [checkpoint.file, *checkpoint.also]
-            path = Path(snapshot_download(checkpoint.repository, allow_patterns=wanted, local_dir=target.parent))
+            files = [checkpoint.file, *checkpoint.also]
+            path = Path(snapshot_download(checkpoint.repository, allow_patterns=files, local_dir=target.parent))
         else:
             path = Path(hf_hub_download(checkpoint.repository, checkpoint.file, local_dir=target.parent))
     except GatedRepoError as error:

@@ -61,16 +61,16 @@ def reported_progress(progress: RunProgress, out: OutputDirectory) -> Iterator[N
         yield
         return
     over = threading.Event()
-    told = False
+    warned = False
 
     def update() -> None:
-        nonlocal told
+        nonlocal warned
 
         def write() -> Any:
             return update_progress_artifact(artifact, 100 * progress.fraction(), progress.summary())
 
         # Every five seconds the same warning would bury all others.
-        told = _written("progress", write, level=logging.DEBUG if told else logging.WARNING) is None
+        warned = _written("progress", write, level=logging.DEBUG if warned else logging.WARNING) is None
 
     def keep_updating() -> None:
         while not over.wait(PROGRESS_EVERY_S):

@@ -110,13 +110,13 @@ def _read_plan(path: str) -> Plan:
         journal=not isinstance(out, RemoteDirectory),
     )
     work.run_key()  # fails at once where this machine lacks weights
-    wanted = {name for names in kept["shards"] for name in names}
-    by_id = {info.episode_id: info for info in source.episodes() if info.episode_id in wanted}
-    missing = wanted - by_id.keys()
+    episode_ids = {name for names in kept["shards"] for name in names}
+    by_id = {info.episode_id: info for info in source.episodes() if info.episode_id in episode_ids}
+    missing = episode_ids - by_id.keys()
     if missing:
         raise ConfigError(
-            f"the source {kept['source']} lacks {len(missing)} of the {len(wanted)} episodes here, {min(missing)} for "
-            "one; mount the same source on every machine"
+            f"the source {kept['source']} lacks {len(missing)} of the {len(episode_ids)} episodes on this machine, "
+            f"{min(missing)} for one; mount the same source on every machine"
         )
     request = Request(kept["source"], out, config, kept["camera"], force_from=kept["force_from"], rehash=kept["rehash"])
     jobs = [Job(by_id[name], kept["camera"]) for names in kept["shards"] for name in names]

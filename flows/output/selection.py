@@ -177,7 +177,7 @@ def read_selection(path: Path) -> tuple[str, ...]:
     return ids
 
 
-def rank_stability(ours: Sequence[Candidate], others: Sequence[Candidate]) -> dict[str, Any]:
+def rank_stability(candidates: Sequence[Candidate], others: Sequence[Candidate]) -> dict[str, Any]:
     """Kendall's tau-b (Kendall 1945; 1: same order, 0: unrelated, -1: reversed) between two scorings of the same clips.
 
     Returns:
@@ -189,19 +189,20 @@ def rank_stability(ours: Sequence[Candidate], others: Sequence[Candidate]) -> di
     """
     from scipy.stats import kendalltau
 
-    mine, theirs = ({c.episode_id: c for c in candidates} for candidates in (ours, others))
-    common = sorted(mine.keys() & theirs.keys())
+    by_id, others_by_id = ({c.episode_id: c for c in scored} for scored in (candidates, others))
+    common = sorted(by_id.keys() & others_by_id.keys())
     if not common:
         raise ConfigError("the two have no episode in common; compare runs on the same source and camera")
     tau: dict[str, float | None] = {}
-    parts = {n for c in ours for n in c.values if n.startswith("score_")} - {"score_weight_missing", "score_at_most"}
+    parts = {n for c in candidates for n in c.values if n.startswith("score_")}
+    parts -= {"score_weight_missing", "score_at_most"}
     for name in ("score", *sorted(parts)):
-        pairs = [(_number(mine[i], name), _number(theirs[i], name)) for i in common]
-        known = [(a, b) for a, b in pairs if a is not None and b is not None]
-        if name != "score" and not known:
+        pairs = [(_number(by_id[i], name), _number(others_by_id[i], name)) for i in common]
+        scored_by_both = [(a, b) for a, b in pairs if a is not None and b is not None]
+        if name != "score" and not scored_by_both:
             continue
-        varied = len({a for a, _ in known}) > 1 and len({b for _, b in known}) > 1
-        tau[name] = round(float(kendalltau(*zip(*known, strict=True)).statistic), 6) if varied else None
+        varied = len({a for a, _ in scored_by_both}) > 1 and len({b for _, b in scored_by_both}) > 1
+        tau[name] = round(float(kendalltau(*zip(*scored_by_both, strict=True)).statistic), 6) if varied else None
     return {"episodes": len(common), "tau": tau}
 
 
@@ -285,14 +286,19 @@ def _check_csv(root: Path) -> None:
     if not csv_path.exists():
         return
     table = pd.read_parquet(root / "manifest.parquet", columns=["episode_id", "status", "score"])
-    known = {
+    in_parquet = {
         row["episode_id"]: (row["status"], None if pd.isna(row["score"]) else float(row["score"]))
         for row in table.to_dict(orient="records")
     }
-    listed = {row["episode_id"]: (row.get("status"), _parse_score(row, csv_path)) for row in _table_rows(csv_path)}
-    for name in sorted(known.keys() | listed.keys()):
-        here, there = known.get(name), listed.get(name)
-        if here is None or there is None or here[0] != there[0] or not _near(here[1], there[1]):
+    in_csv = {row["episode_id"]: (row.get("status"), _parse_score(row, csv_path)) for row in _table_rows(csv_path)}
+    for name in sorted(in_parquet.keys() | in_csv.keys()):
+        parquet_entry, csv_entry = in_parquet.get(name), in_csv.get(name)
+        if (
+            parquet_entry is None
+            or csv_entry is None
+            or parquet_entry[0] != csv_entry[0]
+            or not _near(parquet_entry[1], csv_entry[1])
+        ):
             raise ConfigError(
                 f"{csv_path} and manifest.parquet disagree about {name}: one was edited by hand; "
                 f"`cuepack manifest rebuild {root}` makes both anew"

@@ -329,8 +329,8 @@ class Remote:
             install = f"pip install 'cuepack[{extra}]'" if extra else "install it beside cuepack"
             return RemoteError(f"{shown}: a package for {protocol}:// is missing ({text}); {install}")
         if isinstance(error, ValueError) and "rotocol not known" in text:
-            known = sorted(fsspec.available_protocols())
-            near = difflib.get_close_matches(protocol, known, n=1, cutoff=0.5)
+            protocols = sorted(fsspec.available_protocols())
+            near = difflib.get_close_matches(protocol, protocols, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}://?" if near else "s3, gs, abfs, sftp and file are among those it knows"
             return RemoteError(f"{shown}: fsspec knows no protocol {protocol}://; {hint}")
         if isinstance(error, FileNotFoundError):

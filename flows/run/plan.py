@@ -269,10 +269,10 @@ def _check_camera(source: Source, infos: Iterable[EpisodeInfo], camera: str) -> 
 
     An alias is one only where an episode takes it, and just opening the episode tells; the first usually does.
     """
-    known: dict[str, None] = {}
+    cameras: dict[str, None] = {}
     for info in infos:
-        known.update(dict.fromkeys(info.cameras))
-    if camera in known or camera in {name.rsplit(".", 1)[-1] for name in known}:
+        cameras.update(dict.fromkeys(info.cameras))
+    if camera in cameras or camera in {name.rsplit(".", 1)[-1] for name in cameras}:
         return
     if camera in source.camera_aliases:
         for info in infos:
@@ -283,7 +283,7 @@ def _check_camera(source: Source, infos: Iterable[EpisodeInfo], camera: str) -> 
             except EpisodeError:
                 pass  # the episode is bad for another reason, which its row will say
             return
-    raise UnknownCameraError(f"no episode has a camera named '{camera}'; the source has {sorted(known)}")
+    raise UnknownCameraError(f"no episode has a camera named '{camera}'; the source has {sorted(cameras)}")
 
 
 def _hopeless(info: EpisodeInfo, config: Config) -> float | None:

@@ -430,8 +430,8 @@ class Shard:
         source = run.results.get("source")
         if source is not None and source is run.packed.get("source"):
             return packed_from(_stamp(run), run.packet_mark)
-        known: str | None = self._earlier.get(run.job.episode_id, {}).get("packed_from")
-        return known
+        earlier: str | None = self._earlier.get(run.job.episode_id, {}).get("packed_from")
+        return earlier
 
 
 def _stamp(run: EpisodeRun) -> str:

@@ -119,10 +119,10 @@ def gripper_opening(
         record = {"from": f"{_KEYS.get(signal, signal)}[{names[element]}]", "convention": unit}
         if opening is None:
             return None, record, ()
-        known = sense(signal, element, names[element])
-        record["convention"] = f"{unit}, {known.why}"
-        tags = ("gripper-sense-guessed",) if known.guessed else ()
-        return (np.float32(1) - opening if known.inverted else opening), record, tags
+        convention = sense(signal, element, names[element])
+        record["convention"] = f"{unit}, {convention.why}"
+        tags = ("gripper-sense-guessed",) if convention.guessed else ()
+        return (np.float32(1) - opening if convention.inverted else opening), record, tags
     return None, None, ()
 
 
@@ -134,15 +134,16 @@ def _scaled(values: NDArray[np.float32], limits: tuple[float, float] | None) -> 
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None, "no finite value"
-    known = limits is not None and bool(np.isfinite(limits).all())
-    low, high = limits if limits is not None and known else (float(finite.min()), float(finite.max()))
-    normalised = low >= -_SLACK and high <= 1 + _SLACK and (high >= _METRES or not known)
+    has_limits = limits is not None and bool(np.isfinite(limits).all())
+    low, high = limits if limits is not None and has_limits else (float(finite.min()), float(finite.max()))
+    normalised = low >= -_SLACK and high <= 1 + _SLACK and (high >= _METRES or not has_limits)
     if not normalised and high - low < 1e-6:
         return None, f"constant {low:g}, unit unknown"
     if normalised:
         opening, unit = values, "already 0..1"
     else:
-        opening, unit = (values - low) / (high - low), f"{'dataset' if known else 'episode'} range {low:g}..{high:g}"
+        opening = (values - low) / (high - low)
+        unit = f"{'dataset' if has_limits else 'episode'} range {low:g}..{high:g}"
     opening = np.clip(opening, 0, 1).astype(np.float32)
     if len(finite) < len(values):
         # The opening is finite in a packet; actions may have gaps.

@@ -194,11 +194,11 @@ def list_pictures(path: Path) -> Pictures:
         stamps = list(decoder.packet_stamps())
         rate, base = decoder.rate, decoder.base
         sure = decoder.one_picture_a_packet
-    known = np.array(sorted(stamp for stamp in stamps if stamp is not None), np.int64)
-    if not sure or len(known) < len(stamps) or (np.diff(known) <= 0).any():
+    in_order = np.array(sorted(stamp for stamp in stamps if stamp is not None), np.int64)
+    if not sure or len(in_order) < len(stamps) or (np.diff(in_order) <= 0).any():
         return Pictures(None, len(stamps), np.arange(len(stamps)) / (rate or 1.0), sure)
-    times = (known - known[0]) * base if len(known) else np.zeros(0)
-    return Pictures(known, len(known), times, sure)
+    times = (in_order - in_order[0]) * base if len(in_order) else np.zeros(0)
+    return Pictures(in_order, len(in_order), times, sure)
 
 
 def is_cut(path: Path) -> bool:

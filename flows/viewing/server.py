@@ -227,12 +227,12 @@ def _export_episode(folder: Path, library: Library, side: str, held: Library, ke
     """The key, and why the episode's page says only that it cannot be shown (None where it shows the episode)."""
     target, fault = folder / "data" / side / key, None
     try:
-        theirs = _key(held, key, side, library)
-        content = held.file(theirs, "episode.js")
+        held_key = _key(held, key, side, library)
+        content = held.file(held_key, "episode.js")
         description = json.loads(content.decode()[len("cuepack.receive(") : -len(");\n")])
         fault = description.get("broken")
         for name in episode_files(description):
-            _write(target / name, held.file(theirs, name))
+            _write(target / name, held.file(held_key, name))
     except (KeyError, CuepackError) as error:
         fault = _words(error)
     if fault is not None:

@@ -33,7 +33,7 @@ class Checkpoint:
         gated: whether the hub asks for access to be granted first.
         without: the way on without it.
         also: patterns of the other files of a folder; with none, the checkpoint is the one file.
-        sha256: of the published file, "" where nobody we trust has told it: then what is here is "unpinned".
+        sha256: of the published file, "" where no trusted publisher gives it: the local file is then "unpinned".
         host: the Hugging Face "hub"; "web" where https://repository/file is the file; "other" cannot be fetched.
     """
 
@@ -176,13 +176,13 @@ def recorded_digest(name: str) -> str | None:
 
 
 def checkpoint_file(name: str) -> Path:
-    """Where a checkpoint lies in the model folder, whether it is there or not."""
+    """The path of a checkpoint in the model folder, whether or not the file exists."""
     checkpoint = CHECKPOINTS[name]
     return model_folder() / checkpoint.name / checkpoint.file
 
 
 def checkpoint_path(name: str, override: str | None = None) -> Path:
-    """The file of a checkpoint that is here, or its folder where it is more than one file.
+    """The file of a checkpoint on this machine, or its folder where it is more than one file.
 
     Args:
         name: a key of `CHECKPOINTS`.

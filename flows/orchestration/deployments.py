@@ -87,7 +87,7 @@ def make_deployments(schedule: Schedule, pool: str | None = None) -> list[Runner
         pool: the work pool whose workers carry it out; None for `cuepack serve`.
 
     Raises:
-        ConfigError: `schedule.cron` is no cron line.
+        ConfigError: `schedule.cron` cannot be read as a cron line.
     """
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     shared: dict[str, Any] = {"entrypoint_type": EntrypointType.MODULE_PATH, "enforce_parameter_schema": True}
@@ -185,7 +185,7 @@ def lost_runs_automation() -> Automation:
 
 
 def serve_deployments(schedule: Schedule, *, limit: int) -> None:
-    """Runs this machine's deployments, at most `limit` flow runs at once, until the process is told to stop."""
+    """Runs this machine's deployments, at most `limit` flow runs at once, until the process is asked to stop."""
     deployments = make_deployments(schedule)
     note_lost_runs()
     for deployment in deployments:
@@ -225,7 +225,7 @@ def _start_server(port: int) -> subprocess.Popen[bytes]:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise ConfigError(
-                f"port {port} is taken by a program that is no Prefect server; choose another with --port, or set "
+                f"port {port} is taken by a program other than a Prefect server; choose another with --port, or set "
                 "PREFECT_API_URL"
             ) from error
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

@@ -72,7 +72,7 @@ def run_with_prefect(
     trying to tell it so.
 
     Raises:
-        ConfigError: the Prefect server cannot be used, or the engine needs one and there is none.
+        ConfigError: the Prefect server cannot be used, or the engine needs one and none is configured.
     """
     check_server()
     check_engine(plan.work.config)
@@ -287,7 +287,7 @@ def _run_name(plan: Plan) -> str:
 
 
 def _rename(name: str) -> None:
-    """Puts what the plan found into the run's name; an unreachable server is no reason to stop."""
+    """Puts what the plan found into the run's name; an unreachable server does not stop the run."""
     with suppress(Exception), get_client(sync_client=True) as client:
         client.update_flow_run(UUID(runtime.flow_run.id), name=name)
 

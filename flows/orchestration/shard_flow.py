@@ -1,7 +1,7 @@
 """One shard as a flow run, with a thin task per stage: bars in the dashboard are minutes and not milliseconds.
 
 A task is retried only for what may be better in a minute: a hub that throttles, a network that is away. What is wrong
-with an episode's files is no task failure at all; the manifest records it.
+with an episode's files does not fail the task: the manifest records it.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ class RemoteDirectory(OutputDirectory):
             try:
                 self.put(path)
             except OutputError as error:
-                log.warning("%s is here only: %s", path, error)
+                log.warning("%s is on this machine only: %s", path, error)
                 kept.add(path.name)
         return kept
 
@@ -277,7 +277,8 @@ class Opened:
         uri, inside, rest = named.rpartition("/packets/")
         if not inside or not _PACKET.fullmatch(f"packets/{rest}"):
             raise ConfigError(
-                f"{named} is no packet of an output directory (URI/packets/ab/EPISODE.h5); copy it here first"
+                f"{named} is not a packet of an output directory (URI/packets/ab/EPISODE.h5); copy it to this machine "
+                "first"
             )
         directory = OutputDirectory.open(uri)
         path = directory.root / "packets" / rest

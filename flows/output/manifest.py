@@ -96,7 +96,8 @@ class Manifest:
                 row = {str(name): _python(value) for name, value in record.items()}
                 if not is_row(row):
                     raise OutputError(
-                        f"{self.parquet} holds a row that is none of a manifest (episode {row.get('episode_id')!r}); "
+                        f"{self.parquet} holds a row that does not belong in a manifest "
+                        f"(episode {row.get('episode_id')!r}); "
                         f"`cuepack manifest rebuild {self.root}` makes it again"
                     )
                 rows[row["episode_id"]] = row
@@ -154,9 +155,12 @@ class Manifest:
             self._put(path)
 
     def set_aside(self) -> Path | None:
-        """Renames an unreadable manifest.parquet, and a journal that is no file, to `*.unreadable`; the former's path.
+        """Renames an unreadable manifest.parquet, and a journal that is not a file, to `*.unreadable`.
 
         The caller holds `locked`.
+
+        Returns:
+            Where manifest.parquet was put, None where it was missing.
         """
         aside = self.parquet.with_name(f"{self.parquet.name}.unreadable")
         if self._journal.exists() and not self._journal.is_file():

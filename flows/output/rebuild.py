@@ -1,4 +1,4 @@
-"""The manifest made anew from the packets: what they say of themselves, and what the old manifest still knows."""
+"""The manifest made again from the packets, with the rows of the old manifest that still fit them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Rebuilt:
             )
         if self.damaged:
             said.append(
-                f"{len(self.damaged)} damaged packets are not listed; the next `cuepack extract` makes them anew"
+                f"{len(self.damaged)} damaged packets are not listed; the next `cuepack extract` makes them again"
             )
         if self.lost:
             said.append(f"{len(self.lost)} episodes were done and have no whole packet any more; run `cuepack extract`")
@@ -102,7 +102,7 @@ def packet_row(out: Path, path: Path) -> Row:
     """The manifest's row of a packet, as far as the packet tells it.
 
     Raises:
-        PacketError: the packet is damaged, or lies under another name than its own.
+        PacketError: the packet is damaged, or its file has the name of another episode.
     """
     check_digest(path)
     with Packet(path) as packet:

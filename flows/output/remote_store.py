@@ -53,7 +53,7 @@ class RemoteStore(Store):
             mirror.drop(name)
             return {}
         except RemoteError as error:
-            # Making it anew would cost more than waiting, and could not be put there either.
+            # Making the packet again would cost more than waiting, and it could not be uploaded either.
             raise OutputError(f"{error}; run again to go on") from error
         return super().packet_results(episode_id)
 
@@ -99,7 +99,7 @@ class RemoteStore(Store):
             self._fetched.discard(episode_id)
 
     def is_here(self, episode_id: str) -> bool:
-        """Whether the packet is no placeholder."""
+        """Whether the stand-in holds the packet itself and not a placeholder of its size."""
         path = self.packet_path(episode_id)
         return path.exists() and not is_placeholder(path)
 

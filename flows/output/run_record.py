@@ -36,7 +36,7 @@ def read_run(out: OutputDirectory) -> dict[str, Any]:
     """What run.json says about an output directory.
 
     Raises:
-        ConfigError: `out` is no output directory.
+        ConfigError: `out` is not an output directory.
     """
     try:
         found: dict[str, Any] = json.loads((out.root / "run.json").read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def read_run(out: OutputDirectory) -> dict[str, Any]:
             raise TypeError("its source is not described")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{out.label} is no cuepack output directory: run.json cannot be read ({error!r}); name the --out of an "
+            f"{out.label} is not a cuepack output directory: run.json cannot be read ({error!r}); name the --out of an "
             "extract"
         ) from error
     return found

@@ -38,8 +38,8 @@ class Candidate:
 
     Attributes:
         episode_id: names the packet, or the source's episode before extraction.
-        score: in [0, 1], None where it could not be told.
-        language_instruction: "" where there is none.
+        score: in [0, 1], None where it could not be computed.
+        language_instruction: "" where it is missing.
         source_id: the source's id, the same for all cameras of an episode.
         values: the other columns: sub-scores, n_frames, packet, sha256.
     """
@@ -95,7 +95,7 @@ def read_candidates(path: Path) -> list[Candidate]:
     """The episodes of an output directory's manifest (packed ones), or of a csv file of scores, sorted by id.
 
     Raises:
-        ConfigError: there is nothing to choose from, a score is no number from 0 to 1, an id occurs twice, or the
+        ConfigError: the list is empty, a score is not a number from 0 to 1, an id occurs twice, or the
             manifest does not agree with itself or with the packets.
     """
     if path.is_dir():
@@ -275,7 +275,7 @@ def _manifest_rows(root: Path) -> list[dict[str, Any]]:
     if missing:
         raise ConfigError(
             f"the manifest of {root} lists {len(missing)} packets that are not there (first: "
-            f"{missing[0]['episode_id']}); `cuepack manifest rebuild {root}` makes it anew from the packets"
+            f"{missing[0]['episode_id']}); `cuepack manifest rebuild {root}` makes it again from the packets"
         )
     return done
 
@@ -301,7 +301,7 @@ def _check_csv(root: Path) -> None:
         ):
             raise ConfigError(
                 f"{csv_path} and manifest.parquet disagree about {name}: one was edited by hand; "
-                f"`cuepack manifest rebuild {root}` makes both anew"
+                f"`cuepack manifest rebuild {root}` makes both again"
             )
 
 
@@ -322,7 +322,7 @@ def check_packets(directory: OutputDirectory, selection: Iterable[Selected]) -> 
         if not _near(score, candidate.score):
             raise ConfigError(
                 f"the manifest gives {candidate.episode_id} the score {candidate.score}, its packet {score}: the "
-                f"manifest was edited; `cuepack manifest rebuild {root}` makes it anew"
+                f"manifest was edited; `cuepack manifest rebuild {root}` makes it again"
             )
 
 
@@ -373,11 +373,11 @@ def _parse_score(row: Mapping[str, Any], path: Path) -> float | None:
     try:
         score = float(given)
     except (TypeError, ValueError):
-        raise ConfigError(f"{path}: the score of {row['episode_id']} is no number: {given!r}") from None
+        raise ConfigError(f"{path}: the score of {row['episode_id']} is not a number: {given!r}") from None
     if math.isnan(score):
         return None
     if not 0 <= score <= 1:
-        raise ConfigError(f"{path}: the score of {row['episode_id']} is {given}; scores lie between 0 and 1")
+        raise ConfigError(f"{path}: the score of {row['episode_id']} is {given}; a score is between 0 and 1")
     return score
 
 

@@ -147,7 +147,7 @@ def rerun_plans(
     """Plans to redo single episodes of `out` with its own configuration and `settings` on top, one plan per camera.
 
     Raises:
-        ConfigError: `out` is no output directory, or does not list one of the episodes.
+        ConfigError: `out` is not an output directory, or does not list one of the episodes.
         SourceError, WeightsError, OutputError: the run cannot start.
     """
     recorded = read_run(out)["source"]
@@ -227,7 +227,7 @@ def _check_output(out: OutputDirectory, source: Source, listed: str) -> None:
     """Refuses an output that is inside the source, or holds packets of another source."""
     location = source_location(source)
     if source.root.is_dir() and is_inside(out.label, location):
-        raise ConfigError(f"the output {out.label} lies inside the source {location}; choose an --out outside it")
+        raise ConfigError(f"the output {out.label} is inside the source {location}; choose an --out outside it")
     if out.root.exists() and not out.root.is_dir():
         raise ConfigError(f"--out {out.label} is a file; name a directory")
     if not (out.root / "run.json").exists():

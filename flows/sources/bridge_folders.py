@@ -1,4 +1,4 @@
-"""The folder tree of BridgeData V2: where trajectories lie, what their files say without being decoded."""
+"""The folder tree of BridgeData V2: where trajectories are, what their files say without being decoded."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def had_latency(root: Path, relative: str) -> tuple[bool, str]:
 
 
 def read_language(trajectory: Trajectory) -> Language:
-    """What lang.txt says; nothing where it is missing, which is no error in this dataset."""
+    """What lang.txt says; "" where it is missing, which this dataset allows."""
     if "lang.txt" not in trajectory.files:
         return Language()
     try:

@@ -217,7 +217,7 @@ class LeRobotSource:
             tags.add("missing-view")
         if action is not None and valid is not None and not valid.all():
             tags.add("nan-action")
-            # A row with one number missing is no command: the packet wants it NaN as a whole.
+            # A row with one number missing cannot be a command: the whole row is NaN in the packet.
             action = np.where(valid[:, None], action, np.float32("nan"))
         return Episode(
             episode_id=info.episode_id,
@@ -299,7 +299,7 @@ class LeRobotSource:
 
     @cached_property
     def _numeric(self) -> tuple[str, ...]:
-        """Columns of numbers that are no counters, in name order."""
+        """Columns of numbers other than counters, in name order."""
         return tuple(
             key
             for key, feature in self._info.features.items()
@@ -480,7 +480,7 @@ class LeRobotSource:
         return self._listed_pictures[1]
 
     def _folders(self, episode_index: int, column: str) -> tuple[Path, ...]:
-        """Where pictures lie that a row only names: below the root, or in the folder LeRobot's writer leaves."""
+        """Where pictures are stored that a row only names: below the root, or in the folder LeRobot's writer leaves."""
         return self._root, self._root / "images" / column / f"episode_{episode_index:06d}"
 
     def _recorded(self, index: int, rows: EpisodeRows, camera: str) -> dict[str, Frames]:

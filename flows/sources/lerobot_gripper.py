@@ -5,7 +5,7 @@ LeRobot fixes neither unit nor sense, so both are inferred, and what was inferre
 * which number: the element whose name contains "gripper", of a column of its own before `observation.state` before
   `action`; of several (two arms) the one that moves most in this episode. A name with "delta" is a change, not an
   opening.
-* unit: values of the dataset (its statistics, else this episode) that lie in [-0.1, 1.1] and reach 0.2 are taken to
+* unit: values of the dataset (its statistics, else this episode) that stay in [-0.1, 1.1] and reach 0.2 are taken to
   be an opening already, as WidowX and BridgeData give it (0.1 closed to 1.01 open); everything else (0..100, metres,
   -1..1) is scaled from the dataset's range to 0..1.
 * sense: `source.gripper_open` where it is set; else what the element's name or the robot says; else a look at the

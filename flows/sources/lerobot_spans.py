@@ -215,8 +215,8 @@ class JoinedFile:
             numbers = np.where(too_far, len(self.times) + np.arange(len(rows)), numbers)
         elif far.size:
             raise MissingDataError(
-                f"{self.name}: no picture for row {far[0]} at {row_times[far[0]]:.4f} s (nearest is {apart[far[0]]:.4f} "
-                "s away); correct the episode table or drop the episode"
+                f"{self.name}: no picture for row {far[0]} at {row_times[far[0]]:.4f} s (nearest is "
+                f"{apart[far[0]]:.4f} s away); correct the episode table or drop the episode"
             )
         if "rate-mismatch" not in tags and (np.diff(numbers) <= 0).any():
             raise LengthMismatchError(

@@ -222,7 +222,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def natural_order(path: Path) -> list[tuple[int, int | str]]:
     """Sort key that puts file_10 after file_9, folder by folder."""
     parts = re.split(r"([0-9]+)", path.as_posix())
-    # Digits of more than 4,000 places are no numbers to Python.
+    # Python refuses to read an integer of more than 4,300 digits.
     return [(0, int(part)) if part.isdigit() and len(part) < 40 else (1, part) for part in parts]
 
 

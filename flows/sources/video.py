@@ -72,7 +72,7 @@ class Pictures:
 
 
 class VideoFrames:
-    """T lazy (H, W, 3) uint8 RGB frames of a video: the pictures of T given numbers; decoded anew by each pass.
+    """T lazy (H, W, 3) uint8 RGB frames of a video: the pictures of T given numbers; decoded again by each pass.
 
     A pass seeks to the key frame before the first picture and decodes forward from there, so memory is constant and
     an episode inside a long file costs its own frames only. Where the seek led is told by the picture's stamp, and
@@ -241,7 +241,7 @@ def _ebml_size(data: bytes, position: int) -> tuple[int, int | None]:
 
 
 def _demuxer(head: bytes) -> str | None:
-    """The demuxer for a file that begins with `head`, None for what is no video file.
+    """The demuxer for a file that begins with `head`, None for anything but a video file.
 
     ffmpeg guesses among some 300 of them, playlists that open other files and addresses among these.
     """

@@ -105,7 +105,7 @@ class Library:
             return [self._fault]
         if self.is_packet or any((self.path / name).exists() for name in _WATCHED[:2]):
             return []
-        return [f"There is no manifest here; `cuepack manifest rebuild {self.title}` makes one from the packets."]
+        return [f"The manifest is missing; `cuepack manifest rebuild {self.title}` makes one from the packets."]
 
     def overview(self, *, server: bool, other: Library | None = None, site: str = "") -> bytes:
         """The overview's data; `site` tells exports apart, whose verdicts a browser keeps."""
@@ -155,7 +155,7 @@ class Library:
         """The packet of an episode.
 
         Raises:
-            KeyError: no such episode, or it has no packet, or its packet would lie outside the directory.
+            KeyError: no such episode, or it has no packet, or its packet would be outside the directory.
         """
         row = self.rows()[key]
         if self.is_packet:
@@ -339,7 +339,7 @@ def _packet_row(path: Path, root: Path) -> Row:
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """Writes a picture for the next look; a directory that may not be written is no fault of the looker."""
+    """Writes a picture for the next look; a directory that may not be written does not stop whoever looks."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)

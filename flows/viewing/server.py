@@ -255,7 +255,7 @@ def _write(path: Path, content: bytes) -> None:
 def _check_export(folder: Path, library: Library) -> None:
     inside = folder.resolve()
     if not library.is_packet and (inside == library.path or inside.is_relative_to(library.path / "packets")):
-        raise ConfigError(f"--export {folder} lies among the packets; name another folder")
+        raise ConfigError(f"--export {folder} is among the packets; name another folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARKER).exists():
         raise ConfigError(f"--export {folder} holds something else already; name a new or empty folder")
     if folder.exists() and not folder.is_dir():
@@ -299,7 +299,7 @@ def _is_own(host: str) -> bool:
 
 
 async def _annotation_body(request: Request) -> bytes | Response:
-    """What a page of ours sent, or the refusal."""
+    """What a page of this server sent, or the refusal."""
     origin = request.headers.get("origin")
     if origin is None or not _is_from(origin, request.headers.get("host")):
         return _refusal(403, "annotations are taken from the viewer's own pages only")

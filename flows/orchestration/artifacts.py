@@ -76,12 +76,14 @@ def reported_progress(progress: RunProgress, out: OutputDirectory) -> Iterator[N
         while not over.wait(PROGRESS_EVERY_S):
             update()
 
+    # A thread, because a shard may take minutes, and a server that hangs must not hold up the work.
     thread = threading.Thread(target=keep_updating, name="progress-artifact", daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
+        # The last update comes after the thread has ended, or an older number could arrive last.
         thread.join()
         update()
 

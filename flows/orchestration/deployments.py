@@ -89,6 +89,7 @@ def make_deployments(schedule: Schedule, pool: str | None = None) -> list[Runner
     Raises:
         ConfigError: `schedule.cron` cannot be read as a cron line.
     """
+    # ENQUEUE and not CANCEL_NEW: a night's batch that falls due during a long one is late, not lost.
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     shared: dict[str, Any] = {"entrypoint_type": EntrypointType.MODULE_PATH, "enforce_parameter_schema": True}
     if pool is not None:
@@ -205,7 +206,9 @@ def server_at(port: int) -> Iterator[str]:
         yield find_server(configured).url
         return
     url = f"http://127.0.0.1:{port}/api"
+    # A second `cuepack serve` on one machine shares the first one's server.
     server = None if server_answers(url) else _start_server(port)
+    # In the environment, so that the processes of flow runs find the server too.
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
     try:
@@ -220,6 +223,7 @@ def server_at(port: int) -> Iterator[str]:
 
 def _start_server(port: int) -> subprocess.Popen[bytes]:
     with socket.socket() as probe:
+        # As the server itself binds: a port that a server left a moment ago is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

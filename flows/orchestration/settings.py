@@ -165,6 +165,7 @@ def find_server(url: str) -> Server:
         if urlsplit(url).hostname in LOOPBACK:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=ANSWER_WITHIN_S) as answer:
+            # A version is a few bytes; another server at this address may send any amount.
             said = json.loads(answer.read(1000))
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

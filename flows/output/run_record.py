@@ -41,6 +41,7 @@ def read_run(out: OutputDirectory) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((out.root / "run.json").read_text(encoding="utf-8"))
         source = found["source"]
+        # Checked as a whole here, so that whoever uses the record can rely on these five.
         if not all(isinstance(source[name], str) for name in ("path", "asked", "kind", "dataset", "fingerprint")):
             raise TypeError("its source is not described")
     except (OSError, ValueError, KeyError, TypeError) as error:

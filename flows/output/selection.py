@@ -107,6 +107,7 @@ def read_candidates(path: Path) -> list[Candidate]:
     candidates = [_candidate(row, path) for row in rows]
     ids = [candidate.episode_id for candidate in candidates]
     if len(set(ids)) < len(ids):
+        # Counting is quadratic: above 10,000 rows the message does without a name.
         twice = sorted({name for name in ids if ids.count(name) > 1}) if len(ids) < 10_000 else ["an id"]
         raise ConfigError(f"{path}: {twice[0]} occurs more than once; keep one row per episode")
     return sorted(candidates, key=lambda candidate: candidate.episode_id)
@@ -220,6 +221,7 @@ def selection_file(name: str) -> str:
 def _rank(candidate: Candidate, pick: Pick) -> tuple[Any, ...]:
     if pick.how == "random":
         return (_draw("draw", pick.seed, candidate.episode_id),)
+    # Ties go by id: equal scores are common, and row order must not decide.
     return (-(candidate.score if candidate.score is not None else -1.0), candidate.episode_id)
 
 
@@ -250,6 +252,7 @@ def _validation(chosen: Sequence[Candidate], pick: Pick) -> set[str]:
     An episode falls to the same side in every selection made with one seed, so that the clips of one condition never
     train against those another is judged by. Where chance gives one side nothing, the nearest to the limit crosses.
     """
+    # Another purpose than "draw": with one number for both, a random selection would take one side only.
     draws = {_group(candidate): _draw("split", pick.seed, _group(candidate)) for candidate in chosen}
     val = {name for name, draw in draws.items() if draw < pick.val_share * 2**256}
     if len(draws) > 1 and 0 < pick.val_share < 1:
@@ -285,6 +288,7 @@ def _check_csv(root: Path) -> None:
     csv_path = root / "manifest.csv"
     if not csv_path.exists():
         return
+    # The merged rows alone, without the journal: the csv was written from the same.
     table = pd.read_parquet(root / "manifest.parquet", columns=["episode_id", "status", "score"])
     in_parquet = {
         row["episode_id"]: (row["status"], None if pd.isna(row["score"]) else float(row["score"]))
@@ -319,6 +323,7 @@ def check_packets(directory: OutputDirectory, selection: Iterable[Selected]) -> 
                 score = packet.attributes["scores"].get("score")
         except PacketError as error:
             raise ConfigError(f"a chosen packet cannot be read: {error}") from error
+        # The packet's score is the computed one; the manifest is a table that anybody can edit.
         if not _near(score, candidate.score):
             raise ConfigError(
                 f"the manifest gives {candidate.episode_id} the score {candidate.score}, its packet {score}: the "
@@ -335,6 +340,7 @@ def _table_rows(path: Path) -> list[dict[str, Any]]:
     try:
         content = path.read_bytes()
         head, _, body = content.partition(b"\n")
+        # Files without the line are lists that people made by hand.
         if head.startswith(_HASH_LINE.encode()):
             if hashlib.sha256(body).hexdigest() != head[len(_HASH_LINE) :].strip().decode(errors="replace"):
                 raise ConfigError(f"selection file {path} was changed after it was written (its sha256 does not fit)")

@@ -107,6 +107,7 @@ class Verifier:
         """The source's entry for a packet, whose id may have the camera appended."""
         found = self._infos.get(episode_id)
         camera = str(record.get("camera") or "")
+        # Extracting with --camera appends the camera to the id, by the name asked for: the recorded one, or an alias.
         if found is None and "-" in episode_id:
             ends = [f"-{safe_id(camera)}"] if camera else []
             ends.append(episode_id[episode_id.rindex("-") :])
@@ -125,6 +126,7 @@ class Verifier:
         wrong = _differing(recorded, reading.decoded)
         if not wrong:
             return
+        # A shift is looked for before another camera, which costs decoding every other view.
         cause = _order_fault(recorded, reading.decoded)
         if cause is None:
             other = self._camera_with(recorded, [], info, record)
@@ -260,11 +262,13 @@ def _differing(digests: Sequence[str], source_digests: Sequence[str]) -> list[in
 def _order_fault(digests: Sequence[str], source_digests: Sequence[str]) -> str | None:
     """How `digests` came from `source_digests` by shifting or reordering, None where neither explains it."""
     now = _agreement(digests, source_digests)
+    # Small shifts first: a clip that repeats itself agrees under several, and the first found is named.
     for size in range(1, min(_MOST_SHIFT, len(digests) - 1) + 1):
         for shift in (size, -size):
             a, b = (
                 (digests[:-shift], source_digests[shift:]) if shift > 0 else (digests[-shift:], source_digests[:shift])
             )
+            # More than now: frames that stand still agree under every shift, which explains nothing.
             if len(a) > 1 and _agreement(a, b) >= max(_AGREE, now + 1e-9):
                 frames = "one frame" if size == 1 else f"{size} frames"
                 return f"shifted by {frames}: frame t of the packet is frame t{shift:+d} of the source"
@@ -283,6 +287,7 @@ def _agreement(digests: Sequence[str], other_digests: Sequence[str]) -> float:
     if not digests or not other_digests:
         return 0.0
     same = sum(a == b for a, b in zip(digests, other_digests, strict=False))
+    # A shift may lose one frame at an end; a larger difference is missing content, and lowers the share.
     shorter, longer = sorted((len(digests), len(other_digests)))
     return same / (longer if longer - shorter > 1 else shorter)
 

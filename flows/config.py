@@ -221,7 +221,7 @@ class SelectConfig(Section):
     """Which clips are packed."""
 
     min_score: float | None = Field(
-        None, ge=0, le=1, description="clips scoring below are filtered (a packet of theirs stays); none: keep all"
+        None, ge=0, le=1, description="clips scoring below are filtered (their earlier packets stay); none: keep all"
     )
 
 

@@ -118,10 +118,10 @@ def _devices() -> list[Check]:
 
 
 def _weights() -> list[Check]:
-    here = [name for name in CHECKPOINTS if checkpoint_file(name).is_file()]
-    missing = [name for name in CHECKPOINTS if name not in here]
-    says = f"{len(here)} of {len(CHECKPOINTS)} checkpoints in {model_folder()}"
-    says += f": {', '.join(here)}" if here else ""
+    present = [name for name in CHECKPOINTS if checkpoint_file(name).is_file()]
+    missing = [name for name in CHECKPOINTS if name not in present]
+    says = f"{len(present)} of {len(CHECKPOINTS)} checkpoints in {model_folder()}"
+    says += f": {', '.join(present)}" if present else ""
     if not missing:
         return [Check("weights", "good", says)]
     todo = f"`cuepack models fetch {missing[0]}`, see `cuepack models list`; --profile cpu needs none"
@@ -184,9 +184,9 @@ def _packages() -> list[Check]:
 
 def _remote() -> list[Check]:
     clients = {"s3fs": ("s3://", "s3"), "gcsfs": ("gs://", "gcs")}
-    here = [name for name in clients if importlib.util.find_spec(name)]
-    lacking = [f"{use} needs cuepack[{extra}]" for name, (use, extra) in clients.items() if name not in here]
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("fsspec", *here))
+    installed = [name for name in clients if importlib.util.find_spec(name)]
+    lacking = [f"{use} needs cuepack[{extra}]" for name, (use, extra) in clients.items() if name not in installed]
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("fsspec", *installed))
     return [Check("remote", "good", "; ".join([versions, *lacking, f"copies in {cache_folder()}"]))]
 
 

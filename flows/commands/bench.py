@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--dataset", type=click.Choice(["tapvid"]), required=True, help="What lies at --path.")
+@click.option("--dataset", type=click.Choice(["tapvid"]), required=True, help="Format of the files at --path.")
 @click.option("--path", type=LocalPath(), required=True, help="Folder of .pkl files (RoboTAP, DAVIS, RGB-Stacking).")
 @click.option("--native", is_flag=True, help="Track at the videos' own size [default: 256 x 256, as published].")
 @click.option("--sweep", is_flag=True, help="Also give points under the other rule of pixel centres; twice the time.")

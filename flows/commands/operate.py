@@ -28,7 +28,7 @@ def manifest() -> None:
 @click.argument("directory", type=OutputPath(), metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def rebuild(directory: OutputDirectory, as_json: bool) -> None:
-    """Make manifest.parquet and manifest.csv of DIR anew from its packets, and say what they cannot tell.
+    """Make manifest.parquet and manifest.csv of DIR again from its packets, and say what packets do not hold.
 
     Exit code 0: every packet is listed; 1: some are damaged or gone.
     """

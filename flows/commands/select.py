@@ -96,13 +96,15 @@ def _counts(candidates: list[Candidate], selection: list[Selected]) -> dict[str,
     }
 
 
-def _compared(ours: list[Candidate], others: list[Candidate], pick: Pick | None) -> dict[str, Any]:
+def _compared(candidates: list[Candidate], others: list[Candidate], pick: Pick | None) -> dict[str, Any]:
     from flows.output.selection import choose, rank_stability
 
-    stability = rank_stability(ours, others)
+    stability = rank_stability(candidates, others)
     if pick is not None:
-        mine, theirs = ({s.candidate.episode_id for s in choose(given, pick)} for given in (ours, others))
-        stability["chosen_by_both"] = len(mine & theirs)
+        chosen, chosen_by_other = (
+            {s.candidate.episode_id for s in choose(given, pick)} for given in (candidates, others)
+        )
+        stability["chosen_by_both"] = len(chosen & chosen_by_other)
     return stability
 
 

@@ -33,7 +33,7 @@ class Checkpoint:
         gated: whether the hub asks for access to be granted first.
         without: the way on without it.
         also: patterns of the other files of a folder; with none, the checkpoint is the one file.
-        sha256: of the published file, "" where nobody we trust has told it: then what is here is "unpinned".
+        sha256: of the published file, "" where no trusted publisher gives it: the local file is then "unpinned".
         host: the Hugging Face "hub"; "web" where https://repository/file is the file; "other" cannot be fetched.
     """
 
@@ -176,13 +176,13 @@ def recorded_digest(name: str) -> str | None:
 
 
 def checkpoint_file(name: str) -> Path:
-    """Where a checkpoint lies in the model folder, whether it is there or not."""
+    """The path of a checkpoint in the model folder, whether or not the file exists."""
     checkpoint = CHECKPOINTS[name]
     return model_folder() / checkpoint.name / checkpoint.file
 
 
 def checkpoint_path(name: str, override: str | None = None) -> Path:
-    """The file of a checkpoint that is here, or its folder where it is more than one file.
+    """The file of a checkpoint on this machine, or its folder where it is more than one file.
 
     Args:
         name: a key of `CHECKPOINTS`.
@@ -195,10 +195,10 @@ def checkpoint_path(name: str, override: str | None = None) -> Path:
     path = Path(override).expanduser() if override else checkpoint_file(name)
     if checkpoint.also:
         path = path if override else path.parent
-        here = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+        is_present = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
     else:
-        here = path.is_file()
-    if not here:
+        is_present = path.is_file()
+    if not is_present:
         raise WeightsError(
             f"weights for {checkpoint.backend} not found: {path}. Get {_source(checkpoint)}, licence "
             f"{checkpoint.licence}; {checkpoint.without}"
@@ -235,8 +235,8 @@ def fetch_checkpoint(name: str) -> Path:
         if checkpoint.host == "web":
             path = _download(f"https://{checkpoint.repository}/{checkpoint.file}", target)
         elif checkpoint.also:
-            wanted = [checkpoint.file, *checkpoint.also]
-            path = Path(snapshot_download(checkpoint.repository, allow_patterns=wanted, local_dir=target.parent))
+            files = [checkpoint.file, *checkpoint.also]
+            path = Path(snapshot_download(checkpoint.repository, allow_patterns=files, local_dir=target.parent))
         else:
             path = Path(hf_hub_download(checkpoint.repository, checkpoint.file, local_dir=target.parent))
     except GatedRepoError as error:

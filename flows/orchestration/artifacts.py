@@ -61,27 +61,29 @@ def reported_progress(progress: RunProgress, out: OutputDirectory) -> Iterator[N
         yield
         return
     over = threading.Event()
-    told = False
+    warned = False
 
     def update() -> None:
-        nonlocal told
+        nonlocal warned
 
         def write() -> Any:
             return update_progress_artifact(artifact, 100 * progress.fraction(), progress.summary())
 
         # Every five seconds the same warning would bury all others.
-        told = _written("progress", write, level=logging.DEBUG if told else logging.WARNING) is None
+        warned = _written("progress", write, level=logging.DEBUG if warned else logging.WARNING) is None
 
     def keep_updating() -> None:
         while not over.wait(PROGRESS_EVERY_S):
             update()
 
+    # A thread, because a shard may take minutes, and a server that hangs must not hold up the work.
     thread = threading.Thread(target=keep_updating, name="progress-artifact", daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
+        # The last update comes after the thread has ended, or an older number could arrive last.
         thread.join()
         update()
 

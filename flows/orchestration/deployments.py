@@ -87,8 +87,9 @@ def make_deployments(schedule: Schedule, pool: str | None = None) -> list[Runner
         pool: the work pool whose workers carry it out; None for `cuepack serve`.
 
     Raises:
-        ConfigError: `schedule.cron` is no cron line.
+        ConfigError: `schedule.cron` cannot be read as a cron line.
     """
+    # ENQUEUE and not CANCEL_NEW: a night's batch that falls due during a long one is late, not lost.
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     shared: dict[str, Any] = {"entrypoint_type": EntrypointType.MODULE_PATH, "enforce_parameter_schema": True}
     if pool is not None:
@@ -185,7 +186,7 @@ def lost_runs_automation() -> Automation:
 
 
 def serve_deployments(schedule: Schedule, *, limit: int) -> None:
-    """Runs this machine's deployments, at most `limit` flow runs at once, until the process is told to stop."""
+    """Runs this machine's deployments, at most `limit` flow runs at once, until the process is asked to stop."""
     deployments = make_deployments(schedule)
     note_lost_runs()
     for deployment in deployments:
@@ -205,7 +206,9 @@ def server_at(port: int) -> Iterator[str]:
         yield find_server(configured).url
         return
     url = f"http://127.0.0.1:{port}/api"
+    # A second `cuepack serve` on one machine shares the first one's server.
     server = None if server_answers(url) else _start_server(port)
+    # In the environment, so that the processes of flow runs find the server too.
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
     try:
@@ -220,12 +223,13 @@ def server_at(port: int) -> Iterator[str]:
 
 def _start_server(port: int) -> subprocess.Popen[bytes]:
     with socket.socket() as probe:
+        # As the server itself binds: a port that a server left a moment ago is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise ConfigError(
-                f"port {port} is taken by a program that is no Prefect server; choose another with --port, or set "
+                f"port {port} is taken by a program other than a Prefect server; choose another with --port, or set "
                 "PREFECT_API_URL"
             ) from error
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

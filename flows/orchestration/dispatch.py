@@ -121,6 +121,7 @@ def _in_this_process(plan: Plan, run_here: ShardFlow, watch: ServerWatch) -> Ite
             try:
                 rows = run_here(handed, *shard_call(plan, index))
             except Exception as error:
+                # Any other error is a fault of the run; going on without Prefect would hide it.
                 if not lost_server(error):
                     raise
                 log.warning(
@@ -239,6 +240,7 @@ class WorkerRuns:
                     self._warn_at = float("inf")
                 continue
             del self.under_way[index]
+            # Crashed: the machine or process is gone. A shard that failed by itself would fail again.
             if state.is_crashed() and tried < _TRIES:
                 log.warning("shard %d was lost with its worker (%s); it is tried again", index, state.message)
                 self.waiting[index] = tried
@@ -303,6 +305,7 @@ def _rows(plan: Plan, file: str, index: int, error: Exception | None) -> list[Ro
     if rows is None:
         reason = error or RuntimeError("its process ended without a result; see the shard's flow run")
         log.error("shard %d failed as a whole: %s: %s", index, type(reason).__name__, reason)
+        # Not journalled: the episodes are not at fault, and the next run is to take them up.
         rows = [_failed_row(job, reason) for job in plan.shards[index]]
     elif is_uri(file):
         # The process journalled them on its own machine.
@@ -311,6 +314,7 @@ def _rows(plan: Plan, file: str, index: int, error: Exception | None) -> list[Ro
                 plan.work.manifest.add(row)
     if plan.work.progress is not None:
         for row in rows:
+            # The work was elsewhere, so its stages are counted all at once.
             for stage in (name for name in row if name.startswith("seconds_")):
                 plan.work.progress.stage_done(stage.removeprefix("seconds_"), int(row.get("n_frames") or 0))
             plan.work.progress.episode_done(row["status"])

@@ -72,15 +72,17 @@ def run_with_prefect(
     trying to tell it so.
 
     Raises:
-        ConfigError: the Prefect server cannot be used, or the engine needs one and there is none.
+        ConfigError: the Prefect server cannot be used, or the engine needs one and none is configured.
     """
     check_server()
     check_engine(plan.work.config)
     given = _Given(plan, progress, if_server_lost)
     try:
+        # The tag is how the watch for lost runs tells cuepack's from others' on one server.
         with tags(TAG):
             state = _run_flow(given, rerun=rerun)
     except Exception as error:
+        # With an outcome the work is over, and only the report to the server failed.
         if given.outcome is None or not lost_server(error):
             raise
         if_server_lost(given.outcome)
@@ -92,6 +94,7 @@ def run_with_prefect(
 
 def _run_flow(given: _Given, *, rerun: bool) -> State[Any]:
     request = given.plan.request
+    # A longer list of ids would exceed what Prefect takes as parameters, so it runs under the batch's name.
     if rerun and request.ids and len(request.ids) <= MOST_RERUN:
         listed = request.out.label, list(request.ids), request.force_from
         return _rerun_given(*listed, Handed(given), return_state=True)
@@ -252,6 +255,7 @@ def _carry_out(plan: Plan, progress: RunProgress, given: _Given) -> Outcome:
         given.outcome = carry_out(plan, progress, _unused, dispatch)
     if watch.away and given.if_server_lost is not None:
         given.if_server_lost(given.outcome)
+    # The report is about this run: 60,000 rows finished before would bury its failures.
     worked_on = {job.episode_id for job in plan.jobs}
     report_run([row for row in given.outcome.rows if row["episode_id"] in worked_on], plan.request.out)
     return given.outcome
@@ -267,6 +271,7 @@ def _verdict(*outcomes: Outcome) -> State[Any]:
     Raises:
         CuepackError: what stopped the run as a whole.
     """
+    # First, as a full disk says more than the counts of what came before it.
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
@@ -276,6 +281,7 @@ def _verdict(*outcomes: Outcome) -> State[Any]:
         message += f", {counts['busy']} left to another run"
     if any(outcome.interrupted for outcome in outcomes):
         return Cancelled(message=f"{message}; stopped, what is finished is kept")
+    # Red only where nothing came out: in a large source some episodes are always bad.
     if counts["failed"] and not counts["done"]:
         return Failed(message=f"{message}; the failures table gives the reasons")
     name = "Some failed" if counts["failed"] else "Completed"
@@ -287,7 +293,7 @@ def _run_name(plan: Plan) -> str:
 
 
 def _rename(name: str) -> None:
-    """Puts what the plan found into the run's name; an unreachable server is no reason to stop."""
+    """Puts what the plan found into the run's name; an unreachable server does not stop the run."""
     with suppress(Exception), get_client(sync_client=True) as client:
         client.update_flow_run(UUID(runtime.flow_run.id), name=name)
 

@@ -31,6 +31,7 @@ def published(plan: Plan) -> Iterator[str]:
         OutputError: the file cannot be written.
     """
     out = plan.request.out.address
+    # Beside the packets, which every worker can reach, and under a random name: two batches may be on.
     folder = Remote(f"{out}/.work/plans/{secrets.token_hex(8)}")
     source = plan.request.source if ":" in plan.request.source else str(plan.work.source.root.resolve())
     text = json.dumps(
@@ -60,7 +61,9 @@ def find_plan(path: str) -> Plan:
         SourceError, WeightsError: this machine lacks the source or the weights.
     """
     with _lock:
+        # Under the lock, so that threads of one worker list the source once.
         if path not in _last:
+            # One plan only: a listing of 60,000 episodes is held in memory.
             _last.clear()
             _last[path] = _read_plan(path)
         return _last[path]
@@ -110,13 +113,14 @@ def _read_plan(path: str) -> Plan:
         journal=not isinstance(out, RemoteDirectory),
     )
     work.run_key()  # fails at once where this machine lacks weights
-    wanted = {name for names in kept["shards"] for name in names}
-    by_id = {info.episode_id: info for info in source.episodes() if info.episode_id in wanted}
-    missing = wanted - by_id.keys()
+    episode_ids = {name for names in kept["shards"] for name in names}
+    # Listed again and not sent: paths of files are this machine's own.
+    by_id = {info.episode_id: info for info in source.episodes() if info.episode_id in episode_ids}
+    missing = episode_ids - by_id.keys()
     if missing:
         raise ConfigError(
-            f"the source {kept['source']} lacks {len(missing)} of the {len(wanted)} episodes here, {min(missing)} for "
-            "one; mount the same source on every machine"
+            f"the source {kept['source']} lacks {len(missing)} of the {len(episode_ids)} episodes on this machine, "
+            f"{min(missing)} for one; mount the same source on every machine"
         )
     request = Request(kept["source"], out, config, kept["camera"], force_from=kept["force_from"], rehash=kept["rehash"])
     jobs = [Job(by_id[name], kept["camera"]) for names in kept["shards"] for name in names]

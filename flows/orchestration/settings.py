@@ -21,14 +21,14 @@ from extractors.errors import ConfigError
 log = logging.getLogger("cuepack")
 
 TAG = "cuepack"
-"""On every flow run of ours: others may use the same server."""
+"""The tag on every flow run that cuepack starts: other programs may use the same server."""
 
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # On a loaded machine the embedded server needs longer than the default 20 s.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    # The console stays ours; the dashboard keeps the logs.
+    # The console shows cuepack's own lines; the dashboard keeps the logs.
     "PREFECT_LOGGING_LEVEL": "INFO",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "cuepack",
@@ -156,7 +156,7 @@ def find_server(url: str) -> Server:
     """Asks the Prefect API at `url` for its version.
 
     Raises:
-        ConfigError: nothing answers there, or what answers is no Prefect server.
+        ConfigError: nothing answers there, or something other than a Prefect server answers.
     """
     ways = "start it (`prefect server start`), correct or unset PREFECT_API_URL, or use --no-prefect"
     request = urllib.request.Request(f"{url.rstrip('/')}/admin/version", headers=_authorisation())
@@ -165,6 +165,7 @@ def find_server(url: str) -> Server:
         if urlsplit(url).hostname in LOOPBACK:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=ANSWER_WITHIN_S) as answer:
+            # A version is a few bytes; another server at this address may send any amount.
             said = json.loads(answer.read(1000))
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
@@ -173,7 +174,7 @@ def find_server(url: str) -> Server:
     except (OSError, ValueError) as error:
         raise ConfigError(f"no Prefect server answers at {url} ({error}); {ways}") from error
     if not isinstance(said, str):
-        raise ConfigError(f"{url} is no Prefect API; it ends in /api as a rule; {ways}")
+        raise ConfigError(f"{url} is not a Prefect API; its address usually ends in /api; {ways}")
     return Server(url, said)
 
 

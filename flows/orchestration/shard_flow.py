@@ -1,7 +1,7 @@
 """One shard as a flow run, with a thin task per stage: bars in the dashboard are minutes and not milliseconds.
 
 A task is retried only for what may be better in a minute: a hub that throttles, a network that is away. What is wrong
-with an episode's files is no task failure at all; the manifest records it.
+with an episode's files does not fail the task: the manifest records it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 def is_transient(error: BaseException | None) -> bool:
     """Whether `error`, or what caused it, may be over in a minute: throttling, a lost connection, a time-out."""
     seen: set[int] = set()
+    # Causes can form a loop, when one error is raised from another that came from it.
     while error is not None and id(error) not in seen:
         seen.add(id(error))
+        # An HTTP answer decides, whatever wraps it: 404 and 403 are the same in a minute.
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is not None:
             return status in _TRANSIENT_STATUS
@@ -117,6 +119,7 @@ def _work_on(plan: Plan, shard: int, episodes: str) -> list[Row]:
         for stage in ALL_STAGES:
             logger.info("%s: %s", episodes, run_stage(work, stage))
         rows = work.rows
+    # A shard of one episode is mostly a rerun, where somebody waits for the answer.
     for row in rows if len(rows) == 1 else []:
         logger.info("%s: %s, score %s", row["episode_id"], row["status"], row.get("score"))
     return rows
@@ -129,6 +132,7 @@ def in_windows(submit: Callable[[int], Any], count: int, size: int) -> Iterator[
     """
     waiting: list[tuple[int, Any]] = []
     for index in range(count):
+        # In order: the oldest is waited for, even where a later one is over.
         if len(waiting) == size:
             yield waiting.pop(0)
         waiting.append((index, submit(index)))

@@ -46,6 +46,7 @@ def read_annotations(root: Path) -> dict[str, Annotation]:
     """
     path = root / ANNOTATIONS
     try:
+        # Spreadsheets put a byte order mark before the header; without -sig it would be part of "episode_id".
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return {}
@@ -75,6 +76,7 @@ def write_annotation(directory: OutputDirectory, episode_id: str, annotation: An
     """
     if annotation.verdict not in VERDICTS:
         raise ConfigError(f"wanted a verdict of {list(VERDICTS)}, got {annotation.verdict!r}")
+    # Refused and not shortened: a person has to know what is kept.
     if len(annotation.note) > LONGEST_NOTE:
         raise ConfigError(f"the note has {len(annotation.note)} letters; {LONGEST_NOTE} are kept, so shorten it")
     try:
@@ -82,6 +84,7 @@ def write_annotation(directory: OutputDirectory, episode_id: str, annotation: An
     except UnicodeEncodeError as error:
         raise ConfigError(f"the note holds half a letter, which no file can keep: {error.reason}") from error
     with _alone(directory.root / ".work" / "annotations.lock"), directory.undisturbed():
+        # Read under the lock: an annotation that another process wrote a moment ago stays.
         kept = read_annotations(directory.root)
         kept[episode_id] = annotation
         if not annotation.verdict and not annotation.note:
@@ -89,6 +92,7 @@ def write_annotation(directory: OutputDirectory, episode_id: str, annotation: An
         table = io.StringIO(newline="")
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["episode_id", "verdict", "note"])
+        # Sorted, so that the file does not depend on who looked at what first.
         writer.writerows([name, kept[name].verdict, kept[name].note] for name in sorted(kept))
         directory.write(ANNOTATIONS, table.getvalue())
 

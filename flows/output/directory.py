@@ -161,6 +161,7 @@ class RemoteDirectory(OutputDirectory):
     def __init__(self, uri: str) -> None:
         self.remote = Remote(uri)
         self.label = self.remote.uri
+        # Two URIs may end in the same name; the digest keeps their stand-ins apart.
         digest = hashlib.sha256(self.label.encode()).hexdigest()[:16]
         self.root = cache_folder().resolve() / "outputs" / f"{self.remote.name}-{digest}"
         self.mirror = Mirror(self.remote, self.root, self.root / ".work" / "tmp")
@@ -215,9 +216,11 @@ class RemoteDirectory(OutputDirectory):
             OutputError: the cache cannot be written.
         """
         with self.undisturbed():
+            # First: fetching would replace a verdict that exists on this machine only.
             kept = self._put_what_waits()
             listing = {name: file for name, file in self.remote.top_files().items() if _TOP.fullmatch(name)}
             packets = self.remote.files("packets")
+            # Only names that cuepack writes: a stranger's file must not reach the cache, and `.work` stays local.
             listing |= {name: file for name, file in packets.items() if _PACKET.fullmatch(name)}
             for name in kept:
                 listing.pop(name, None)
@@ -236,7 +239,7 @@ class RemoteDirectory(OutputDirectory):
             try:
                 self.put(path)
             except OutputError as error:
-                log.warning("%s is here only: %s", path, error)
+                log.warning("%s is on this machine only: %s", path, error)
                 kept.add(path.name)
         return kept
 
@@ -268,6 +271,7 @@ class Opened:
         Raises:
             ConfigError: the URI cannot be used, or names a packet that does not exist.
         """
+        # A path decides by what is on disk; a URI by its ending, since asking costs a request.
         if not is_uri(named) or not named.endswith(".h5"):
             path = Path(named)
             if not is_uri(named) and path.is_file():
@@ -277,7 +281,8 @@ class Opened:
         uri, inside, rest = named.rpartition("/packets/")
         if not inside or not _PACKET.fullmatch(f"packets/{rest}"):
             raise ConfigError(
-                f"{named} is no packet of an output directory (URI/packets/ab/EPISODE.h5); copy it here first"
+                f"{named} is not a packet of an output directory (URI/packets/ab/EPISODE.h5); copy it to this machine "
+                "first"
             )
         directory = OutputDirectory.open(uri)
         path = directory.root / "packets" / rest

@@ -96,7 +96,8 @@ class Manifest:
                 row = {str(name): _python(value) for name, value in record.items()}
                 if not is_row(row):
                     raise OutputError(
-                        f"{self.parquet} holds a row that is none of a manifest (episode {row.get('episode_id')!r}); "
+                        f"{self.parquet} holds a row that does not belong in a manifest "
+                        f"(episode {row.get('episode_id')!r}); "
                         f"`cuepack manifest rebuild {self.root}` makes it again"
                     )
                 rows[row["episode_id"]] = row
@@ -112,6 +113,7 @@ class Manifest:
         try:
             self._journal.parent.mkdir(parents=True, exist_ok=True)
             with self.locked(), self._journal.open("ab+") as file:
+                # A crash may have cut the last line off; without the newline this row would be lost with it.
                 if file.tell() and not _ends_a_line(file):
                     line = b"\n" + line
                 file.write(line)
@@ -121,6 +123,7 @@ class Manifest:
     def merge(self) -> None:
         """Folds the journal into manifest.parquet and manifest.csv, sorted by episode index, then id."""
         with self.locked():
+            # Under the lock from reading to forgetting: a row that another process adds in between would be lost.
             self.write(self.rows().values())
             self.forget_journal()
 
@@ -142,6 +145,7 @@ class Manifest:
         """
         table = _table(rows)
         self.root.mkdir(parents=True, exist_ok=True)
+        # Parquet first: it is what is read back, and a crash between the two leaves a csv that is merely old.
         for path in (self.parquet, self.csv):
             try:
                 with written_whole(path) as temporary:
@@ -154,9 +158,12 @@ class Manifest:
             self._put(path)
 
     def set_aside(self) -> Path | None:
-        """Renames an unreadable manifest.parquet, and a journal that is no file, to `*.unreadable`; the former's path.
+        """Renames an unreadable manifest.parquet, and a journal that is not a file, to `*.unreadable`.
 
         The caller holds `locked`.
+
+        Returns:
+            Where manifest.parquet was put, None where it was missing.
         """
         aside = self.parquet.with_name(f"{self.parquet.name}.unreadable")
         if self._journal.exists() and not self._journal.is_file():
@@ -203,6 +210,7 @@ class Manifest:
 
 def is_row(value: Any) -> bool:
     """Whether a value read from a manifest or a journal can be a row; what it says is not looked at."""
+    # Manifests come from strangers too: an id becomes a path, so letters outside `_ID` are refused.
     if not isinstance(value, dict):
         return False
     name, status, packet = (value.get(key) for key in ("episode_id", "status", "packet"))
@@ -247,6 +255,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     listed = sorted(rows, key=lambda row: (row.get("episode_index") or 0, row["episode_id"]))
     names = {name for row in listed for name in row}
     columns = [*FIRST_COLUMNS, *sorted(names - set(FIRST_COLUMNS))]
+    # Columns and types are fixed by name: pandas would guess float64 for whole numbers with gaps.
     table = pd.DataFrame.from_records([dict(row) for row in listed], columns=columns)
     for name in columns:
         if name in _WHOLE_NUMBERS:
@@ -266,6 +275,7 @@ def _plain(name: str, value: Any) -> Any:
     if name.startswith(_FRACTIONS):
         return float(value) if is_number and abs(value) <= sys.float_info.max else None
     if isinstance(value, str | list | dict):
+        # Some csv readers stop at NUL, and UTF-8 cannot hold the lone surrogates of file names in other encodings.
         return str(value).replace("\x00", "\ufffd").encode("utf-8", "backslashreplace").decode()
     return value
 

@@ -1,4 +1,4 @@
-"""The manifest made anew from the packets: what they say of themselves, and what the old manifest still knows."""
+"""The manifest made again from the packets, with the rows of the old manifest that still fit them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Rebuilt:
             )
         if self.damaged:
             said.append(
-                f"{len(self.damaged)} damaged packets are not listed; the next `cuepack extract` makes them anew"
+                f"{len(self.damaged)} damaged packets are not listed; the next `cuepack extract` makes them again"
             )
         if self.lost:
             said.append(f"{len(self.lost)} episodes were done and have no whole packet any more; run `cuepack extract`")
@@ -77,6 +77,7 @@ def rebuild_manifest(directory: OutputDirectory) -> Rebuilt:
         raise ConfigError(
             f"{directory.label} holds neither packets nor a manifest; name an output directory of `cuepack extract`"
         )
+    # Before the lock: fetching may take hours, and runs on the directory would wait for it.
     directory.fetch(packets)
     # A run that goes on meanwhile adds its rows to the journal; the lock keeps both from being half seen.
     with manifest.locked():
@@ -102,7 +103,7 @@ def packet_row(out: Path, path: Path) -> Row:
     """The manifest's row of a packet, as far as the packet tells it.
 
     Raises:
-        PacketError: the packet is damaged, or lies under another name than its own.
+        PacketError: the packet is damaged, or its file has the name of another episode.
     """
     check_digest(path)
     with Packet(path) as packet:
@@ -137,6 +138,7 @@ def _earlier_rows(manifest: Manifest, directory: OutputDirectory) -> tuple[dict[
     try:
         return manifest.rows(), Rebuilt()
     except OutputError as error:
+        # Set aside before anything is written: `write` would replace the only copy.
         rebuilt = Rebuilt(manifest_error=str(error), aside=manifest.set_aside())
     if rebuilt.aside is not None:
         directory.put(rebuilt.aside)
@@ -152,6 +154,7 @@ def _add_packet(out: Path, path: Path, earlier: Mapping[str, Row], rows: dict[st
         return
     name = str(row["episode_id"])
     old = earlier.get(name)
+    # The old row knows more than the packet: seconds, peak memory, the source's stamp.
     if old is not None and old.get("sha256") == row["sha256"]:
         rows[name] = old
         rebuilt.kept.append(name)

@@ -43,6 +43,7 @@ class RemoteStore(Store):
         self._marks.pop(episode_id, None)
         try:
             file = self._mirror.remote.describe(name)
+            # Another run may have put a packet since this one listed the directory.
             if not mirror.is_there(name, file):
                 mirror.forget(name, file)
             if is_placeholder(mirror.root / name):
@@ -53,13 +54,14 @@ class RemoteStore(Store):
             mirror.drop(name)
             return {}
         except RemoteError as error:
-            # Making it anew would cost more than waiting, and could not be put there either.
+            # Making the packet again would cost more than waiting, and it could not be uploaded either.
             raise OutputError(f"{error}; run again to go on") from error
         return super().packet_results(episode_id)
 
     def packing_path(self, episode_id: str) -> Path:
         """Where a packet waits to be put there."""
         path = self.packet_path(episode_id)
+        # Not in `packets/`, where the stand-in holds copies and placeholders of what is behind the URI.
         return self.work / "pending" / path.parent.name / path.name
 
     def is_packed(self, episode_id: str, key: str) -> bool:
@@ -82,11 +84,13 @@ class RemoteStore(Store):
             OutputError: it cannot be put there; it goes on waiting.
         """
         path, name = self.packing_path(episode_id), self._name(episode_id)
+        # Before the put: what is behind the URI is whole and valid, or absent.
         findings = validate_packet(path)
         if findings:
             reasons = "; ".join(f"{found.dataset or 'packet'}: {found.reason}" for found in findings[:3])
             path.unlink(missing_ok=True)
             raise PacketError(f"{name} was not put there, as it breaks the schema: {reasons}")
+        # Read before the put: afterwards the local file is moved or removed.
         facts, mark = packet_facts(path, name), check_head(path)
         file = self._mirror.remote.put(path, name)
         if self._keep_local:
@@ -99,7 +103,7 @@ class RemoteStore(Store):
             self._fetched.discard(episode_id)
 
     def is_here(self, episode_id: str) -> bool:
-        """Whether the packet is no placeholder."""
+        """Whether the stand-in holds the packet itself and not a placeholder of its size."""
         path = self.packet_path(episode_id)
         return path.exists() and not is_placeholder(path)
 
@@ -117,6 +121,7 @@ class RemoteStore(Store):
         if not is_placeholder(path):
             return super().packet_columns(episode_id)
         size = path.stat().st_size
+        # A packet that looks unchanged is listed without fetching it.
         if earlier is not None and earlier.get("bytes") == size and earlier.get("packet"):
             return {name: earlier.get(name) for name in NO_PACKET}
         # Somebody replaced or cut it off: only its content tells whether it can be listed.

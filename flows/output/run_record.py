@@ -36,16 +36,17 @@ def read_run(out: OutputDirectory) -> dict[str, Any]:
     """What run.json says about an output directory.
 
     Raises:
-        ConfigError: `out` is no output directory.
+        ConfigError: `out` is not an output directory.
     """
     try:
         found: dict[str, Any] = json.loads((out.root / "run.json").read_text(encoding="utf-8"))
         source = found["source"]
+        # Checked as a whole here, so that whoever uses the record can rely on these five.
         if not all(isinstance(source[name], str) for name in ("path", "asked", "kind", "dataset", "fingerprint")):
             raise TypeError("its source is not described")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{out.label} is no cuepack output directory: run.json cannot be read ({error!r}); name the --out of an "
+            f"{out.label} is not a cuepack output directory: run.json cannot be read ({error!r}); name the --out of an "
             "extract"
         ) from error
     return found

@@ -38,8 +38,8 @@ class Candidate:
 
     Attributes:
         episode_id: names the packet, or the source's episode before extraction.
-        score: in [0, 1], None where it could not be told.
-        language_instruction: "" where there is none.
+        score: in [0, 1], None where it could not be computed.
+        language_instruction: "" where it is missing.
         source_id: the source's id, the same for all cameras of an episode.
         values: the other columns: sub-scores, n_frames, packet, sha256.
     """
@@ -95,7 +95,7 @@ def read_candidates(path: Path) -> list[Candidate]:
     """The episodes of an output directory's manifest (packed ones), or of a csv file of scores, sorted by id.
 
     Raises:
-        ConfigError: there is nothing to choose from, a score is no number from 0 to 1, an id occurs twice, or the
+        ConfigError: the list is empty, a score is not a number from 0 to 1, an id occurs twice, or the
             manifest does not agree with itself or with the packets.
     """
     if path.is_dir():
@@ -107,6 +107,7 @@ def read_candidates(path: Path) -> list[Candidate]:
     candidates = [_candidate(row, path) for row in rows]
     ids = [candidate.episode_id for candidate in candidates]
     if len(set(ids)) < len(ids):
+        # Counting is quadratic: above 10,000 rows the message does without a name.
         twice = sorted({name for name in ids if ids.count(name) > 1}) if len(ids) < 10_000 else ["an id"]
         raise ConfigError(f"{path}: {twice[0]} occurs more than once; keep one row per episode")
     return sorted(candidates, key=lambda candidate: candidate.episode_id)
@@ -177,7 +178,7 @@ def read_selection(path: Path) -> tuple[str, ...]:
     return ids
 
 
-def rank_stability(ours: Sequence[Candidate], others: Sequence[Candidate]) -> dict[str, Any]:
+def rank_stability(candidates: Sequence[Candidate], others: Sequence[Candidate]) -> dict[str, Any]:
     """Kendall's tau-b (Kendall 1945; 1: same order, 0: unrelated, -1: reversed) between two scorings of the same clips.
 
     Returns:
@@ -189,19 +190,20 @@ def rank_stability(ours: Sequence[Candidate], others: Sequence[Candidate]) -> di
     """
     from scipy.stats import kendalltau
 
-    mine, theirs = ({c.episode_id: c for c in candidates} for candidates in (ours, others))
-    common = sorted(mine.keys() & theirs.keys())
+    by_id, others_by_id = ({c.episode_id: c for c in scored} for scored in (candidates, others))
+    common = sorted(by_id.keys() & others_by_id.keys())
     if not common:
         raise ConfigError("the two have no episode in common; compare runs on the same source and camera")
     tau: dict[str, float | None] = {}
-    parts = {n for c in ours for n in c.values if n.startswith("score_")} - {"score_weight_missing", "score_at_most"}
+    parts = {n for c in candidates for n in c.values if n.startswith("score_")}
+    parts -= {"score_weight_missing", "score_at_most"}
     for name in ("score", *sorted(parts)):
-        pairs = [(_number(mine[i], name), _number(theirs[i], name)) for i in common]
-        known = [(a, b) for a, b in pairs if a is not None and b is not None]
-        if name != "score" and not known:
+        pairs = [(_number(by_id[i], name), _number(others_by_id[i], name)) for i in common]
+        scored_by_both = [(a, b) for a, b in pairs if a is not None and b is not None]
+        if name != "score" and not scored_by_both:
             continue
-        varied = len({a for a, _ in known}) > 1 and len({b for _, b in known}) > 1
-        tau[name] = round(float(kendalltau(*zip(*known, strict=True)).statistic), 6) if varied else None
+        varied = len({a for a, _ in scored_by_both}) > 1 and len({b for _, b in scored_by_both}) > 1
+        tau[name] = round(float(kendalltau(*zip(*scored_by_both, strict=True)).statistic), 6) if varied else None
     return {"episodes": len(common), "tau": tau}
 
 
@@ -219,6 +221,7 @@ def selection_file(name: str) -> str:
 def _rank(candidate: Candidate, pick: Pick) -> tuple[Any, ...]:
     if pick.how == "random":
         return (_draw("draw", pick.seed, candidate.episode_id),)
+    # Ties go by id: equal scores are common, and row order must not decide.
     return (-(candidate.score if candidate.score is not None else -1.0), candidate.episode_id)
 
 
@@ -249,6 +252,7 @@ def _validation(chosen: Sequence[Candidate], pick: Pick) -> set[str]:
     An episode falls to the same side in every selection made with one seed, so that the clips of one condition never
     train against those another is judged by. Where chance gives one side nothing, the nearest to the limit crosses.
     """
+    # Another purpose than "draw": with one number for both, a random selection would take one side only.
     draws = {_group(candidate): _draw("split", pick.seed, _group(candidate)) for candidate in chosen}
     val = {name for name, draw in draws.items() if draw < pick.val_share * 2**256}
     if len(draws) > 1 and 0 < pick.val_share < 1:
@@ -274,7 +278,7 @@ def _manifest_rows(root: Path) -> list[dict[str, Any]]:
     if missing:
         raise ConfigError(
             f"the manifest of {root} lists {len(missing)} packets that are not there (first: "
-            f"{missing[0]['episode_id']}); `cuepack manifest rebuild {root}` makes it anew from the packets"
+            f"{missing[0]['episode_id']}); `cuepack manifest rebuild {root}` makes it again from the packets"
         )
     return done
 
@@ -284,18 +288,24 @@ def _check_csv(root: Path) -> None:
     csv_path = root / "manifest.csv"
     if not csv_path.exists():
         return
+    # The merged rows alone, without the journal: the csv was written from the same.
     table = pd.read_parquet(root / "manifest.parquet", columns=["episode_id", "status", "score"])
-    known = {
+    in_parquet = {
         row["episode_id"]: (row["status"], None if pd.isna(row["score"]) else float(row["score"]))
         for row in table.to_dict(orient="records")
     }
-    listed = {row["episode_id"]: (row.get("status"), _parse_score(row, csv_path)) for row in _table_rows(csv_path)}
-    for name in sorted(known.keys() | listed.keys()):
-        here, there = known.get(name), listed.get(name)
-        if here is None or there is None or here[0] != there[0] or not _near(here[1], there[1]):
+    in_csv = {row["episode_id"]: (row.get("status"), _parse_score(row, csv_path)) for row in _table_rows(csv_path)}
+    for name in sorted(in_parquet.keys() | in_csv.keys()):
+        parquet_entry, csv_entry = in_parquet.get(name), in_csv.get(name)
+        if (
+            parquet_entry is None
+            or csv_entry is None
+            or parquet_entry[0] != csv_entry[0]
+            or not _near(parquet_entry[1], csv_entry[1])
+        ):
             raise ConfigError(
                 f"{csv_path} and manifest.parquet disagree about {name}: one was edited by hand; "
-                f"`cuepack manifest rebuild {root}` makes both anew"
+                f"`cuepack manifest rebuild {root}` makes both again"
             )
 
 
@@ -313,10 +323,11 @@ def check_packets(directory: OutputDirectory, selection: Iterable[Selected]) -> 
                 score = packet.attributes["scores"].get("score")
         except PacketError as error:
             raise ConfigError(f"a chosen packet cannot be read: {error}") from error
+        # The packet's score is the computed one; the manifest is a table that anybody can edit.
         if not _near(score, candidate.score):
             raise ConfigError(
                 f"the manifest gives {candidate.episode_id} the score {candidate.score}, its packet {score}: the "
-                f"manifest was edited; `cuepack manifest rebuild {root}` makes it anew"
+                f"manifest was edited; `cuepack manifest rebuild {root}` makes it again"
             )
 
 
@@ -329,6 +340,7 @@ def _table_rows(path: Path) -> list[dict[str, Any]]:
     try:
         content = path.read_bytes()
         head, _, body = content.partition(b"\n")
+        # Files without the line are lists that people made by hand.
         if head.startswith(_HASH_LINE.encode()):
             if hashlib.sha256(body).hexdigest() != head[len(_HASH_LINE) :].strip().decode(errors="replace"):
                 raise ConfigError(f"selection file {path} was changed after it was written (its sha256 does not fit)")
@@ -367,11 +379,11 @@ def _parse_score(row: Mapping[str, Any], path: Path) -> float | None:
     try:
         score = float(given)
     except (TypeError, ValueError):
-        raise ConfigError(f"{path}: the score of {row['episode_id']} is no number: {given!r}") from None
+        raise ConfigError(f"{path}: the score of {row['episode_id']} is not a number: {given!r}") from None
     if math.isnan(score):
         return None
     if not 0 <= score <= 1:
-        raise ConfigError(f"{path}: the score of {row['episode_id']} is {given}; scores lie between 0 and 1")
+        raise ConfigError(f"{path}: the score of {row['episode_id']} is {given}; a score is between 0 and 1")
     return score
 
 

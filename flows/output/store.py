@@ -173,6 +173,7 @@ class Store:
         """
         path = self._stage_path(episode_id, stage)
         make_folder(path.parent)
+        # The source's stamp is kept beside the record, not in its key: a touched file has the same content.
         write_group(path, datasets, {"stage": asdict(record), "source_stamp": stamp})
         return StageResult(stage, record, path)
 
@@ -186,6 +187,7 @@ class Store:
             with Packet(path, any_group=True) as group:
                 return StageResult(stage, StageRecord(**group.attributes["stage"]), path)
         except (PacketError, TypeError, KeyError):
+            # Removed, or every later run would read and refuse it again.
             path.unlink(missing_ok=True)
             return None
 
@@ -225,6 +227,7 @@ class Store:
             yield
 
     def _remove_leftovers(self) -> None:
+        # Only while no other run is on the directory: its temporary files look like a killed run's.
         for pattern in LEFTOVERS:
             for path in self.root.glob(pattern):
                 if path.is_dir():
@@ -264,6 +267,7 @@ def content_digest(dataset: Dataset) -> str:
     head = {
         "dtype": data.dtype.str,
         "shape": data.shape,
+        # Scale, offset and fill belong to the content: the same integers with another scale are other values.
         "code": {
             name: float(dataset.attributes[name]) for name in ("scale", "offset", "fill") if name in dataset.attributes
         },

@@ -128,7 +128,7 @@ class Remote:
 
     @property
     def local_path(self) -> Path | None:
-        """Where the files lie, for a URI of this machine's own file system."""
+        """Where the files are, for a URI of this machine's own file system."""
         return Path(self._root or "/").resolve() if isinstance(self._fs, LocalFileSystem) else None
 
     def files(self, under: str = "") -> dict[str, RemoteFile]:
@@ -142,7 +142,7 @@ class Remote:
         return self._listed(lambda: self._fs.find(self._path(under), detail=True))
 
     def top_files(self) -> dict[str, RemoteFile]:
-        """The files that lie right in the folder, by name; {} where there is no folder.
+        """The files directly in the folder, by name; {} where the folder is missing.
 
         Raises:
             RemoteError: it cannot be listed.
@@ -329,8 +329,8 @@ class Remote:
             install = f"pip install 'cuepack[{extra}]'" if extra else "install it beside cuepack"
             return RemoteError(f"{shown}: a package for {protocol}:// is missing ({text}); {install}")
         if isinstance(error, ValueError) and "rotocol not known" in text:
-            known = sorted(fsspec.available_protocols())
-            near = difflib.get_close_matches(protocol, known, n=1, cutoff=0.5)
+            protocols = sorted(fsspec.available_protocols())
+            near = difflib.get_close_matches(protocol, protocols, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}://?" if near else "s3, gs, abfs, sftp and file are among those it knows"
             return RemoteError(f"{shown}: fsspec knows no protocol {protocol}://; {hint}")
         if isinstance(error, FileNotFoundError):
@@ -354,7 +354,7 @@ def _login_hint(protocol: str) -> str:
 
 
 def _stays_inside(name: str) -> bool:
-    """Whether a listed name can be a path below a folder of ours; object stores take any text."""
+    """Whether a listed name can be a path below the remote's folder; object stores take any text."""
     parts = name.split("/")
     return name == "" or ("\0" not in name and all(part not in ("", ".", "..") for part in parts))
 

@@ -221,7 +221,7 @@ def say(text: str) -> None:
 
 
 def without_clashes(listing: Mapping[str, RemoteFile]) -> dict[str, RemoteFile]:
-    """The files that can lie on a disk together: object stores have both `a` and `a/b`.
+    """The files that can exist on a disk together: object stores have both `a` and `a/b`.
 
     Raises:
         RemoteError: two files have names that are one file and one folder.

@@ -121,6 +121,7 @@ def _judge(video: MarkedVideo, tracker: PointTracker, settings: BenchSettings) -
         pixels = video.pixels if settings.size is None else resize_frames(video.pixels, settings.size)
         size: Size = (int(pixels.shape[1]), int(pixels.shape[2]))
         with device_slot(tracker):
+            # Frames are prepared once for both query modes and all thresholds: networks encode the whole clip there.
             clip = tracker.prepare(pixels)
             for mode in MODES:
                 frames, points = tapvid_queries(video.visible, mode)
@@ -130,6 +131,7 @@ def _judge(video: MarkedVideo, tracker: PointTracker, settings: BenchSettings) -
                     # A point on the very edge may be a rounding beyond it.
                     posed = np.clip(posed, -0.5, np.array([size[1] - 0.5, size[0] - 0.5], np.float32))
                     tracks = clip.track(np.column_stack([frames, posed]).astype(np.float32))
+                    # Thresholds only read scores again, so all of them cost one run of the tracker.
                     for name, claimed in _claims(tracks, settings.visible_by):
                         scores[mode, centres, name] = tapvid_scores(
                             tracks.xy, claimed, true_xy, video.visible[:, points], frames, size=size, mode=mode
@@ -157,5 +159,6 @@ def _claims(tracks: Tracks, visible_by: str) -> Iterator[tuple[str, NDArray[np.b
 def mean_results(results: Sequence[VideoResult]) -> dict[Key, TapVidScores]:
     """Means over the videos that were judged."""
     judged = [result for result in results if result.error is None]
+    # One pass has one set of settings, so the keys of the first video are those of all.
     keys = judged[0].scores if judged else {}
     return {key: mean_scores([result.scores[key] for result in judged]) for key in keys}

@@ -76,19 +76,24 @@ def carry_out(
     outcome = Outcome(rows=[*plan.finished, *plan.filtered, *plan.given_up])
     manifest = plan.work.manifest
     try:
+        # `in_use` comes first: it removes what a killed run left, which must be over before a shard writes.
         with plan.work.store.in_use(), _stop_on_signal(plan.work.stop):
+            # Filtered episodes reach no shard, which would journal their rows.
             for row in plan.filtered:
                 manifest.add(row)
             for rows in dispatch(plan, run_shard):
                 outcome.rows += rows
+                # Between shards: a merge holds the lock for which every finished row of a shard waits.
                 manifest.merge_if_due()
     except (Interrupted, KeyboardInterrupt):
         outcome.interrupted = True
     except OutputError as error:
         outcome.error = error
+    # A shard that was cut short yields no rows; those of its finished episodes are in `recorded`.
     listed = {row["episode_id"] for row in outcome.rows}
     outcome.rows += [row for row in plan.work.recorded if row["episode_id"] not in listed]
     try:
+        # Also after a full disk or Ctrl-C: the journal alone is not what people and other programs read.
         manifest.merge()
     except OutputError as error:
         outcome.error = outcome.error or error
@@ -110,6 +115,7 @@ def end_process(code: int) -> NoReturn:
             for child in children.read_text().split():
                 with contextlib.suppress(OSError):
                     os.kill(int(child), signal.SIGTERM)
+    # Not sys.exit, which waits for worker threads: a model on a long clip cannot be interrupted.
     os._exit(code)
 
 
@@ -121,6 +127,7 @@ def _stop_on_signal(stop: threading.Event) -> Iterator[None]:
     for it looks as if it had not heard. Ending it is safe: packets are whole or absent, finished rows are in the
     journal, locks end with their process.
     """
+    # Python lets the main thread alone set signal handlers.
     if threading.current_thread() is not threading.main_thread():
         yield
         return

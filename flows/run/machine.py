@@ -18,12 +18,14 @@ def usable_cpus() -> int:
     """CPU cores that this process may use: its affinity, and a container's share of time, rounded up; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _container_cpus()
+    # A quota of 1.5 CPUs is two workers: with one, half a CPU would stay idle.
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 
 
 def _container_cpus() -> float | None:
     """CPUs' worth of time that a container may use, None without a limit."""
     with contextlib.suppress(OSError, ValueError):
+        # "max 100000" without a limit, "150000 100000" for 1.5 CPUs: microseconds of CPU time per period.
         quota, period = _CGROUP_2.read_text().split()
         return None if quota == "max" else int(quota) / int(period)
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
@@ -68,6 +70,7 @@ def _hand_out() -> None:
     for peak in _measured:
         peak.mb = now if math.isnan(peak.mb) else max(peak.mb, now)
     with contextlib.suppress(OSError):
+        # 5 sets VmHWM back to what is resident now (proc(5), Linux 4.0 and later).
         Path("/proc/self/clear_refs").write_text("5")
 
 

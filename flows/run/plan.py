@@ -101,6 +101,7 @@ def make_plan(request: Request) -> Plan:
     source = open_source(request.source, request.config.source)
     infos = list(source.episodes())
     listed = fingerprint(source, infos)
+    # Before anything is written: a wrong --out stays as it is.
     _check_output(request.out, source, listed)
     config = request.config.resolved()
     work = Work(
@@ -112,6 +113,7 @@ def make_plan(request: Request) -> Plan:
         force_from=request.force_from,
         rehash=request.rehash,
     )
+    # The key hashes weights, so a run without them ends here and not in the middle of its first shard.
     run_key = work.run_key()
     earlier = work.manifest.rows()
     plan = Plan(request, work, [], earlier, fingerprint=listed)
@@ -127,6 +129,7 @@ def make_plan(request: Request) -> Plan:
             continue
         hopeless = _hopeless(job.info, config)
         if hopeless is not None:
+            # The packet of an earlier run stays, and so does what it was made from (docs/trust.md).
             kept = {} if row is None else {"packed_from": row.get("packed_from")}
             columns = work.store.packet_columns(job.episode_id, row)
             plan.filtered.append(_filtered_row(job, hopeless, config) | columns | kept | after(row))
@@ -147,7 +150,7 @@ def rerun_plans(
     """Plans to redo single episodes of `out` with its own configuration and `settings` on top, one plan per camera.
 
     Raises:
-        ConfigError: `out` is no output directory, or does not list one of the episodes.
+        ConfigError: `out` is not an output directory, or does not list one of the episodes.
         SourceError, WeightsError, OutputError: the run cannot start.
     """
     recorded = read_run(out)["source"]
@@ -156,6 +159,7 @@ def rerun_plans(
     if unknown:
         raise ConfigError(f"{out.label} has no episode {_some(unknown)}; manifest.csv lists the ids")
     config = load_config(config_file, settings, base=load_config(out.root / "config.yaml"))
+    # A plan has one camera; a directory may hold episodes of several.
     by_camera: dict[str | None, list[str]] = {}
     for name in episode_ids:
         by_camera.setdefault(rows[name].get("camera_asked"), []).append(name)
@@ -227,7 +231,7 @@ def _check_output(out: OutputDirectory, source: Source, listed: str) -> None:
     """Refuses an output that is inside the source, or holds packets of another source."""
     location = source_location(source)
     if source.root.is_dir() and is_inside(out.label, location):
-        raise ConfigError(f"the output {out.label} lies inside the source {location}; choose an --out outside it")
+        raise ConfigError(f"the output {out.label} is inside the source {location}; choose an --out outside it")
     if out.root.exists() and not out.root.is_dir():
         raise ConfigError(f"--out {out.label} is a file; name a directory")
     if not (out.root / "run.json").exists():
@@ -253,10 +257,12 @@ def _chosen_jobs(source: Source, infos: Sequence[EpisodeInfo], request: Request)
         jobs = [job for job in jobs if job.info.episode_index in request.indices]
     if request.ids is not None:
         jobs = _jobs_by_id(jobs, request.ids)
+    # --limit comes last, so that it counts what the other choices leave.
     return jobs if request.limit is None else jobs[: request.limit]
 
 
 def _jobs_by_id(jobs: Sequence[Job], ids: Sequence[str]) -> list[Job]:
+    # Packet ids win over source ids: a rerun names packets, a selection made before extraction names the source's.
     by_id = {job.info.episode_id: job for job in jobs} | {job.episode_id: job for job in jobs}
     unknown = [name for name in ids if name not in by_id]
     if unknown:
@@ -269,10 +275,10 @@ def _check_camera(source: Source, infos: Iterable[EpisodeInfo], camera: str) -> 
 
     An alias is one only where an episode takes it, and just opening the episode tells; the first usually does.
     """
-    known: dict[str, None] = {}
+    cameras: dict[str, None] = {}
     for info in infos:
-        known.update(dict.fromkeys(info.cameras))
-    if camera in known or camera in {name.rsplit(".", 1)[-1] for name in known}:
+        cameras.update(dict.fromkeys(info.cameras))
+    if camera in cameras or camera in {name.rsplit(".", 1)[-1] for name in cameras}:
         return
     if camera in source.camera_aliases:
         for info in infos:
@@ -283,7 +289,7 @@ def _check_camera(source: Source, infos: Iterable[EpisodeInfo], camera: str) -> 
             except EpisodeError:
                 pass  # the episode is bad for another reason, which its row will say
             return
-    raise UnknownCameraError(f"no episode has a camera named '{camera}'; the source has {sorted(known)}")
+    raise UnknownCameraError(f"no episode has a camera named '{camera}'; the source has {sorted(cameras)}")
 
 
 def _hopeless(info: EpisodeInfo, config: Config) -> float | None:
@@ -323,6 +329,7 @@ def _stage_weights(names: Sequence[str], config: Config) -> Iterable[tuple[str, 
 
 def fingerprint(source: Source, infos: Iterable[EpisodeInfo]) -> str:
     """Sha256 of what a source lists: kind, and id, length and instruction of every episode."""
+    # No paths and times: the same data set copied elsewhere has the same fingerprint.
     digest = hashlib.sha256(source.kind.encode())
     for info in infos:
         digest.update(json_digest([info.episode_id, info.n_frames, info.language_instruction]).encode())

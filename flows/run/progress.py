@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 30.0
-"""Seconds between two lines where standard error is no terminal."""
+"""Seconds between two lines where standard error is not a terminal."""
 
 
 class RunProgress:
@@ -64,6 +64,7 @@ class RunProgress:
             if stage == "source":
                 self.frames += frames
             if self._bar is not None:
+                # Fractions of an episode, so that the bar moves on a first shard of 64 long episodes.
                 self._bar.advance(self._bar.task_ids[0], 1.0 / self._stages)
                 self._refresh()
             elif not self._quiet and time.monotonic() - self._last_line > LINE_EVERY_S:
@@ -89,6 +90,7 @@ class RunProgress:
         """Part of the run that is over, in [0, 1], finished stages of unfinished episodes included."""
         with self._lock:
             over = self.over
+            # An episode that fails early leaves its later stages out of `_steps`, but it is over.
             steps = max(float(over), self._steps / self._stages)
         return min(steps / self._episodes, 1.0) if self._episodes else 1.0
 
@@ -107,6 +109,7 @@ class RunProgress:
             return
         over = self.over
         task = self._bar.task_ids[0]
+        # Never backwards: failed episodes skip stages, and one gone through twice advances twice.
         completed = min(max(float(over), self._bar.tasks[task].completed), self._episodes)
         self._bar.update(task, completed=completed, failed=self.counts["failed"], rate=self.rate)
 

@@ -146,6 +146,7 @@ def is_finished(row: Mapping[str, Any] | None, job: Job, work: Work, run_key: st
     threshold = work.config.select.min_score
     if threshold is not None and (row.get("score") is None or row["score"] < threshold):
         return False
+    # Cheapest checks first: this runs for each of 60,000 episodes before a run begins, and reads no packet whole.
     path, stamp = work.store.packet_path(job.episode_id), source_stamp(job.info)
     try:
         whole = path.stat().st_size == row.get("bytes")
@@ -207,6 +208,7 @@ class Shard:
         """
         step = self._pack if stage_name == "pack" else self._stage_step(stage_name)
         live = [run for run in self.runs if run.row is None]
+        # One pool per stage: all episodes leave a stage before the next begins, so one model is in use at a time.
         workers = max(1, min(self.work.workers, len(live)))
         with _opencv_threads(workers), ThreadPoolExecutor(workers) as pool:
             # Each thread gets the caller's context, so that Prefect knows which run its log lines belong to.
@@ -234,6 +236,7 @@ class Shard:
                 except PacketError as error:
                     self._make_up(run, error)
                     step(run)
+        # A full disk and missing weights are the run's fault, not the episode's: every other episode would fail too.
         except (OutputError, WeightsError):
             raise
         except Exception as error:
@@ -244,6 +247,7 @@ class Shard:
         run.peak_mb[stage] = peak.mb
         if self.work.progress is not None:
             self.work.progress.stage_done(stage, _n_frames(run))
+        # Recorded here and not in `_pack`, because the row holds the seconds of `pack` itself.
         if run.row is not None and run.row["status"] == "done":
             run.row.update(_costs(run))
             self._record(run)
@@ -264,6 +268,7 @@ class Shard:
             run.packed.pop(name, None)
         past = list(run.results.keys() | lost)
         for stage in STAGES:
+            # In the order of STAGES, since a later stage reads what an earlier one made.
             if stage.name in past and stage.name not in run.results:
                 self._finish_stage(run, stage)
 
@@ -289,6 +294,7 @@ class Shard:
         if self.work.rehash:
             return
         stamp = _stamp(run)
+        # The packet before the work file: a finished episode has only the former.
         fits = row_fits_packet(self._earlier.get(name, {}), stamp, run.packet_mark)
         settings = json_digest(dict(STAGES[0].settings(self.work.config)))
         for found, same_files in ((run.packed.get("source"), fits), (store.saved_from(name, "source", stamp), True)):
@@ -317,6 +323,7 @@ class Shard:
             return
         inputs = StageInputs(lambda: self._open(run), run.results, config, None if forced else packed, weights)
         output = stage.run(inputs)
+        # As it comes back from a file: tuples become lists here already, so that records compare equal later.
         report = json.loads(json.dumps(dict(output.report)))
         if output.content is not None:
             report["settings"] = json_digest(dict(stage.settings(config)))
@@ -331,6 +338,7 @@ class Shard:
             outputs={name: content_digest(dataset) for name, dataset in output.datasets.items()},
             report=report,
         )
+        # Decided again with the record: a stage that ran for a touched source may have made the packet's bytes.
         decision = decide_with(key, made=record)
         run.actions[stage.name] = decision.action
         if decision is Decision.KEEP_PACKED and packed is not None:
@@ -352,12 +360,14 @@ class Shard:
         if packed is not None and packed.record.key == key and "pack" not in self._forced:
             run.actions["pack"] = "reused"
         else:
+            # A run killed between writing and publishing left the packet; it is published without packing again.
             if store.is_packed(episode_id, key) and "pack" not in self._forced:
                 run.actions["pack"] = "reused"
             else:
                 pack_episode(store.packing_path(episode_id), episode_id, run.results, self.work.config)
                 run.actions["pack"] = "computed"
             store.publish(episode_id)
+        # After `publish`: the run after a crash before it needs the work files.
         store.forget(episode_id)
         run.packet_mark = store.mark(episode_id)
         run.row = self._row(run) | {"status": "done", "packed_from": packed_from(_stamp(run), run.packet_mark)}
@@ -389,6 +399,7 @@ class Shard:
 
     def _record(self, run: EpisodeRun) -> None:
         assert run.row is not None
+        # A busy episode belongs to another run, whose row must not be replaced.
         if run.row["status"] != "busy":
             if self.work.journal:
                 self.work.manifest.add(run.row)
@@ -428,10 +439,11 @@ class Shard:
     def _packed_from(self, run: EpisodeRun) -> str | None:
         """What the packet that is there was made from, whatever becomes of the episode now."""
         source = run.results.get("source")
+        # The packet's own source stage was accepted for the files as they are, so the packet fits them.
         if source is not None and source is run.packed.get("source"):
             return packed_from(_stamp(run), run.packet_mark)
-        known: str | None = self._earlier.get(run.job.episode_id, {}).get("packed_from")
-        return known
+        earlier: str | None = self._earlier.get(run.job.episode_id, {}).get("packed_from")
+        return earlier
 
 
 def _stamp(run: EpisodeRun) -> str:
@@ -442,6 +454,7 @@ def _stamp(run: EpisodeRun) -> str:
 
 
 def _costs(run: EpisodeRun) -> Row:
+    # NaN, where /proc is missing, differs from itself and is left out.
     seconds = {f"seconds_{name}": round(value, 4) for name, value in run.seconds.items()}
     return seconds | {f"peak_mb_{name}": round(value, 1) for name, value in run.peak_mb.items() if value == value}
 

@@ -107,6 +107,7 @@ class Verifier:
         """The source's entry for a packet, whose id may have the camera appended."""
         found = self._infos.get(episode_id)
         camera = str(record.get("camera") or "")
+        # Extracting with --camera appends the camera to the id, by the name asked for: the recorded one, or an alias.
         if found is None and "-" in episode_id:
             ends = [f"-{safe_id(camera)}"] if camera else []
             ends.append(episode_id[episode_id.rindex("-") :])
@@ -125,6 +126,7 @@ class Verifier:
         wrong = _differing(recorded, reading.decoded)
         if not wrong:
             return
+        # A shift is looked for before another camera, which costs decoding every other view.
         cause = _order_fault(recorded, reading.decoded)
         if cause is None:
             other = self._camera_with(recorded, [], info, record)
@@ -163,8 +165,8 @@ class Verifier:
                 frames = list(_digests(self.source.open(info, camera), size))
             except (EpisodeError, UnknownCameraError):
                 continue
-            wanted, found = (resized, [small for _, small in frames]) if size else (decoded, [d for d, _ in frames])
-            if _agreement(wanted, found) >= _AGREE:
+            digests, found = (resized, [small for _, small in frames]) if size else (decoded, [d for d, _ in frames])
+            if _agreement(digests, found) >= _AGREE:
                 return camera
         return None
 
@@ -234,17 +236,17 @@ def _row_faults(name: str, packet: Packet, episode: Episode) -> Iterator[tuple[i
         if (given is None) == present:
             yield None, f"the source {'has none' if present else 'has it, the packet does not'}"
         return
-    ours, theirs = packet.read(name), np.asarray(given)
-    if ours.shape[1:] != theirs.shape[1:]:
-        yield None, f"shape {ours.shape} in the packet, {theirs.shape} in the source"
+    in_packet, in_source = packet.read(name), np.asarray(given)
+    if in_packet.shape[1:] != in_source.shape[1:]:
+        yield None, f"shape {in_packet.shape} in the packet, {in_source.shape} in the source"
         return
-    mine, source = ([_row_digest(row, ours.dtype) for row in rows] for rows in (ours, theirs))
-    if len(mine) != len(source):
-        yield None, f"{len(mine)} rows in the packet, {len(source)} in the source"
-    wrong = _differing(mine, source)
+    packet_rows, source_rows = ([_row_digest(row, in_packet.dtype) for row in rows] for rows in (in_packet, in_source))
+    if len(packet_rows) != len(source_rows):
+        yield None, f"{len(packet_rows)} rows in the packet, {len(source_rows)} in the source"
+    wrong = _differing(packet_rows, source_rows)
     if wrong:
-        cause = _order_fault(mine, source) or "other values"
-        yield wrong[0], f"rows are not the source's ({_many(wrong, mine)}): {cause}"
+        cause = _order_fault(packet_rows, source_rows) or "other values"
+        yield wrong[0], f"rows are not the source's ({_many(wrong, packet_rows)}): {cause}"
 
 
 def _row_digest(row: NDArray[Any], dtype: np.dtype[Any]) -> str:
@@ -253,37 +255,41 @@ def _row_digest(row: NDArray[Any], dtype: np.dtype[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest()
 
 
-def _differing(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
-    return [t for t, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b]
+def _differing(digests: Sequence[str], source_digests: Sequence[str]) -> list[int]:
+    return [t for t, (a, b) in enumerate(zip(digests, source_digests, strict=False)) if a != b]
 
 
-def _order_fault(ours: Sequence[str], theirs: Sequence[str]) -> str | None:
-    """How `ours` came from `theirs` by shifting or reordering, None where neither explains it."""
-    now = _agreement(ours, theirs)
-    for size in range(1, min(_MOST_SHIFT, len(ours) - 1) + 1):
+def _order_fault(digests: Sequence[str], source_digests: Sequence[str]) -> str | None:
+    """How `digests` came from `source_digests` by shifting or reordering, None where neither explains it."""
+    now = _agreement(digests, source_digests)
+    # Small shifts first: a clip that repeats itself agrees under several, and the first found is named.
+    for size in range(1, min(_MOST_SHIFT, len(digests) - 1) + 1):
         for shift in (size, -size):
-            a, b = (ours[:-shift], theirs[shift:]) if shift > 0 else (ours[-shift:], theirs[:shift])
+            a, b = (
+                (digests[:-shift], source_digests[shift:]) if shift > 0 else (digests[-shift:], source_digests[:shift])
+            )
+            # More than now: frames that stand still agree under every shift, which explains nothing.
             if len(a) > 1 and _agreement(a, b) >= max(_AGREE, now + 1e-9):
                 frames = "one frame" if size == 1 else f"{size} frames"
                 return f"shifted by {frames}: frame t of the packet is frame t{shift:+d} of the source"
-    place = {digest: t for t, digest in enumerate(theirs)}
-    known = [place[digest] for digest in ours if digest in place]
-    if len(known) >= _AGREE * len(ours) and len(set(known)) > 1:
-        repeated = len(known) - len(set(known)) - (len(theirs) - len(set(theirs)))
-        if repeated > 0 and known == sorted(known):
+    place = {digest: t for t, digest in enumerate(source_digests)}
+    places = [place[digest] for digest in digests if digest in place]
+    if len(places) >= _AGREE * len(digests) and len(set(places)) > 1:
+        repeated = len(places) - len(set(places)) - (len(source_digests) - len(set(source_digests)))
+        if repeated > 0 and places == sorted(places):
             return f"{repeated} frames are repeats of others"
         return "the same frames in another order"
     return None
 
 
-def _agreement(ours: Sequence[str], theirs: Sequence[str]) -> float:
+def _agreement(digests: Sequence[str], other_digests: Sequence[str]) -> float:
     """Share of positions with equal digests."""
-    if not ours or not theirs:
+    if not digests or not other_digests:
         return 0.0
-    same = sum(a == b for a, b in zip(ours, theirs, strict=False))
-    return (
-        same / max(len(ours), len(theirs)) if abs(len(ours) - len(theirs)) > 1 else same / min(len(ours), len(theirs))
-    )
+    same = sum(a == b for a, b in zip(digests, other_digests, strict=False))
+    # A shift may lose one frame at an end; a larger difference is missing content, and lowers the share.
+    shorter, longer = sorted((len(digests), len(other_digests)))
+    return same / (longer if longer - shorter > 1 else shorter)
 
 
 def _many(wrong: Sequence[int], everything: Sequence[Any]) -> str:

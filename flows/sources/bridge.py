@@ -60,7 +60,7 @@ _MAX_ID = 180  # leaves room for camera name and suffix in a file name of 255 by
 
 
 def is_bridge_raw(path: Path) -> bool:
-    """Whether a raw/traj_group*/traj* lies below `path`; stops at the first."""
+    """Whether `path` has a raw/traj_group*/traj* below it; stops at the first."""
     try:
         return path.is_dir() and next(iter(Walk(path, follow_links=True)), None) is not None
     except SourceError:
@@ -318,7 +318,7 @@ def _label_frames(trajectory: Trajectory, relative: str, view: _View) -> partial
 def _decode_labels(data: bytes, name: str) -> NDArray[np.uint8]:
     labels = decode_grey(data, name)
     if labels.dtype != np.uint8 or labels.max() > ROBOT_LABEL:
-        raise CorruptDataError(f"{name} is no label image; wanted 8-bit grey with 0 background, 1 object, 2 robot")
+        raise CorruptDataError(f"{name} is not a label image; wanted 8-bit grey with 0 background, 1 object, 2 robot")
     return labels.astype(np.uint8, copy=False)
 
 
@@ -465,4 +465,4 @@ def _floats(values: Any, name: str) -> NDArray[np.float64]:
     try:
         return np.asarray(values, np.float64)
     except (ValueError, TypeError, OverflowError) as error:  # whole numbers in a pickle have no limit
-        raise CorruptDataError(f"{name} is no table of numbers: {error}") from error
+        raise CorruptDataError(f"{name} is not a table of numbers: {error}") from error

@@ -1,4 +1,4 @@
-"""The folder tree of BridgeData V2: where trajectories lie, what their files say without being decoded."""
+"""The folder tree of BridgeData V2: where trajectories are, what their files say without being decoded."""
 
 from __future__ import annotations
 
@@ -206,8 +206,8 @@ def list_trajectory(root: Path, relative: str, *, follow_links: bool = False) ->
         inside = (*inside, os.path.realpath(path))
     try:
         folders, files, _ = _list(os.fspath(path), inside, follow_links=follow_links)
-        wanted = [name for name in folders if _IMAGE_FOLDER.fullmatch(name)]
-        images = {name: _list_images(path / name, inside) for name in wanted}
+        image_folders = [name for name in folders if _IMAGE_FOLDER.fullmatch(name)]
+        images = {name: _list_images(path / name, inside) for name in image_folders}
     except OSError as error:
         raise MissingDataError(f"trajectory folder {relative} cannot be read: {error.strerror}") from error
     return Trajectory(path, images, frozenset(files))
@@ -243,7 +243,7 @@ def had_latency(root: Path, relative: str) -> tuple[bool, str]:
 
 
 def read_language(trajectory: Trajectory) -> Language:
-    """What lang.txt says; nothing where it is missing, which is no error in this dataset."""
+    """What lang.txt says; "" where it is missing, which this dataset allows."""
     if "lang.txt" not in trajectory.files:
         return Language()
     try:
@@ -300,10 +300,10 @@ def logical_views(cameras: Sequence[str], config: Path) -> tuple[dict[str, str],
     views: dict[str, str] = {}
     for number in sorted({*range(len(topics)), *numbers}):
         topic = topics[number] if number < len(topics) else ""
-        wanted = [WRIST_VIEW] if "wrist" in topic else ["image_0"] if _FIXED_TOPIC.search(topic) else []
+        preferred = [WRIST_VIEW] if "wrist" in topic else ["image_0"] if _FIXED_TOPIC.search(topic) else []
         # Numbers may have gaps of any size, so names never run out.
         free = (f"image_{n}" for n in chain((1, 2), count(4)))
-        view = next(name for name in chain(wanted, free) if name not in taken)
+        view = next(name for name in chain(preferred, free) if name not in taken)
         taken.add(view)
         if number in numbers:
             views[numbers[number]] = view

@@ -52,7 +52,7 @@ def number(value: Any) -> float | None:
 
 
 def text(value: Any) -> str:
-    """`value` as one line of text that a terminal can show; "" for null, NaN and what is no text."""
+    """`value` as one line of text that a terminal can show; "" for null, NaN and anything but text."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if not isinstance(value, str):

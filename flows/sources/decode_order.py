@@ -34,15 +34,15 @@ class DecodeOrder:
             self._open, self._number = (path, VideoDecoder(path)), -1
         decoder = self._open[1]
         pixels: NDArray[np.uint8] | None = None
-        for wanted in numbers:
-            while self._number < wanted:
+        for number in numbers:
+            while self._number < number:
                 frame = decoder.next()
                 if frame is None:
                     raise CorruptDataError(
-                        f"{path.name} ends after {self._number + 1} pictures, {wanted + 1} are wanted"
+                        f"{path.name} ends after {self._number + 1} pictures, {number + 1} are wanted"
                     )
                 self._number += 1
-                pixels = decoder.rgb(frame) if self._number == wanted else None
+                pixels = decoder.rgb(frame) if self._number == number else None
             assert pixels is not None
             yield pixels
 

@@ -27,14 +27,14 @@ def read_bytes(path: Path, name: str, most: int = MAX_PICTURE_BYTES) -> bytes:
 
     Raises:
         MissingDataError: there is no such file.
-        CorruptDataError: it is there and cannot be read, is no plain file, or has more than `most` bytes.
+        CorruptDataError: it exists and cannot be read, is not a plain file, or has more than `most` bytes.
     """
     try:
         # Non-blocking: opening a FIFO would else wait for its writer for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise CorruptDataError(f"{name} is no plain file (a device, pipe or folder); replace it by one")
+                raise CorruptDataError(f"{name} is not a plain file (a device, pipe or folder); replace it by one")
             if status.st_size > most:
                 raise CorruptDataError(
                     f"{name} has {status.st_size:,} bytes, at most {most:,} are read for a file of its kind; replace it"
@@ -57,7 +57,7 @@ def check_plain(path: Path, name: str) -> None:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise CorruptDataError(f"{name} is no plain file (a device, pipe or folder); replace it by one")
+            raise CorruptDataError(f"{name} is not a plain file (a device, pipe or folder); replace it by one")
         if status.st_size < 1024:  # pointers have some 130 bytes
             pointer = foreign_content(path.read_bytes())
             if pointer:

@@ -39,7 +39,7 @@ _FILL = re.compile(rb"\xff{2,}")  # any number of fill bytes may precede a marke
 
 
 class LazyFrames:
-    """T images of one size, read and decoded anew by each iteration, once each.
+    """T images of one size, read and decoded again by each iteration, once each.
 
     Attributes:
         names: what messages call each image.
@@ -107,7 +107,7 @@ def decode_grey(data: bytes, name: str) -> NDArray[np.uint8] | NDArray[np.uint16
     """(H, W) of a whole one-channel PNG, in its own bit depth.
 
     Raises:
-        CorruptDataError: `data` is no whole PNG, or has more than one channel.
+        CorruptDataError: `data` is not a whole PNG, or has more than one channel.
     """
     image_size(data, name)
     pixels = _decode(data, name, cv2.IMREAD_UNCHANGED)
@@ -117,10 +117,10 @@ def decode_grey(data: bytes, name: str) -> NDArray[np.uint8] | NDArray[np.uint16
 
 
 def decode_depth(data: bytes, name: str) -> NDArray[np.float32]:
-    """(H, W) float32 metres of a 16-bit PNG in millimetres, the RealSense default; 0 is no reading.
+    """(H, W) float32 metres of a 16-bit PNG in millimetres, the RealSense default; 0 means no reading.
 
     Raises:
-        CorruptDataError: `data` is no whole 16-bit PNG.
+        CorruptDataError: `data` is not a whole 16-bit PNG.
     """
     millimetres = decode_grey(data, name)
     if millimetres.dtype != np.uint16:

@@ -120,9 +120,9 @@ def _list(source: Source, report: SourceReport) -> None:
         tags.update(info.tags)
         rates |= {info.fps} if info.fps is not None else set()
         report.language += bool(info.language_instruction)
-    known = [count for count in frames if count is not None]
+    counts = [count for count in frames if count is not None]
     report.episodes = len(frames)
-    report.frames = sum(known) if len(known) == len(frames) else None
+    report.frames = sum(counts) if len(counts) == len(frames) else None
     report.fps = sorted(rates)
     report.cameras = {printable(name): count for name, count in sorted(cameras.items())}
     if not frames:
@@ -208,7 +208,7 @@ def _data_files(source: LeRobotSource, report: SourceReport, late: Late) -> Iter
         # Files that no episode names: their rows may be those that others lack.
         on_disk = (path.relative_to(source.root).as_posix() for path in (source.root / "data").glob("**/*.parquet"))
         files = {name: [] for name in sorted(on_disk)} | files
-    wanted = {name for names in source.columns.values() for name in names} | {"timestamp"}
+    columns = {name for names in source.columns.values() for name in names} | {"timestamp"}
     rows: dict[int, int] = {}
     missing: dict[str, int] = {}
     named_in: dict[int, str] = {}
@@ -223,8 +223,8 @@ def _data_files(source: LeRobotSource, report: SourceReport, late: Late) -> Iter
             missing[relative] = len(records)
             continue
         try:
-            with open_parquet(source.root / relative, ["episode_index", "task_index", *wanted], relative) as file:
-                yield from _columns_of(file, relative, wanted, source)
+            with open_parquet(source.root / relative, ["episode_index", "task_index", *columns], relative) as file:
+                yield from _columns_of(file, relative, columns, source)
                 indices, counts = _counted(file, records, one=source.info.version != "v3.0")
         except (EpisodeError, *PARQUET_FAULTS) as error:
             yield Remark("fault", relative, str(error))
@@ -248,9 +248,9 @@ def _data_files(source: LeRobotSource, report: SourceReport, late: Late) -> Iter
             yield Remark("note", f"episode {index}", f"its rows are in {found_in[index]}, not in {named_in[index]}")
 
 
-def _columns_of(file: pq.ParquetFile, relative: str, wanted: set[str], source: LeRobotSource) -> Iterator[Remark]:
+def _columns_of(file: pq.ParquetFile, relative: str, columns: set[str], source: LeRobotSource) -> Iterator[Remark]:
     names = file.schema_arrow.names
-    for name in sorted(wanted - set(names)):
+    for name in sorted(columns - set(names)):
         yield Remark("fault", relative, f"no column {name!r}, which info.json declares or reading needs")
     if "task_index" in names and source.tasks:
         column = file.read(columns=["task_index"])["task_index"].unique().to_pylist()

@@ -217,7 +217,7 @@ class LeRobotSource:
             tags.add("missing-view")
         if action is not None and valid is not None and not valid.all():
             tags.add("nan-action")
-            # A row with one number missing is no command: the packet wants it NaN as a whole.
+            # A row with one number missing cannot be a command: the whole row is NaN in the packet.
             action = np.where(valid[:, None], action, np.float32("nan"))
         return Episode(
             episode_id=info.episode_id,
@@ -299,7 +299,7 @@ class LeRobotSource:
 
     @cached_property
     def _numeric(self) -> tuple[str, ...]:
-        """Columns of numbers that are no counters, in name order."""
+        """Columns of numbers other than counters, in name order."""
         return tuple(
             key
             for key, feature in self._info.features.items()
@@ -480,7 +480,7 @@ class LeRobotSource:
         return self._listed_pictures[1]
 
     def _folders(self, episode_index: int, column: str) -> tuple[Path, ...]:
-        """Where pictures lie that a row only names: below the root, or in the folder LeRobot's writer leaves."""
+        """Where pictures are stored that a row only names: below the root, or in the folder LeRobot's writer leaves."""
         return self._root, self._root / "images" / column / f"episode_{episode_index:06d}"
 
     def _recorded(self, index: int, rows: EpisodeRows, camera: str) -> dict[str, Frames]:
@@ -534,9 +534,9 @@ class LeRobotSource:
         """Which end of a gripper's element is open: by the settings, its name, the robot, else a look at the data."""
         if self._settings.gripper_open != "auto":
             return Sense(self._settings.gripper_open == 0, "source.gripper_open")
-        known = sense_of(name, f"{self._info.robot_type} {self.dataset}")
-        if known is not None:
-            return known
+        sense = sense_of(name, f"{self._info.robot_type} {self.dataset}")
+        if sense is not None:
+            return sense
         if (signal, element) not in self._senses:
             self._senses[signal, element] = Sense.from_episodes(self._some_episodes(signal, element))
         return self._senses[signal, element]
@@ -555,10 +555,10 @@ class LeRobotSource:
     def _range(self, signal: str) -> Range | None:
         if signal not in self._ranges:
             parts = [read_range(self._root, self._info, name) for name in self._columns[signal]]
-            known = [part for part in parts if part is not None]
-            whole = bool(known) and len(known) == len(parts)
+            ranges = [part for part in parts if part is not None]
+            whole = bool(ranges) and len(ranges) == len(parts)
             self._ranges[signal] = (
-                (np.concatenate([low for low, _ in known]), np.concatenate([high for _, high in known]))
+                (np.concatenate([low for low, _ in ranges]), np.concatenate([high for _, high in ranges]))
                 if whole
                 else None
             )
@@ -576,9 +576,10 @@ class LeRobotSource:
 
     def _task(self, info: EpisodeInfo, rows: EpisodeRows) -> tuple[str, tuple[str, ...]]:
         indices = rows.vector("task_index")
-        known = [] if indices is None else [int(i) for i in dict.fromkeys(indices[:, 0].tolist()) if np.isfinite(i)]
-        tags = ("several-tasks",) if len(known) > 1 else ()
-        task = self._tasks.get(known[0], "") if known else ""
+        numbers = [] if indices is None else dict.fromkeys(indices[:, 0].tolist())
+        task_numbers = [int(number) for number in numbers if np.isfinite(number)]
+        tags = ("several-tasks",) if len(task_numbers) > 1 else ()
+        task = self._tasks.get(task_numbers[0], "") if task_numbers else ""
         task = task or info.language_instruction
         return task, tags if task else (*tags, "no-language")
 

@@ -5,7 +5,7 @@ LeRobot fixes neither unit nor sense, so both are inferred, and what was inferre
 * which number: the element whose name contains "gripper", of a column of its own before `observation.state` before
   `action`; of several (two arms) the one that moves most in this episode. A name with "delta" is a change, not an
   opening.
-* unit: values of the dataset (its statistics, else this episode) that lie in [-0.1, 1.1] and reach 0.2 are taken to
+* unit: values of the dataset (its statistics, else this episode) that stay in [-0.1, 1.1] and reach 0.2 are taken to
   be an opening already, as WidowX and BridgeData give it (0.1 closed to 1.01 open); everything else (0..100, metres,
   -1..1) is scaled from the dataset's range to 0..1.
 * sense: `source.gripper_open` where it is set; else what the element's name or the robot says; else a look at the
@@ -119,10 +119,10 @@ def gripper_opening(
         record = {"from": f"{_KEYS.get(signal, signal)}[{names[element]}]", "convention": unit}
         if opening is None:
             return None, record, ()
-        known = sense(signal, element, names[element])
-        record["convention"] = f"{unit}, {known.why}"
-        tags = ("gripper-sense-guessed",) if known.guessed else ()
-        return (np.float32(1) - opening if known.inverted else opening), record, tags
+        convention = sense(signal, element, names[element])
+        record["convention"] = f"{unit}, {convention.why}"
+        tags = ("gripper-sense-guessed",) if convention.guessed else ()
+        return (np.float32(1) - opening if convention.inverted else opening), record, tags
     return None, None, ()
 
 
@@ -134,15 +134,16 @@ def _scaled(values: NDArray[np.float32], limits: tuple[float, float] | None) -> 
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None, "no finite value"
-    known = limits is not None and bool(np.isfinite(limits).all())
-    low, high = limits if limits is not None and known else (float(finite.min()), float(finite.max()))
-    normalised = low >= -_SLACK and high <= 1 + _SLACK and (high >= _METRES or not known)
+    has_limits = limits is not None and bool(np.isfinite(limits).all())
+    low, high = limits if limits is not None and has_limits else (float(finite.min()), float(finite.max()))
+    normalised = low >= -_SLACK and high <= 1 + _SLACK and (high >= _METRES or not has_limits)
     if not normalised and high - low < 1e-6:
         return None, f"constant {low:g}, unit unknown"
     if normalised:
         opening, unit = values, "already 0..1"
     else:
-        opening, unit = (values - low) / (high - low), f"{'dataset' if known else 'episode'} range {low:g}..{high:g}"
+        opening = (values - low) / (high - low)
+        unit = f"{'dataset' if has_limits else 'episode'} range {low:g}..{high:g}"
     opening = np.clip(opening, 0, 1).astype(np.float32)
     if len(finite) < len(values):
         # The opening is finite in a packet; actions may have gaps.

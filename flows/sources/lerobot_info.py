@@ -123,7 +123,7 @@ def _info(raw: Any) -> Info:
 
 
 def _total(value: Any) -> int | None:
-    """A total, -1 for what is no number: it differs from every count, and nothing else depends on it."""
+    """A total, -1 for anything but a number: it differs from every count, and nothing else depends on it."""
     try:
         return whole(value)
     except ValueError:

@@ -57,7 +57,7 @@ class EpisodeRows:
         """(T, N) float64 of a numeric column (a scalar one has N = 1), null as NaN; None where there is no such column.
 
         Raises:
-            CorruptDataError: its rows differ in length, or are no numbers.
+            CorruptDataError: its rows differ in length, or do not hold numbers.
         """
         if name not in self.table.column_names:
             return None
@@ -175,11 +175,11 @@ _BROKEN_PICTURE = (
     *(OSError, SyntaxError, ValueError, TypeError, OverflowError, KeyError, MemoryError, struct.error),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
-"""What Pillow raises for bytes that are no whole picture."""
+"""What Pillow raises for bytes that are not a whole picture."""
 
 
 class ColumnPictures:
-    """T lazy pictures of an image-typed column, decoded anew by each pass, a few rows in memory at a time."""
+    """T lazy pictures of an image-typed column, decoded again by each pass, a few rows in memory at a time."""
 
     def __init__(
         self, rows: EpisodeRows, column: str, decode: Callable[[Image.Image], NDArray[Any]], folders: tuple[Path, ...]
@@ -217,7 +217,7 @@ class ColumnPictures:
         """Each row's picture.
 
         Raises:
-            CorruptDataError: bytes that are no whole picture, or of another size than the first.
+            CorruptDataError: bytes that are not a whole picture, or of another size than the first.
             MissingDataError: a row has neither bytes nor a file.
         """
         for row, cell in enumerate(self._cells()):

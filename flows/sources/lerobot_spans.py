@@ -103,11 +103,11 @@ class JoinedFile:
         if mine.length is not None and mine.length != len(rows):
             raise LengthMismatchError(f"{self.name}: {mine.length} rows in the episode table, {len(rows)} in the data")
         lengths = [len(rows) if claim is mine else claim.length for claim in claims]
-        known = [length for length in lengths if length is not None]
-        surplus = len(self.times) - sum(known)
-        before = sum(known[:place])
-        all_known = len(known) == len(lengths)
-        if all_known and surplus == 0 and self._each_has_its_own(claims, known):
+        counted = [length for length in lengths if length is not None]
+        surplus = len(self.times) - sum(counted)
+        before = sum(counted[:place])
+        all_known = len(counted) == len(lengths)
+        if all_known and surplus == 0 and self._each_has_its_own(claims, counted):
             return self._counted(before, mine, rows, step, tags)
         self._check_disjoint(claims, place, step)
         whole = all_known and _without_gaps(claims, step)
@@ -119,8 +119,8 @@ class JoinedFile:
             if surplus > 0 and self.trim != "off":
                 first = before + (surplus if self.trim == "start" else 0)
                 return self._counted(first, mine, rows, step, (*tags, "pictures-trimmed"))
-            if surplus < min(known):
-                raise self._uncounted(sum(known))
+            if surplus < min(counted):
+                raise self._uncounted(sum(counted))
             tags = (*tags, "unclaimed-pictures")
         return self._nearest(mine, claims, rows, step, tags)
 
@@ -172,8 +172,8 @@ class JoinedFile:
     ) -> Placed:
         numbers = first + np.arange(len(rows))
         there = numbers < len(self.times)
-        wanted = (mine.start or 0.0) + rows
-        offset = float(np.abs(self.times[numbers[there]] - wanted[there]).max()) if there.any() else float("nan")
+        row_times = (mine.start or 0.0) + rows
+        offset = float(np.abs(self.times[numbers[there]] - row_times[there]).max()) if there.any() else float("nan")
         words = {"alignment": "pictures of the file counted: as many as its rows", "first_picture": int(first)}
         return _placed(numbers, offset, words, tags, step)
 
@@ -203,9 +203,9 @@ class JoinedFile:
             )
         # Rows that start late (at 1/fps in published datasets), while there is one picture for every row
         shift = float(rows[0]) if rows[0] > 0.5 * step else 0.0
-        wanted = start + rows - shift
-        numbers = _nearest_picture(self.times, wanted)
-        apart = np.abs(self.times[numbers] - wanted) if len(self.times) else np.full(len(rows), np.inf)
+        row_times = start + rows - shift
+        numbers = _nearest_picture(self.times, row_times)
+        apart = np.abs(self.times[numbers] - row_times) if len(self.times) else np.full(len(rows), np.inf)
         too_far = apart > half
         if "rate-mismatch" in tags:
             # The last picture is shown until the next one would come.
@@ -215,8 +215,8 @@ class JoinedFile:
             numbers = np.where(too_far, len(self.times) + np.arange(len(rows)), numbers)
         elif far.size:
             raise MissingDataError(
-                f"{self.name}: no picture for row {far[0]} at {wanted[far[0]]:.4f} s (nearest is {apart[far[0]]:.4f} s "
-                "away); correct the episode table or drop the episode"
+                f"{self.name}: no picture for row {far[0]} at {row_times[far[0]]:.4f} s (nearest is "
+                f"{apart[far[0]]:.4f} s away); correct the episode table or drop the episode"
             )
         if "rate-mismatch" not in tags and (np.diff(numbers) <= 0).any():
             raise LengthMismatchError(
@@ -259,13 +259,13 @@ def _without_gaps(claims: Sequence[Claim], step: float) -> bool:
     return True
 
 
-def _nearest_picture(times: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.int64]:
+def _nearest_picture(times: NDArray[np.float64], row_times: NDArray[np.float64]) -> NDArray[np.int64]:
     if not len(times):
-        return np.zeros(len(wanted), np.int64)
-    after = np.clip(np.searchsorted(times, wanted), 1, max(len(times) - 1, 1))
+        return np.zeros(len(row_times), np.int64)
+    after = np.clip(np.searchsorted(times, row_times), 1, max(len(times) - 1, 1))
     before = after - 1
     after = np.minimum(after, len(times) - 1)
-    closer = np.abs(times[after] - wanted) < np.abs(times[before] - wanted)
+    closer = np.abs(times[after] - row_times) < np.abs(times[before] - row_times)
     return np.where(closer, after, before).astype(np.int64)
 
 

@@ -116,11 +116,11 @@ class EpisodeTable:
         missing = [name for name in ("episode_index", "length") if name not in names]
         if missing:
             raise SourceError(f"{path} should have the columns {missing}; restore the file")
-        wanted = {"episode_index", "length", "data/chunk_index", "data/file_index", "tasks"} & names
+        columns_to_read = {"episode_index", "length", "data/chunk_index", "data/file_index", "tasks"} & names
         spans = {camera: {name: f"videos/{camera}/{name}" for name in _SPAN} for camera in cameras}
         spans = {camera: span for camera, span in spans.items() if span["file_index"] in names}
-        wanted |= {column for span in spans.values() for column in span.values()} & names
-        for row in _rows(path, sorted(wanted)):
+        columns_to_read |= {column for span in spans.values() for column in span.values()} & names
+        for row in _rows(path, sorted(columns_to_read)):
             yield _record(row, spans, str(path))
 
 
@@ -222,7 +222,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def natural_order(path: Path) -> list[tuple[int, int | str]]:
     """Sort key that puts file_10 after file_9, folder by folder."""
     parts = re.split(r"([0-9]+)", path.as_posix())
-    # Digits of more than 4,000 places are no numbers to Python.
+    # Python refuses to read an integer of more than 4,300 digits.
     return [(0, int(part)) if part.isdigit() and len(part) < 40 else (1, part) for part in parts]
 
 
@@ -246,8 +246,8 @@ def open_parquet(path: Path, columns: Sequence[str], name: str) -> pq.ParquetFil
             (
                 metadata.row_group(group).column(i).num_values
                 for group in range(metadata.num_row_groups)
-                for i, wanted in enumerate(leaves)
-                if wanted
+                for i, is_read in enumerate(leaves)
+                if is_read
             ),
             default=0,
         )

@@ -59,7 +59,7 @@ def load_pickle(path: Path, name: str | None = None, *, max_bytes: int = MAX_BYT
     except UnsafePickleError as error:
         raise UnsafePickleError(f"{name} {error}; it was refused and nothing in it was run") from error
     except _BROKEN as error:
-        raise CorruptDataError(f"{name} is no whole pickle ({error}); fetch the episode again") from error
+        raise CorruptDataError(f"{name} is not a whole pickle ({error}); fetch the episode again") from error
 
 
 def _check_opcodes(data: bytes) -> None:
@@ -211,5 +211,5 @@ def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
 
 def _key(key: Any) -> Any:
     if not isinstance(key, _PLAIN):
-        raise UnsafePickleError("has a dict key that is no string or number")
+        raise UnsafePickleError("has a dict key that is neither a string nor a number")
     return key

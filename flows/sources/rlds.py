@@ -351,10 +351,10 @@ def _find_shards(root: Path, promised: Mapping[str, tuple[int, ...]]) -> dict[st
             found.setdefault(match["split"], {}).setdefault(int(match["shards"]), match["name"])
     splits: dict[str, list[Path]] = {}
     for split, builds in sorted(found.items()):
-        wanted = [n for n in builds if n == len(promised.get(split, ()))] or list(builds)
-        if len(wanted) != 1:
+        shard_counts = [n for n in builds if n == len(promised.get(split, ()))] or list(builds)
+        if len(shard_counts) != 1:
             raise SourceError(f"{root} holds split {split} more than once, in {sorted(builds)} files; remove one")
-        stem, n_shards = builds[wanted[0]], wanted[0]
+        stem, n_shards = builds[shard_counts[0]], shard_counts[0]
         if not 0 < n_shards <= 99_999:
             raise SourceError(f"{root} says in a name that split {split} has {n_shards} files; rename them")
         splits[split] = [root / f"{stem}-{split}.tfrecord-{i:05d}-of-{n_shards:05d}" for i in range(n_shards)]

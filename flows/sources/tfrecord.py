@@ -98,11 +98,11 @@ def _frame_length(header: bytes) -> int | None:
     return int(length) if crc == masked_crc(header[:8]) else None
 
 
-def peek_features(file: int, frame: Frame, wanted: Collection[str]) -> dict[str, bytes]:
-    """The serialized `tf.train.Feature` of each wanted name in the `tf.train.Example` at `frame`.
+def peek_features(file: int, frame: Frame, names: Collection[str]) -> dict[str, bytes]:
+    """The serialized `tf.train.Feature` of each of `names` in the `tf.train.Example` at `frame`.
 
-    Only headers and wanted features are read, so that listing a large dataset does not read its images. Nothing is
-    found in a record that is written in an unusual order; checksums are not looked at.
+    Only headers and the features named are read, so that listing a large dataset does not read its images. Nothing is
+    found in a record that is written in an unusual order; checksums are not checked.
     """
     found: dict[str, bytes] = {}
     try:
@@ -110,12 +110,12 @@ def peek_features(file: int, frame: Frame, wanted: Collection[str]) -> dict[str,
         head = os.pread(file, _ENTRY_BYTES, position)
         size, start = _field(head, 0, 1)  # Example.features
         position, end = position + start, position + start + min(size, frame.length or 0)
-        while position < end and len(found) < len(wanted):
+        while position < end and len(found) < len(names):
             head = os.pread(file, _ENTRY_BYTES, position)
             entry_size, start = _field(head, 0, 1)  # Features.feature, one map entry
             name_size, name_at = _field(head, start, 1)  # its key
             name = head[name_at : name_at + name_size].decode("utf-8", "replace")
-            if name in wanted:
+            if name in names:
                 value_size, value_at = _field(head, name_at + name_size, 2)
                 if value_size > end - position:
                     return {}

@@ -72,7 +72,7 @@ class Pictures:
 
 
 class VideoFrames:
-    """T lazy (H, W, 3) uint8 RGB frames of a video: the pictures of T given numbers; decoded anew by each pass.
+    """T lazy (H, W, 3) uint8 RGB frames of a video: the pictures of T given numbers; decoded again by each pass.
 
     A pass seeks to the key frame before the first picture and decodes forward from there, so memory is constant and
     an episode inside a long file costs its own frames only. Where the seek led is told by the picture's stamp, and
@@ -194,11 +194,11 @@ def list_pictures(path: Path) -> Pictures:
         stamps = list(decoder.packet_stamps())
         rate, base = decoder.rate, decoder.base
         sure = decoder.one_picture_a_packet
-    known = np.array(sorted(stamp for stamp in stamps if stamp is not None), np.int64)
-    if not sure or len(known) < len(stamps) or (np.diff(known) <= 0).any():
+    in_order = np.array(sorted(stamp for stamp in stamps if stamp is not None), np.int64)
+    if not sure or len(in_order) < len(stamps) or (np.diff(in_order) <= 0).any():
         return Pictures(None, len(stamps), np.arange(len(stamps)) / (rate or 1.0), sure)
-    times = (known - known[0]) * base if len(known) else np.zeros(0)
-    return Pictures(known, len(known), times, sure)
+    times = (in_order - in_order[0]) * base if len(in_order) else np.zeros(0)
+    return Pictures(in_order, len(in_order), times, sure)
 
 
 def is_cut(path: Path) -> bool:
@@ -241,7 +241,7 @@ def _ebml_size(data: bytes, position: int) -> tuple[int, int | None]:
 
 
 def _demuxer(head: bytes) -> str | None:
-    """The demuxer for a file that begins with `head`, None for what is no video file.
+    """The demuxer for a file that begins with `head`, None for anything but a video file.
 
     ffmpeg guesses among some 300 of them, playlists that open other files and addresses among these.
     """

@@ -1,7 +1,7 @@
 """Plain videos: one file, or a folder of them, each file an episode without states or actions.
 
 An episode is every picture of its file, in presentation order, whatever the file's time stamps say. A file's header
-is no witness for its length, so opening an episode decodes the file once without colour conversion to count frames
+may be wrong about its length, so opening an episode decodes the file once without colour conversion to count frames
 and to find out whether it is whole. Iterating decodes it again.
 """
 
@@ -51,8 +51,8 @@ def instruction_from_name(stem: str) -> str:
     """The instruction in a file's name: its words from the first manipulation verb on, "" where there is none.
 
     `bridge_data_v1_berkeley_toykitchen1_put_banana_on_plate` gives "put banana on plate". Names of collections
-    (`..._drawer_pnp_01`, `..._push_sweep_toykitchen6_00`) are no instruction: a verb must be followed by a word that
-    is neither a verb nor a name with digits, and a running number at the end is dropped.
+    (`..._drawer_pnp_01`, `..._push_sweep_toykitchen6_00`) do not count as instructions: a verb must be followed by a
+    word that is neither a verb nor a name with digits, and a running number at the end is dropped.
     """
     words = [word for word in re.split(r"[\s_\-.]+", stem) if word]
     while words and words[-1].isdigit():

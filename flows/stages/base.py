@@ -125,12 +125,12 @@ class Stage:
     def key(self, config: Config, results: Mapping[str, StageResult], weights: Mapping[str, str]) -> str:
         """Sha256 over what the result depends on: inputs' content, settings, weights, code version."""
         inputs: dict[str, str] = {}
-        for wanted in self.inputs:
-            if wanted in results:
-                inputs[wanted] = results[wanted].record.key
+        for pattern in self.inputs:
+            if pattern in results:
+                inputs[pattern] = results[pattern].record.key
                 continue
             for result in results.values():
-                inputs |= {name: digest for name, digest in result.record.outputs.items() if _matches(name, wanted)}
+                inputs |= {name: digest for name, digest in result.record.outputs.items() if _matches(name, pattern)}
         return json_digest(
             {
                 "stage": self.name,
@@ -142,5 +142,5 @@ class Stage:
         )
 
 
-def _matches(name: str, wanted: str) -> bool:
-    return name == wanted or (wanted.endswith("*") and name.startswith(wanted[:-1]))
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1]))

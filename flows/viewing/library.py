@@ -105,7 +105,7 @@ class Library:
             return [self._fault]
         if self.is_packet or any((self.path / name).exists() for name in _WATCHED[:2]):
             return []
-        return [f"There is no manifest here; `cuepack manifest rebuild {self.title}` makes one from the packets."]
+        return [f"The manifest is missing; `cuepack manifest rebuild {self.title}` makes one from the packets."]
 
     def overview(self, *, server: bool, other: Library | None = None, site: str = "") -> bytes:
         """The overview's data; `site` tells exports apart, whose verdicts a browser keeps."""
@@ -155,7 +155,7 @@ class Library:
         """The packet of an episode.
 
         Raises:
-            KeyError: no such episode, or it has no packet, or its packet would lie outside the directory.
+            KeyError: no such episode, or it has no packet, or its packet would be outside the directory.
         """
         row = self.rows()[key]
         if self.is_packet:
@@ -179,8 +179,8 @@ class Library:
         """Keys of the episodes that both have packets of; two single packets are taken as the same episode."""
         if self.is_packet and other.is_packet:
             return list(self.rows())
-        theirs = {key for key, row in other.rows().items() if row.get("packet")}
-        return [key for key, row in self.rows().items() if row.get("packet") and key in theirs]
+        other_keys = {key for key, row in other.rows().items() if row.get("packet")}
+        return [key for key, row in self.rows().items() if row.get("packet") and key in other_keys]
 
     def file(self, key: str, name: str) -> bytes:
         """One of an episode's files.
@@ -206,12 +206,12 @@ class Library:
 
     def compared(self, key: str, other: Library) -> bytes:
         """What the compare page says about an episode that `other` has too."""
-        theirs = next(iter(other.rows())) if other.is_packet else key
+        other_key = next(iter(other.rows())) if other.is_packet else key
         names = (self.title, other.title)
         if names[0] == names[1]:
             names = (f"{self.path.parent.name}/{self.title}", f"{other.path.parent.name}/{other.title}")
         try:
-            return as_script(compare_packets(self.packet(key), other.packet(theirs), names))
+            return as_script(compare_packets(self.packet(key), other.packet(other_key), names))
         except PacketError as error:
             empty: dict[str, Any] = {part: [] for part in ("numbers", "agreement", "settings")}
             return as_script({"names": {"a": names[0], "b": names[1]}, **empty, "notes": [str(error)]})
@@ -339,7 +339,7 @@ def _packet_row(path: Path, root: Path) -> Row:
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """Writes a picture for the next look; a directory that may not be written is no fault of the looker."""
+    """Writes a picture for the next look; a directory that may not be written does not stop whoever looks."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)

@@ -227,12 +227,12 @@ def _export_episode(folder: Path, library: Library, side: str, held: Library, ke
     """The key, and why the episode's page says only that it cannot be shown (None where it shows the episode)."""
     target, fault = folder / "data" / side / key, None
     try:
-        theirs = _key(held, key, side, library)
-        content = held.file(theirs, "episode.js")
+        held_key = _key(held, key, side, library)
+        content = held.file(held_key, "episode.js")
         description = json.loads(content.decode()[len("cuepack.receive(") : -len(");\n")])
         fault = description.get("broken")
         for name in episode_files(description):
-            _write(target / name, held.file(theirs, name))
+            _write(target / name, held.file(held_key, name))
     except (KeyError, CuepackError) as error:
         fault = _words(error)
     if fault is not None:
@@ -255,7 +255,7 @@ def _write(path: Path, content: bytes) -> None:
 def _check_export(folder: Path, library: Library) -> None:
     inside = folder.resolve()
     if not library.is_packet and (inside == library.path or inside.is_relative_to(library.path / "packets")):
-        raise ConfigError(f"--export {folder} lies among the packets; name another folder")
+        raise ConfigError(f"--export {folder} is among the packets; name another folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARKER).exists():
         raise ConfigError(f"--export {folder} holds something else already; name a new or empty folder")
     if folder.exists() and not folder.is_dir():
@@ -299,7 +299,7 @@ def _is_own(host: str) -> bool:
 
 
 async def _annotation_body(request: Request) -> bytes | Response:
-    """What a page of ours sent, or the refusal."""
+    """What a page of this server sent, or the refusal."""
     origin = request.headers.get("origin")
     if origin is None or not _is_from(origin, request.headers.get("host")):
         return _refusal(403, "annotations are taken from the viewer's own pages only")

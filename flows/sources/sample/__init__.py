@@ -56,7 +56,7 @@ def _missing(out: Path, files: list[Path]) -> list[Path]:
         return files
     if not out.is_dir():
         raise ConfigError(f"--out should be a folder for the sample, {out} is a file; choose another")
-    wanted = set(files)
+    sample_files = set(files)
     for path in list(out.rglob("*")):
         name = path.relative_to(out)
         if path.is_dir() and not path.is_symlink():
@@ -64,7 +64,7 @@ def _missing(out: Path, files: list[Path]) -> list[Path]:
         if path.name.startswith(TEMPORARY):  # a call that was killed left it
             path.unlink()
             continue
-        if name not in wanted or path.read_bytes() != (SAMPLE / name).read_bytes():
+        if name not in sample_files or path.read_bytes() != (SAMPLE / name).read_bytes():
             raise ConfigError(
                 f"--out should be a new or empty folder, or one that holds the sample unchanged; {out} has a file of "
                 f"its own, {name}; choose another folder"

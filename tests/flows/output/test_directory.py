@@ -131,7 +131,7 @@ def test_verdicts_and_selections_are_there(named, tmp_path, elsewhere):
 
 def test_the_last_run_is_recorded_there(named, elsewhere):
     directory = OutputDirectory.open(named)
-    with pytest.raises(ConfigError, match="is no cuepack output directory"):
+    with pytest.raises(ConfigError, match="is not a cuepack output directory"):
         read_run(directory)
     source = dict.fromkeys(("path", "asked", "kind", "dataset", "fingerprint"), "x")
     write_run(directory, load_config(), {"source": source})

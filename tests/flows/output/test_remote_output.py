@@ -325,17 +325,17 @@ def test_the_manifest_there_is_rebuilt_from_the_packets(packed, memory):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["extract", "SOURCE", "--out", "memory://data/bridge_raw/out", "--no-prefect"], "lies inside the source"),
+        (["extract", "SOURCE", "--out", "memory://data/bridge_raw/out", "--no-prefect"], "is inside the source"),
         (["extract", "SOURCE", "--out", "s33://x/out"], "no protocol s33://"),
         (["extract", "SOURCE", "--out", "s3://[x/out"], "s3://[x/out is no URI"),
         (["view", "memory://store/out", "--export", "memory://pages"], "wants a path of this machine"),
         (["sample", "--out", "memory://sample"], "wants a path of this machine"),
-        (["inspect", "memory://store/some.h5"], "no packet of an output directory"),
+        (["inspect", "memory://store/some.h5"], "not a packet of an output directory"),
         (
             ["inspect", "memory://store/out/packets/00/none.h5"],
             "packets/00/none.h5 does not exist",
         ),
-        (["rerun", "memory://elsewhere", "x"], "memory://elsewhere is no cuepack output directory"),
+        (["rerun", "memory://elsewhere", "x"], "memory://elsewhere is not a cuepack output directory"),
     ],
 )
 def test_what_makes_no_sense_is_refused(packed, arguments, said):
@@ -347,7 +347,7 @@ def test_what_makes_no_sense_is_refused(packed, arguments, said):
 def test_an_output_that_is_a_file_uri_inside_a_local_source_is_refused(memory, tmp_path):
     put_tree(SAMPLE / "bridge_raw" / "tabletop_tray", "data/in")
     tray = SAMPLE / "bridge_raw" / "tabletop_tray"
-    with pytest.raises(ConfigError, match="lies inside the source"):
+    with pytest.raises(ConfigError, match="is inside the source"):
         extract(tray, f"file://{tray}/out")
 
 
@@ -397,7 +397,7 @@ def test_a_verdict_that_could_not_be_put_there_is_put_there_by_the_next_command(
             write_annotation(root, "second", Annotation("reject", "a note"))
         with caplog.at_level("WARNING", "cuepack"):
             assert set(read_annotations(OutputDirectory.open("memory://store/out").root)) == {"first", "second"}
-        assert "is here only" in caplog.text
+        assert "is on this machine only" in caplog.text
     assert b"second" not in memory.cat_file("/store/out/annotations.csv")
     assert set(read_annotations(OutputDirectory.open("memory://store/out").root)) == {"first", "second"}
     assert b"second" in memory.cat_file("/store/out/annotations.csv")

@@ -189,7 +189,7 @@ def test_instructions_with_newlines_nul_and_hashes_survive(tmp_path):
         ("", "no column episode_id"),
         ("episode_id,score\n", "lists no episode"),
         ("name,score\na,0.5\n", "no column episode_id"),
-        ("episode_id,score\na,high\n", "is no number: 'high'"),
+        ("episode_id,score\na,high\n", "is not a number: 'high'"),
         ("episode_id,score\na,1.5\n", "between 0 and 1"),
         ("episode_id,score\na,inf\n", "between 0 and 1"),
         ("episode_id,score\na,0.5\na,0.6\n", "a occurs more than once"),

@@ -40,13 +40,13 @@ def moments(pixels: Frames, fps: float) -> NDArray[np.int64]:
         (M,) int64, rising, 1 <= M <= T.
     """
     chosen: list[int] = []
-    last = None
+    last: NDArray[np.float32] | None = None
     for frame, image in enumerate(pixels):
         small = cv2.resize(np.asarray(image), (CELLS, CELLS), interpolation=cv2.INTER_AREA)
         cells = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
         # Half a frame of play: at 12 frames a second every second one is a moment, not every third.
-        due = last is None or (frame - chosen[-1] + 0.5) / fps >= 1 / RATE
-        if due or float(np.abs(cells - last).mean()) >= MUCH:
+        due = bool(chosen) and (frame - chosen[-1] + 0.5) / fps >= 1 / RATE
+        if last is None or due or float(np.abs(cells - last).mean()) >= MUCH:
             chosen.append(frame)
             last = cells
     return np.unique([*chosen, len(pixels) - 1]).astype(np.int64)

@@ -447,7 +447,7 @@ class Backdrop:
         """`motion` (2, 3) carries image `reference`'s background to image `frame`."""
         height, width = images[frame].shape[:2]
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        back = images[frame]
+        back: NDArray[Any] = images[frame]
         if not np.array_equal(motion, IDENTITY):
             back = cv2.warpAffine(back, motion, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
         self._inverse = cv2.invertAffineTransform(motion).astype(np.float64)

@@ -37,7 +37,8 @@ def swept(n_frames, *, speed=0.0, size=SIDE, seed=0):
 def test_a_camera_that_stands_still_behind_an_arm_is_still_at_any_length(n_frames):
     motion = clip_camera_motion(swept(n_frames))
     assert motion.moving is False
-    assert motion.n_judged == min(n_frames, 240)
+    # At most 240 are drawn, one from each of as many parts; parts that share a frame give it once.
+    assert motion.n_judged == n_frames if n_frames <= 240 else 0.8 * 240 < motion.n_judged <= 240
 
 
 @pytest.mark.parametrize(("n_frames", "size"), [(6, 112), (7, 224), (20, 56), (20, 448), (100, 112)])

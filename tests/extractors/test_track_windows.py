@@ -64,9 +64,11 @@ def test_the_clip_is_read_once_where_all_is_posed_at_its_start():
 
 
 def test_the_device_is_the_tracker_s_so_that_its_slot_is_taken():
-    tracker = Scripted(lambda frame, point: True)
-    tracker.device = object()
-    assert WindowedTracker(tracker, length=16).device is tracker.device
+    class OnCard(Scripted):
+        device = object()
+
+    tracker = OnCard(lambda frame, point: True)
+    assert WindowedTracker(tracker, length=16).device is OnCard.device
 
 
 def test_no_more_than_the_overlap_is_held_of_a_long_clip():

@@ -16,7 +16,7 @@ from packers.schema import (
 )
 from tests.support import REPOSITORY
 
-MODULES = ("schema", "writer", "reader", "validate", "inspect", "targets")
+MODULES = ("schema", "writer", "reader", "validate", "inspect", "admission", "examiner", "training")
 
 
 def test_importing_the_packers_brings_in_nothing_heavier_than_h5py():

@@ -92,7 +92,7 @@ class Scene:
     @property
     def smallest(self) -> float:
         """Pixels of the smallest thing, hole or part that counts: 0.02 % of the frame, a centimetre in half a metre."""
-        return 0.0002 * self.home.shape[0] * self.home.shape[1]
+        return float(0.0002 * self.home.shape[0] * self.home.shape[1])
 
     def px(self, share: float) -> float:
         """Working pixels in a `share` of the frame's longer side."""
@@ -144,7 +144,7 @@ def closing_moment(opening: NDArray[np.float32] | None) -> int | None:
 def _home_image(pixels: NDArray[np.uint8], match: float, most: int = 40) -> Floats:
     """The commonest colour of each pixel (h, w, 3), in at most `most` images spread evenly (bounds the work)."""
     stack = pixels[sample_indices(len(pixels), most)]
-    home = np.median(stack, axis=0).astype(np.float32)
+    home: Floats = np.median(stack, axis=0).astype(np.float32)
     span = stack.max(axis=0).astype(np.int16) - stack.min(axis=0)
     changed = span.max(axis=-1) > match
     values = stack[:, changed].astype(np.int16)

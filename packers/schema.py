@@ -39,7 +39,7 @@ LATEST_S = 1e8
 """Seconds from an episode's start, three years: later time stamps are a clock's date, or made to overflow."""
 
 Storage = Literal["frames", "maps", "depth", "rows", "plain"]
-"""How an array lies in the file; `packers/writer.py` has the chunks and filters of each, FORMAT.md why."""
+"""How an array is stored; `packers/writer.py` has the chunks and filters of each, FORMAT.md says why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,11 +60,11 @@ class DatasetSpec:
     """What the schema asks of one dataset.
 
     Attributes:
-        path: where it lies; `<R>` stands for a radius in pixels.
+        path: its path in the file; `<R>` stands for a radius in pixels.
         dtype: the type it is written with.
         dims: names (T frames, H x W packet size, N tracks of one set, A and S as the source has them) or numbers.
         units, description: the default attributes.
-        storage: how it lies in the file.
+        storage: how it is stored.
         required: every packet has it.
         also: other types that a reader meets.
         valid: the bool [T] dataset that is False where this one's rows are NaN.
@@ -303,7 +303,7 @@ _SPECS = (
 )
 
 DATASETS: dict[str, DatasetSpec] = {spec.path: spec for spec in _SPECS}
-"""Every dataset of the schema. Others lie under `extra/` and are nobody's promise."""
+"""Every dataset of the schema. Others are stored under `extra/`, and the schema promises nothing about them."""
 
 DEFAULT_CONVENTION = {
     "depth/relative": _INVERSE,
@@ -351,7 +351,7 @@ def dataset_spec(name: str) -> DatasetSpec | None:
 
 
 def is_extra(name: str) -> bool:
-    """Whether `name` lies where the schema promises nothing."""
+    """Whether `name` is under `extra/`, where the schema promises nothing."""
     return name.startswith("extra/") and len(name) > len("extra/")
 
 
@@ -369,18 +369,18 @@ def shape_fault(name: str, spec: DatasetSpec, shape: Sequence[int], sizes: dict[
         shape: what came.
         sizes: dimension -> size met so far; completed with what this shape tells.
     """
-    wanted = dims_text(spec.dims)
+    expected_shape = dims_text(spec.dims)
     if len(shape) != len(spec.dims):
-        return f"wanted shape {wanted}, got {tuple(shape)}"
+        return f"wanted shape {expected_shape}, got {tuple(shape)}"
     for dim, size in zip(spec.dims, shape, strict=True):
         if isinstance(dim, int):
-            known: int | None = dim
+            expected_size: int | None = dim
         else:
             scope = f"N of {name.rsplit('/', 1)[0]}" if dim == "N" else dim
-            known = sizes.setdefault(scope, size) if size > 0 else None
-        if size != known:
-            stated = "at least 1" if known is None else f"{dim} = {known}"
-            return f"wanted shape {wanted} with {stated}, got {tuple(shape)}"
+            expected_size = sizes.setdefault(scope, size) if size > 0 else None
+        if size != expected_size:
+            stated = "at least 1" if expected_size is None else f"{dim} = {expected_size}"
+            return f"wanted shape {expected_shape} with {stated}, got {tuple(shape)}"
     return None
 
 

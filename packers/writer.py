@@ -197,10 +197,10 @@ def _check_shape(name: str, spec: DatasetSpec, array: NDArray[Any]) -> None:
     fault = shape_fault(name, spec, array.shape, {})
     if fault is not None:
         raise ShapeError(f"{name}: {fault}")
-    wanted = "float32" if spec.storage == "depth" else spec.dtype
-    allowed = {"f": "fiu", "i": "iu", "u": "u", "b": "b"}[np.dtype(wanted).kind]
-    if array.dtype.kind not in allowed or (wanted == "uint8" and array.dtype != np.uint8):
-        raise ShapeError(f"{name}: wanted {wanted} {dims_text(spec.dims)}, got {array.dtype}")
+    dtype = "float32" if spec.storage == "depth" else spec.dtype
+    allowed = {"f": "fiu", "i": "iu", "u": "u", "b": "b"}[np.dtype(dtype).kind]
+    if array.dtype.kind not in allowed or (dtype == "uint8" and array.dtype != np.uint8):
+        raise ShapeError(f"{name}: wanted {dtype} {dims_text(spec.dims)}, got {array.dtype}")
 
 
 def _encode_extra(name: str, array: NDArray[Any], attributes: Mapping[str, Any]) -> Dataset:
@@ -224,11 +224,11 @@ def _as_stored(name: str, spec: DatasetSpec, array: NDArray[Any]) -> NDArray[Any
     return stored
 
 
-def _refuse(name: str, bad: NDArray[np.bool_], wanted: str) -> None:
+def _refuse(name: str, bad: NDArray[np.bool_], expected: str) -> None:
     if bad.any():
         first = np.unravel_index(int(np.argmax(bad)), bad.shape)
         raise PacketError(
-            f"{name}, frame {first[0]}: wanted {wanted}, got {int(bad.sum())} others; correct the stage that made it"
+            f"{name}, frame {first[0]}: wanted {expected}, got {int(bad.sum())} others; correct the stage that made it"
         )
 
 

@@ -200,7 +200,7 @@ def resize(image: Tensor, size: Size) -> Tensor:
 def grid(side: int, size: Size, *, frame: int = 0) -> NDArray[np.float32]:
     """The published predictor's grid: (side * side, 3) as (frame, x, y), row by row, on frames of `size`.
 
-    A margin of a 64th of the width is kept on every side; a single point lies in the centre.
+    A margin of a 64th of the width is kept on every side; a single point is put at the centre.
     """
     height, width = size
     margin = width / 64

@@ -24,7 +24,7 @@ from extractors.errors import ConfigError, WeightsError
 from extractors.types import Frames, Size
 
 OFFLINE_FILE, CAUSAL_FILE = "bootstapir_checkpoint_v2.pt", "causal_bootstapir_checkpoint.pt"
-"""Published files; names and shapes in them are the same, so the loader must be told which one it is given."""
+"""Published files; names and shapes in them are the same, so the caller must say which one it loads."""
 
 
 def load_network(path: Path, *, causal: bool = False) -> TapirNetwork:

@@ -254,9 +254,9 @@ class VideoDepthAnything:
 
     def _raw_depth(self, batch: Sequence[tuple[_Scene, Window]]) -> list[Tensor]:
         features = [scene.features[index] for scene, window in batch for index in window.frames]
-        wanted = [window.wanted for _, window in batch]
-        depth = self._network.window_depth(features, wanted, batch=self._decoded_at_once)
-        return list(torch.split(depth, [len(slots) for slots in wanted]))
+        decoded_slots = [window.decoded for _, window in batch]
+        depth = self._network.window_depth(features, decoded_slots, batch=self._decoded_at_once)
+        return list(torch.split(depth, [len(slots) for slots in decoded_slots]))
 
     @contextlib.contextmanager
     def _memory_errors(self, what: str) -> Iterator[None]:

@@ -226,9 +226,9 @@ class PacketDataset:
 
     def _rows(self, entry: Entry, packet: OpenPacket) -> _Rows:
         """Actions and states of a whole clip, kept as its next windows want them again."""
-        known: _Rows | None = self._reader.kept.get(entry.path)
-        if known is not None:
-            return known
+        kept: _Rows | None = self._reader.kept.get(entry.path)
+        if kept is not None:
+            return kept
         action = self._filled(entry, packet, "action", self.action_width)
         state = self._filled(entry, packet, "state", self.state_width)
         rows = _Rows(*action, *state)
@@ -311,17 +311,17 @@ def _indexed(
     found: dict[Path, Found] = {}
     entries: list[Entry] = []
     for folder in dict.fromkeys(place.folder for place in places):
-        here = [place for place in places if place.folder == folder]
-        absent = [name for place in here for name in place.absent]
+        in_folder = [place for place in places if place.folder == folder]
+        absent = [name for place in in_folder for name in place.absent]
         if absent and choice.absent == "error":
             raise ConfigError(
-                f"{here[0].label} names {len(absent)} absent packets (first: {absent[0]}); extract them, or "
+                f"{in_folder[0].label} names {len(absent)} absent packets (first: {absent[0]}); extract them, or "
                 'leave them out with Choice(absent="skip")'
             )
         if absent:
             _log.warning("%d packets that a selection names are not there and are left out", len(absent))
             left_out["is not there"] += len(absent)
-        packets = {Path(found.path): found for place in here for found in place.packets}
+        packets = {Path(found.path): found for place in in_folder for found in place.packets}
         cache = reading.cache / f"index-{_short(folder)}" if reading.cache else folder / FOLDER / "index"
         indexed, faults = index_packets(list(packets), cache, damaged=reading.damaged, processes=reading.processes)
         for fault in faults:

@@ -141,7 +141,7 @@ STRUCTURE = [
     (_replace("masks/object_dilateX", np.zeros(6)), "masks/object_dilateX", "not in the schema"),
     (_replace("other/thing", np.zeros(6)), "other", "no group of the schema"),
     (_attribute("depth/metric", "units", None), "depth/metric", "attribute 'units' is missing"),
-    (_attribute("depth/metric", "stage_key", "f" * 64), "depth/metric", "is no stage's key"),
+    (_attribute("depth/metric", "stage_key", "f" * 64), "depth/metric", "is not the key of any stage"),
     (_attribute("depth/metric", "scale", -1.0), "depth/metric", "wanted a positive number"),
     (_attribute("depth/metric", "fill", 70000), "depth/metric", "wanted a code of uint16"),
     (_attribute("depth/relative", "offset", float("nan")), "depth/relative", "wanted a finite number"),

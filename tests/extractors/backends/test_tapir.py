@@ -366,7 +366,7 @@ def test_weights_load_strictly(tiny: Callable[..., Tapir], small_weights: Path, 
 def test_a_file_that_is_no_checkpoint_is_refused_unopened(tmp_path: Path):
     path = tmp_path / "weights.pt"
     torch.save(["not", "a", "dict"], path)
-    with pytest.raises(WeightsError, match="no plain dict of tensors"):
+    with pytest.raises(WeightsError, match="not a plain dict of tensors"):
         load_network(path)
     torch.save({"resnet_torch.initial_conv.weight": print}, path)  # a pickle that names a function
     with pytest.raises(WeightsError, match="asks for more than tensors"):

@@ -165,6 +165,7 @@ def estimate_contact(
     pushes = [] if scene.path is None else _pushes(scene.path, scene.near, openness, rule, at_rate)
     probability = np.full(n, PROBABILITY["apart" if grips or scene.path is not None else "no evidence"])
     held = np.zeros(n, np.bool_)
+    # Grips after pushes: a closing of the gripper says more than the motion that goes with it.
     for start, stop in pushes:
         probability[start:stop] = PROBABILITY["push"]
     for grip in grips:
@@ -461,7 +462,9 @@ def _gripper_story(
     if high - low < rule.min_gripper_range:
         return [], None, f"{name}, constant"
     openness = (opening - low) / (high - low)
+    # A command runs ahead of the fingers; a measured opening does not.
     delay = 0 if name == "state" else at_rate.delay
+    # A clip that begins with a closed gripper does not show that closing.
     closed = [run for run in _runs(openness < 0.5) if run[0] > 0]
     return [_grip(openness, *run, delay, rule, at_rate) for run in closed], openness, name
 

@@ -113,6 +113,7 @@ def _track_set(name: str, description: str) -> tuple[DatasetSpec, ...]:
             description=f"{description}: {text}",
             minimum=bounds[0],
             maximum=bounds[1],
+            # All of a set or nothing: whoever finds one array may read the others without asking.
             needs=tuple(f"{root}/{other}" for other in fields if other != field_name),
         )
 
@@ -141,7 +142,7 @@ def _track_set(name: str, description: str) -> tuple[DatasetSpec, ...]:
             ("N", 3),
             "frame, px, px",
             "(frame, x, y) where the point was dropped",
-            (-0.5, FARTHEST_PX),
+            (-0.5, FARTHEST_PX),  # frames count from 0; the first pixel, whose centre is at 0, begins at -0.5
         ),
         spec("on_object", "bool", ("N",), "1", "whether the query lies on the object mask"),
     )
@@ -377,6 +378,7 @@ def shape_fault(name: str, spec: DatasetSpec, shape: Sequence[int], sizes: dict[
             expected_size: int | None = dim
         else:
             scope = f"N of {name.rsplit('/', 1)[0]}" if dim == "N" else dim
+            # An empty array must not set the size that the others are then blamed for.
             expected_size = sizes.setdefault(scope, size) if size > 0 else None
         if size != expected_size:
             stated = "at least 1" if expected_size is None else f"{dim} = {expected_size}"

@@ -243,7 +243,7 @@ class VideoDepthAnything:
         return self._network.frame_features(images).split()
 
     def _window_depth(self, batch: Sequence[tuple[_Scene, Window]]) -> list[Tensor]:
-        """Raw maps of the wanted slots of each window, (k, H', W') float32 at network size."""
+        """Raw maps of the decoded slots of each window, (k, H', W') float32 at network size."""
         while (raw := attempt(partial(self._raw_depth, batch))) is None:
             if len(batch) > 1:
                 half = len(batch) // 2

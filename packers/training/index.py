@@ -117,6 +117,7 @@ def index_packets(
             faults.append(found[1])
         done(looked, len(fresh))
     if cache is not None and fresh:
+        # Entries of packets outside `paths` stay: all selections of a folder share its index.
         _save(cache, entries.values())
     return [entries[path] for path in paths if path in entries], faults
 

@@ -157,7 +157,7 @@ STRUCTURE = [
     (_attribute(None, "fps", 0.0), "/", "fps: wanted a positive number"),
     (_attribute(None, "scores", None), "/", "root attribute 'scores' is missing"),
     (_attribute(None, "scores", "{"), "/", "root attribute 'scores'"),
-    (_attribute(None, "scores", '{"a": NaN}'), "/", "NaN is no JSON number"),
+    (_attribute(None, "scores", '{"a": NaN}'), "/", "NaN is not a JSON number"),
     (_attribute(None, "scores", '{"b": 1, "a": {"c": 1}}'), "/", "keys are not sorted"),
     (_attribute(None, "scores", "[" * 100_000), "/", "root attribute 'scores'"),
     (_attribute(None, "tags", '{"a": 1}'), "/", "wanted a JSON list"),

@@ -100,6 +100,7 @@ def plan_lerobot(
         raise PacketError("wanted at least one packet to export, got none")
     survey = _Survey(tuple(without), trim, None if only is None else tuple(only))
     sides = dict(splits or {})
+    # LeRobot names a split by a range of episode numbers, so each side's packets must follow each other.
     packets = sorted(packets, key=lambda path: _SIDES.get(sides.get(path.stem, ""), len(_SIDES)))
     for path in packets:
         with Packet(path) as packet:

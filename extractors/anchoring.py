@@ -32,7 +32,7 @@ _DRIFT_SAMPLES = 5000
 """Pixels whose wander is measured."""
 
 _SPREAD_SAMPLES = 200_000
-"""Values that a clip's spread of depth is told from; a clip has up to 1e8."""
+"""Values that a clip's spread of depth is measured on; a clip has up to 1e8."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,16 +191,16 @@ def _anchor_scene(relative: NDArray[np.float32], foreground: NDArray[np.bool_], 
     if few or not enough.any():
         return Anchored(None, None, "too little still background", report)
     scale, shift, with_scale = _fit_frames(samples, seen & enough[:, None])
-    known = enough & np.isfinite(scale) & (scale > 0.1) & (scale < 10)
-    if not known.any():
+    fitted = enough & np.isfinite(scale) & (scale > 0.1) & (scale < 10)
+    if not fitted.any():
         return Anchored(None, None, "no frame fits the clip's background", report)
     frames = np.arange(len(scale))
-    stabilizer = np.stack([np.interp(frames, frames[known], pair[known]) for pair in (scale, shift)], 1)
+    stabilizer = np.stack([np.interp(frames, frames[fitted], pair[fitted]) for pair in (scale, shift)], 1)
     stabilizer = stabilizer.astype(np.float32)
     anchored = stabilizer[:, :1, None] * relative + stabilizer[:, 1:, None]
     report |= {
         "fitted": "scale and shift" if with_scale else "shift",
-        "interpolated_frames": [int(t) for t in frames[~known]],
+        "interpolated_frames": [int(t) for t in frames[~fitted]],
         "drift_before": background_drift(relative, background),
         "drift_after": background_drift(anchored, background),
     }

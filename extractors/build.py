@@ -6,6 +6,7 @@ A builder imports its backend when it is called, so that listing the choices loa
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from extractors.depth import DepthEstimator
@@ -37,16 +38,16 @@ def _video_depth_anything(**settings: Any) -> DepthEstimator:
     return VideoDepthAnything(**settings)
 
 
-def _cotracker3(**settings: Any) -> PointTracker:
-    from extractors.backends.cotracker import CoTracker3
+def _cotracker3(*, weights: Path, **settings: Any) -> PointTracker:
+    from extractors.backends.cotracker import CoTracker3, CoTrackerSettings
 
-    return CoTracker3(**settings)
+    return CoTracker3(weights, CoTrackerSettings(**settings))
 
 
-def _tapir(**settings: Any) -> PointTracker:
-    from extractors.backends.tapir import Tapir
+def _tapir(*, weights: Path, **settings: Any) -> PointTracker:
+    from extractors.backends.tapir import Tapir, TapirSettings
 
-    return Tapir(**settings)
+    return Tapir(weights, TapirSettings(**settings))
 
 
 def _lucas_kanade(**settings: Any) -> PointTracker:

@@ -119,7 +119,7 @@ def _steady_frames(frames: Sequence[NDArray[np.uint8]], near_px: float, min_shar
 
 
 def _lit_as(grey: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`grey` at the brightness of `other`: a lamp that flickers and a shutter that adapts are no motion.
+    """`grey` at the brightness of `other`: a flickering lamp or an adapting shutter is not motion.
 
     By the median ratio of their pixels, which an arm that covers less than half of the picture leaves as it is.
     """

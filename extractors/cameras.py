@@ -153,8 +153,8 @@ def choose_camera(
 ) -> Camera:
     """The best known intrinsics of an episode's frames.
 
-    The first of: calibrated, camera model, estimated, assumed field of view. What was resized is followed in x and y
-    apart, so that a 256 x 256 squash of 640 x 480 keeps its two focal lengths.
+    The first of: calibrated, camera model, estimated, assumed field of view. Resizing is applied to x and y
+    separately, so that a 256 x 256 squash of 640 x 480 keeps its two focal lengths.
 
     Args:
         episode_size: (height, width) of the episode's frames.
@@ -180,8 +180,8 @@ def choose_camera(
     if min(height, width) < 1 or (native_size is not None and min(native_size) < 1):
         raise GeometryError(f"frame sizes must be positive, got {episode_size} and native {native_size}")
     if given is not None and given.source == "calibrated":
-        known = given if given.sigma > 0 else replace(given, sigma=calibration_sigma)
-        return known.resized(width, height)
+        calibrated = given if given.sigma > 0 else replace(given, sigma=calibration_sigma)
+        return calibrated.resized(width, height)
     if model is not None:
         return _known_model(model, episode_size, native_size).resized(width, height)
     for camera in (given, estimated):
@@ -216,7 +216,7 @@ def camera_from_matrix(
         raise GeometryError(f"intrinsics must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {k.tolist()}")
     if not (0 <= k[0, 2] <= width and 0 <= k[1, 2] <= height):
         raise GeometryError(
-            f"the principal point ({k[0, 2]:g}, {k[1, 2]:g}) lies outside the {width}x{height} frame; "
+            f"the principal point ({k[0, 2]:g}, {k[1, 2]:g}) is outside the {width}x{height} frame; "
             "give the intrinsics of this frame size"
         )
     return Camera(
@@ -304,14 +304,14 @@ def _known_model(name: str, episode_size: Size, native_size: Size | None) -> Cam
         return model.camera(native_size)
     height, width = episode_size
     modes = (model.default_mode, (9, 16), (3, 4))
-    # One pixel of rounding in the width is no squash.
+    # A width that is off by one pixel was rounded, not squashed.
     plain = any(abs(width - height * mode[1] / mode[0]) <= 1 for mode in modes)
     return model.camera(episode_size if plain else model.default_mode)
 
 
 def _assumed(size: Size, fov_deg: float, sigma: float) -> Camera:
     if not 1 <= fov_deg <= 179:
-        raise ConfigError(f"a field of view must lie between 1 and 179 degrees, got {fov_deg}")
+        raise ConfigError(f"a field of view must be between 1 and 179 degrees, got {fov_deg}")
     height, width = size
     focal = width / 2 / float(np.tan(np.radians(fov_deg) / 2))
     return Camera(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height, source="assumed", sigma=sigma)

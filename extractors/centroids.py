@@ -25,14 +25,14 @@ RELATIVE_LIMIT = 10.0
 """Largest relative depth, in units of the near end; inverse depth at or below its zero is put there."""
 
 METRIC_LIMIT_M = 50.0
-"""Metric depth whose median lies beyond this is in another unit than metres: no robot's table is 50 m away."""
+"""Metric depth whose median is above this is not in metres: no robot's table is 50 m away."""
 
 DEPTH_SIGMA = {"metric": 0.02, "relative": 0.05}
 """Relative uncertainty of a whole depth map. Metric: the 2 % of the RealSense D400 data sheet. Relative: a plain guess
 at how far a model's inverse depth is from affine; it does not cover the choice of RELATIVE_FAR."""
 
 MASK_SIGMA_PX = 0.5
-"""Uncertainty of where a mask's border lies, pixels: a border drawn at whole pixels."""
+"""Uncertainty of a mask's border, pixels: a border drawn at whole pixels."""
 
 _RELIEF = 0.024  # least step in depth that tells object from surroundings, relative; twice the D400's tolerance is 4 %
 _SAMPLE = 8  # frames that the bleed of a clip is measured on
@@ -122,7 +122,7 @@ def extract_centroids(
     are left as they are, so the answer is the plain mean there. `mean` takes every masked reading.
 
     Relative inverse depth r becomes depth by one mapping per clip, 1 / z = scale * r + shift, such that the 95th
-    percentile of the clip lies at z = 1 and the 5th at `RELATIVE_FAR`; the unit is then "relative" and `report` holds
+    percentile of the clip is at z = 1 and the 5th at `RELATIVE_FAR`; the unit is then "relative" and `report` holds
     the mapping.
 
     `sigma` adds, to first order and as independent: the camera's focal uncertainty (x and y scale with 1 / f), a common
@@ -198,8 +198,8 @@ class ObjectSurface:
     ) -> ObjectSurface:
         """Checks the inputs and, unless `fit` tells, measures over the clip how the masks lie on the depth."""
         masks, values = as_masks(masks), np.asarray(depth.values)
-        wanted = (len(values), camera.height, camera.width)
-        if masks.ndim != 3 or masks.shape != values.shape or masks.shape != wanted:
+        expected_shape = (len(values), camera.height, camera.width)
+        if masks.ndim != 3 or masks.shape != values.shape or masks.shape != expected_shape:
             raise ShapeError(
                 f"masks, depth and camera must be of one size (T, H, W), got masks {masks.shape}, "
                 f"depth {values.shape}, camera {camera.height}x{camera.width}; resize to the packet's size first"
@@ -226,11 +226,11 @@ class ObjectSurface:
         border = self._border(t)
         if border is None:
             return None
-        keep, z = border.mask & border.known, border.z
+        keep, z = border.mask & border.valid, border.z
         dropped = 0
         if self.fit != MaskFit():
             keep, z = border.believed(self.fit)
-            dropped = int((border.mask & border.known & ~keep).sum())
+            dropped = int((border.mask & border.valid & ~keep).sum())
         rows, columns = np.nonzero(keep)
         depth = z[keep].astype(np.float64)
         return ObjectPixels(
@@ -251,15 +251,15 @@ class ObjectSurface:
         cut = np.s_[top : int(rows[-1]) + margin + 1, left : int(columns[-1]) + margin + 1]
         values = self.values[t][cut]
         z = self.mapping.depth(values) if self.mapping is not None else values.astype(np.float32)
-        known = np.isfinite(z) & (z > 0)
-        if not (mask[cut] & known).any():
+        valid = np.isfinite(z) & (z > 0)
+        if not (mask[cut] & valid).any():
             return None
-        return _Border(mask[cut], np.where(known, z, 0).astype(np.float32), known, (top, left), self._reach)
+        return _Border(mask[cut], np.where(valid, z, 0).astype(np.float32), valid, (top, left), self._reach)
 
     def _measure_fit(self) -> MaskFit:
         """Bleed and softness of the clip's masks, from a sample of its frames.
 
-        A layer (pixels at one distance from the mask's border) has bled if most of it lies nearer in depth to the
+        A layer (pixels at one distance from the mask's border) has bled if most of it is nearer in depth to the
         surroundings than to the inside. What counts as inside depends on the answer, so it is asked four times, which
         is where it settled on all ground-truth clips.
         """
@@ -288,7 +288,7 @@ def relative_mapping(inverse: NDArray[Any], *, far: float = RELATIVE_FAR) -> Inv
 
     Args:
         inverse: (T, H, W) relative inverse depth of a whole clip, larger is nearer.
-        far: depth of the clip's 5th percentile, where its 95th lies at 1; of the extremes, where 90 % of the clip is
+        far: depth of the clip's 5th percentile, where its 95th is at 1; of the extremes, where 90 % of the clip is
             one value (a flat backdrop).
 
     Raises:
@@ -321,11 +321,11 @@ class _Border:
         self,
         mask: NDArray[np.bool_],
         z: NDArray[np.float32],
-        known: NDArray[np.bool_],
+        valid: NDArray[np.bool_],
         corner: tuple[int, int],
         reach: _Reach,
     ) -> None:
-        self.mask, self.z, self.known, self.reach = mask, z, known, reach
+        self.mask, self.z, self.valid, self.reach = mask, z, valid, reach
         self.top, self.left = corner
 
     @cached_property
@@ -345,7 +345,7 @@ class _Border:
     def outside(self) -> NDArray[np.float32]:
         """Depth of the nearest surroundings, NaN if there are none."""
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * self.reach.outside - 1,) * 2)
-        return self._nearest((cv2.dilate(self.mask.astype(np.uint8), disc) == 0) & self.known)
+        return self._nearest((cv2.dilate(self.mask.astype(np.uint8), disc) == 0) & self.valid)
 
     def membership(self, fit: MaskFit) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """How far each masked pixel's depth is on the object's side, and the depth of the nearest sure object pixel.
@@ -356,7 +356,7 @@ class _Border:
         """
         inside = self._nearest(self._sure(fit))
         step = inside - self.outside
-        clear = self.mask & self.known & (np.abs(step) > _RELIEF * inside)
+        clear = self.mask & self.valid & (np.abs(step) > _RELIEF * inside)
         share = np.full_like(self.z, np.nan)
         np.divide(self.z - self.outside, step, out=share, where=clear)
         return share, inside
@@ -365,7 +365,7 @@ class _Border:
         """Pixels to keep, and their depth."""
         share, inside = self.membership(fit)
         unclear = np.isnan(share)
-        keep = self.mask & self.known
+        keep = self.mask & self.valid
         if fit.bleed_px:
             # Two layers of grace, because a real mask does not bleed evenly.
             keep &= ~((share < 0.5) & self._within(fit.bleed_px + 2)) & ~(unclear & self._within(fit.bleed_px))
@@ -383,7 +383,7 @@ class _Border:
         depth_px = np.maximum(self.inner - fit.bleed_px, 0)
         width = 2 * (self.reach.ridge + fit.soft_px) + 1
         ridge = cv2.dilate(depth_px, np.ones((width, width), np.uint8))
-        usable = self.mask & self.known
+        usable = self.mask & self.valid
         sure = usable & (depth_px > 0) & (depth_px >= np.minimum(max(fit.soft_px, 1) + 0.5, 0.7 * ridge))
         if not sure.any():
             inner = np.where(usable, self.inner, 0)

@@ -13,7 +13,7 @@ from extractors.timing import WINDOW_S, frames_in
 from extractors.types import Centroids, Contact, Depth, SceneTracks
 
 _MIN_STEPS = 4
-"""Fewest separate steps from which a rotation and a scale between two paths are told: three fix them, one checks."""
+"""Fewest separate steps that fix a rotation and a scale between two paths: three fix them, one checks."""
 
 _MIN_SPEED = 0.01
 """Speed of the end effector, m/s, below which its steps are left out: their direction is noise. BridgeData's median
@@ -49,7 +49,7 @@ def check_consistency(
     - `track_depth_error`: median relative difference of `track_z` and the depth map under visible tracks.
     - `static_depth_drift`: median over static points of how far their depth value strays over time (median absolute
       deviation from its median), relative to the spread of depth between those points. A static camera should give 0.
-    - `object_track_depth_outliers`: share of visible object-track samples whose depth lies outside the range of the
+    - `object_track_depth_outliers`: share of visible object-track samples whose depth is outside the range of the
       object's mask (5th to 95th percentile, widened by half of it).
     - `tracks_in_mask`: share of visible object-track samples inside the mask or by its border.
     - `background_tracks_in_mask`: share of the other visible samples inside it and not by its border.

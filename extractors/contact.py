@@ -165,6 +165,7 @@ def estimate_contact(
     pushes = [] if scene.path is None else _pushes(scene.path, scene.near, openness, rule, at_rate)
     probability = np.full(n, PROBABILITY["apart" if grips or scene.path is not None else "no evidence"])
     held = np.zeros(n, np.bool_)
+    # Grips after pushes: a closing of the gripper says more than the motion that goes with it.
     for start, stop in pushes:
         probability[start:stop] = PROBABILITY["push"]
     for grip in grips:
@@ -272,8 +273,8 @@ class _TrackPath:
         self._lengths, self._both = self._steps(slice(None, -window), slice(window, None))
         # What all of the scene does together is taken off, so the rest of its motion is jitter.
         jitter = _row_median(self._lengths, self._both & ~self._own)
-        known = jitter[np.isfinite(jitter)]
-        self.noise = float(np.median(known)) if len(known) else 0.0
+        finite = jitter[np.isfinite(jitter)]
+        self.noise = float(np.median(finite)) if len(finite) else 0.0
 
     def windows(self, length: int) -> NDArray[np.float64]:
         if length == self._window:
@@ -333,12 +334,12 @@ class _FilledPath:
         self._tracks, self._mask, self.noise = tracks, mask, tracks.noise
 
     def windows(self, length: int) -> NDArray[np.float64]:
-        told = self._tracks.windows(length)
-        return np.where(np.isfinite(told), told, self._mask.windows(length))
+        by_tracks = self._tracks.windows(length)
+        return np.where(np.isfinite(by_tracks), by_tracks, self._mask.windows(length))
 
     def between(self, first: int, last: int) -> float:
-        told = self._tracks.between(first, last)
-        return told if np.isfinite(told) else self._mask.between(first, last)
+        by_tracks = self._tracks.between(first, last)
+        return by_tracks if np.isfinite(by_tracks) else self._mask.between(first, last)
 
 
 def _row_median(values: NDArray[np.float64], use: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -448,26 +449,28 @@ def _gripper_story(
     if source is None:
         return [], None, "none"
     opening = np.asarray(source, np.float64)
-    known = np.isfinite(opening)
-    if not known.any():
+    finite = np.isfinite(opening)
+    if not finite.any():
         return [], None, "none"
-    if opening[known].min() < -0.5 or opening[known].max() > 1.5:
+    if opening[finite].min() < -0.5 or opening[finite].max() > 1.5:
         raise GeometryError(
-            f"a gripper opening goes from 0 (closed) to 1 (open), got {opening[known].min():g} to "
-            f"{opening[known].max():g}; scale it to its own convention first"
+            f"a gripper opening goes from 0 (closed) to 1 (open), got {opening[finite].min():g} to "
+            f"{opening[finite].max():g}; scale it to its own convention first"
         )
-    opening = np.interp(np.arange(len(opening)), np.flatnonzero(known), opening[known])
+    opening = np.interp(np.arange(len(opening)), np.flatnonzero(finite), opening[finite])
     low, high = float(opening.min()), float(opening.max())
     if high - low < rule.min_gripper_range:
         return [], None, f"{name}, constant"
     openness = (opening - low) / (high - low)
+    # A command runs ahead of the fingers; a measured opening does not.
     delay = 0 if name == "state" else at_rate.delay
+    # A clip that begins with a closed gripper does not show that closing.
     closed = [run for run in _runs(openness < 0.5) if run[0] > 0]
     return [_grip(openness, *run, delay, rule, at_rate) for run in closed], openness, name
 
 
 _STEADY = 0.005
-"""Change of the opening over a window, of the clip's range, that is no closing: what an encoder's last digit does."""
+"""Share of the clip's range that the opening may change by over a window without closing: an encoder's last digit."""
 
 
 def _grip(

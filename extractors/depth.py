@@ -38,7 +38,7 @@ def recorded_depth(episode: Episode, *, size: Size, same_surface: float = 0.05) 
     Area averaging, with two exceptions where a plain average would invent surfaces: pixels without a reading do not
     count (a packet pixel has a reading when readings cover at least half of it), and where readings differ by more than
     `same_surface` (an edge), only those near the weighted median of the packet pixel are averaged, so that the pixel
-    lies on the surface which covers most of it and not in the air between two.
+    is on the surface that covers most of it and not in the air between two.
 
     Args:
         episode: with `recorded_depth`, metres along z, 0 (or not finite, or negative) without reading.

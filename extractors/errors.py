@@ -15,7 +15,7 @@
     │   └── DeviceMemoryError    the device ran out of memory for this episode
     ├── ShapeError           an array has another shape or type than asked for
     ├── GeometryError        a camera or point set for which the answer is not defined
-    ├── PacketError          a file is no packet, or a damaged one
+    ├── PacketError          a file is not a packet, or is damaged
     ├── RemoteError          a URI cannot be used; callers turn it into one of the others
     │   └── RemoteMissingError   there is nothing behind it
     └── OutputError          the output directory cannot be written (disk full, permissions)
@@ -70,7 +70,7 @@ class MissingDataError(EpisodeError):
 
 
 class UnreachableDataError(MissingDataError):
-    """A file of the episode lies on a remote that did not give it; the next run asks again."""
+    """A remote did not deliver a file of the episode; the next run asks again."""
 
 
 class LengthMismatchError(EpisodeError):
@@ -102,11 +102,11 @@ class PacketError(CuepackError, ValueError):
 
 
 class RemoteError(CuepackError, RuntimeError):
-    """What lies behind a URI cannot be listed or fetched."""
+    """What a URI names cannot be listed or fetched."""
 
 
 class RemoteMissingError(RemoteError):
-    """Nothing lies behind a URI."""
+    """A URI names nothing that exists."""
 
 
 class OutputError(CuepackError, OSError):

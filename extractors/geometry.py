@@ -124,7 +124,7 @@ def crop_camera(camera: Camera, x: int, y: int, width: int, height: int) -> Came
     """
     if x < 0 or y < 0 or width < 1 or height < 1 or x + width > camera.width or y + height > camera.height:
         raise GeometryError(
-            f"a crop must lie inside the {camera.width}x{camera.height} frame, got {width}x{height} at ({x}, {y})"
+            f"a crop must be inside the {camera.width}x{camera.height} frame, got {width}x{height} at ({x}, {y})"
         )
     return Camera(
         camera.fx, camera.fy, camera.cx - x, camera.cy - y, width, height, source=camera.source, sigma=camera.sigma
@@ -132,9 +132,9 @@ def crop_camera(camera: Camera, x: int, y: int, width: int, height: int) -> Came
 
 
 def dilate(masks: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
-    """Masks grown by a Euclidean disc: True where a True pixel centre lies within `radius_px`.
+    """Masks grown by a Euclidean disc: True where a True pixel centre is within `radius_px`.
 
-    What lies outside the frame counts as background, so that a mask at the border grows as one inside does.
+    What is outside the frame counts as background, so that a mask at the border grows as one inside does.
 
     Args:
         masks: (..., H, W) bool.
@@ -271,9 +271,9 @@ def resize_depth(depth: NDArray[Any], size: Size) -> NDArray[np.float32]:
     flat = depth.reshape(-1, *depth.shape[-2:])
     out = np.zeros((len(flat), *size), np.float32)
     for small, full in zip(out, flat, strict=True):
-        known = np.isfinite(full) & (full > 0)
-        weight = resize_area(known, size)
-        total = resize_area(np.where(known, full, 0), size)
+        valid = np.isfinite(full) & (full > 0)
+        weight = resize_area(valid, size)
+        total = resize_area(np.where(valid, full, 0), size)
         np.divide(total, weight, out=small, where=half_covered(weight))
     return out.reshape(*depth.shape[:-2], *size)
 
@@ -362,8 +362,8 @@ def _weighted_line(
     dx, dy = x - mean_x[..., None], y - mean_y[..., None]
     variance, covariance = (weight * dx * dx).sum(-1), (weight * dx * dy).sum(-1)
     # A spread that is only rounding of the values themselves says nothing about the slope.
-    known = (total > 0) & (variance > 1e-18 * (weight * x * x).sum(-1))
-    scale = np.divide(covariance, variance, out=np.full_like(total, np.nan, dtype=np.float64), where=known)
+    has_slope = (total > 0) & (variance > 1e-18 * (weight * x * x).sum(-1))
+    scale = np.divide(covariance, variance, out=np.full_like(total, np.nan, dtype=np.float64), where=has_slope)
     return scale, mean_y - scale * mean_x
 
 

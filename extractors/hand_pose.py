@@ -156,9 +156,9 @@ def _plain(name: str, prefix: str | None) -> str | None:
     if len(parts) > 1 and parts[-2] in ("quat", "q", "quaternion") and last in ("x", "y", "z", "w"):
         last = f"q{last}"
     before = "_".join(part for part in parts[:-1] if part not in ("pos", "position", "rot", "quat", "pose", "state"))
-    known = last in (*_POSITION, *_EULER, *_QUATERNION, *_AMBIGUOUS)
+    is_pose = last in (*_POSITION, *_EULER, *_QUATERNION, *_AMBIGUOUS)
     of_hand = not before or re.fullmatch(rf"(?:observation_)?(?:left_|right_)?{_OF_HAND}?|left|right", before)
-    return last if known and of_hand else None
+    return last if is_pose and of_hand else None
 
 
 def _check_units(place: Floats, angles: Floats | None, length_unit: str, angle_unit: str) -> None:
@@ -169,7 +169,7 @@ def _check_units(place: Floats, angles: Floats | None, length_unit: str, angle_u
             f"the hand would be {max(reach, far):.0f} m away in {length_unit}; set robot.length_unit to mm or cm"
         )
     if angles is not None and angle_unit == "rad" and float(np.abs(angles).max()) > 2 * np.pi + 0.2:
-        raise GeometryError(f"an angle of {np.abs(angles).max():.0f} is no radian; set robot.angle_unit to deg")
+        raise GeometryError(f"an angle of {np.abs(angles).max():.0f} cannot be in radians; set robot.angle_unit to deg")
 
 
 def _rotations(turn: Floats, turns: tuple[str, ...], angle_unit: str) -> Floats:

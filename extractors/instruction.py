@@ -195,10 +195,10 @@ def _parse_clause(clause: Sequence[str]) -> Instruction:
     head = phrases[0][1] if phrases and phrases[0][0] is None else None
     name = None if head is None else _noun_phrase(head)
     related = [(relation, _noun_phrase(phrase)) for relation, phrase in phrases if relation is not None]
-    known = [(relation, target) for relation, target in related if target is not None]
-    # Where it goes rather than where it comes from, if both are told.
-    known.sort(key=lambda pair: pair[0] in ("from", "off", "out", "with", "using", "by"))
-    relation, target = known[0] if known else (related[0][0] if related else None, None)
+    named = [(relation, target) for relation, target in related if target is not None]
+    # Where it goes rather than where it comes from, if both are named.
+    named.sort(key=lambda pair: pair[0] in ("from", "off", "out", "with", "using", "by"))
+    relation, target = named[0] if named else (related[0][0] if related else None, None)
     return Instruction(action, verb, name, relation, target)
 
 
@@ -242,7 +242,7 @@ def _noun_phrase(words: Sequence[str]) -> str | None:
 
 
 def _is_cloth(phrase: str) -> bool:
-    # The last word is the head: a "towel rack" is no towel, the "corner of the towel" is.
+    # The last word is the head: a "towel rack" is not cloth, the "corner of the towel" is.
     return phrase.split()[-1] in _CLOTH
 
 

@@ -18,9 +18,9 @@ class Segmenter(Backend, Protocol):
     def segment(self, episode: Episode, *, size: Size) -> Masks:
         """Masks (T, height, width) of the object that the robot handles, at `size` (height, width).
 
-        A clip without such an object is no error: its masks are all False, its score is 0, and `report["reason"]` says
-        what was looked for in vain. `report["candidates"]`, where there is a choice, lists what was considered, best
-        first, each with its `score`; `report["margin"]` is the chosen one's lead over the next.
+        A clip without such an object does not raise: its masks are all False, its score is 0, and `report["reason"]`
+        says what was looked for and not found. Where there is a choice, `report["candidates"]` lists what was
+        considered, best first, each with its `score`; `report["margin"]` is the chosen one's lead over the next.
         """
         ...
 
@@ -91,9 +91,9 @@ def repair_flicker(masks: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], dict[st
     if masks.ndim != 3:
         raise ShapeError(f"masks must be (T, H, W) bool, got {masks.shape}")
     repaired = masks.copy()
-    before, here, after = masks[:-2], masks[1:-1], masks[2:]
+    before, middle, after = masks[:-2], masks[1:-1], masks[2:]
     # The median of three frames.
-    repaired[1:-1] = (before & after) | (here & (before | after))
+    repaired[1:-1] = (before & after) | (middle & (before | after))
     had, has = masks.any(axis=(1, 2)), repaired.any(axis=(1, 2))
     return repaired, {
         "holes_closed_px": int((repaired & ~masks).sum()),

@@ -1,4 +1,4 @@
-"""How fast robot and object move in the image, and what the robot is doing: phases told from contact and motion.
+"""How fast robot and object move in the image, and what the robot is doing: phases from contact and motion.
 
 No learned model and no language: what is not sure from the signals is "unknown".
 """
@@ -47,7 +47,7 @@ def motion_speed(
     Args:
         xy: (T, N, 2) pixels.
         visibility: (T, N).
-        of: (N,) or (T, N) bool, the points of the group; (T, N) for a robot told by its mask frame by frame.
+        of: (N,) or (T, N) bool, the points of the group; (T, N) for a robot found by its mask frame by frame.
         timestamp: (T,) seconds, increasing.
         width: of the frame, pixels.
 
@@ -113,9 +113,9 @@ def find_phases(
     for start, stop in runs:
         codes[start:stop] = _touching(slice(start, stop), held, object_speed, timestamp, rule)
     first, last = (runs[0][0], runs[-1][1]) if runs else (len(codes), len(codes))
-    known = np.isfinite(robot_speed)
-    moving = _bridged(known & (robot_speed >= rule.robot_speed), timestamp, rule.pause_s)
-    free = np.where(known, PHASES.index("idle"), PHASES.index("unknown")).astype(np.uint8)
+    measured = np.isfinite(robot_speed)
+    moving = _bridged(measured & (robot_speed >= rule.robot_speed), timestamp, rule.pause_s)
+    free = np.where(measured, PHASES.index("idle"), PHASES.index("unknown")).astype(np.uint8)
     codes[:first], codes[last:] = free[:first], free[last:]
     if runs:
         started = np.flatnonzero(moving[:first])
@@ -138,15 +138,15 @@ def _touching(
     span: slice, held: NDArray[np.bool_], speed: NDArray[np.float32], timestamp: NDArray[np.float64], rule: PhaseRule
 ) -> NDArray[np.uint8]:
     """Codes of one touch."""
-    known = np.isfinite(speed[span])
-    moving = _bridged(known & (speed[span] >= rule.object_speed), timestamp[span], rule.pause_s)
+    measured = np.isfinite(speed[span])
+    moving = _bridged(measured & (speed[span] >= rule.object_speed), timestamp[span], rule.pause_s)
     codes = np.zeros(len(moving), np.uint8)
     if not held[span].any():
         codes[moving] = PHASES.index("push")
         return codes
     travel = np.flatnonzero(moving)
     if not len(travel):
-        codes[known] = PHASES.index("grasp")
+        codes[measured] = PHASES.index("grasp")
         return codes
     codes[: travel[0]] = PHASES.index("grasp")
     codes[travel[0] : travel[-1] + 1] = PHASES.index("transport")

@@ -1,4 +1,4 @@
-"""Which texts a detector is asked for, given what the episode was told to do."""
+"""Which texts a detector is asked for, given the episode's instruction."""
 
 from __future__ import annotations
 

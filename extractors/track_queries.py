@@ -74,28 +74,28 @@ def object_queries(
 
 
 def background_points(
-    mask: NDArray[np.bool_], known: NDArray[np.float32], count: int, *, seed: int = 0
+    mask: NDArray[np.bool_], tracked: NDArray[np.float32], count: int, *, seed: int = 0
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """Points off the object on the first frame: of those that are tracked anyway first, spread out.
 
     Args:
         mask: (h, w) bool of the first frame.
-        known: (K, 2) points (x, y) in mask pixels that are tracked on the first frame already.
+        tracked: (K, 2) points (x, y) in mask pixels that are tracked on the first frame already.
         count: points wanted.
         seed: fixes the draw.
 
     Returns:
-        Numbers of the `known` points that serve, those spread most first, and (n, 3) queries in mask pixels for the
+        Numbers of the `tracked` points that serve, those spread most first, and (n, 3) queries in mask pixels for the
         rest.
     """
     ground = away(mask)
-    x, y = np.rint(known).astype(int).T
+    x, y = np.rint(tracked).astype(int).T
     inside = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
     usable = np.flatnonzero(inside)
     usable = usable[ground[y[usable], x[usable]]]
     rng = np.random.default_rng([seed, *b"background"])  # another draw than the object's
     chosen = usable[rng.permutation(len(usable))]
-    chosen = chosen[_farthest_first(known[chosen].astype(np.float64), min(count, len(chosen)))]
+    chosen = chosen[_farthest_first(tracked[chosen].astype(np.float64), min(count, len(chosen)))]
     return chosen, spread_queries(0, ground, count - len(chosen), rng)
 
 
@@ -156,7 +156,7 @@ def check_queries(queries: NDArray[np.floating], n_frames: int, size: Size) -> N
     if not inside.all():
         bad = np.flatnonzero(~inside)
         raise ShapeError(
-            f"queries must lie in frames 0..{n_frames - 1} of {width}x{height} pixels, but {len(bad)} do not "
+            f"queries must be in frames 0..{n_frames - 1} of {width}x{height} pixels, but {len(bad)} do not "
             f"(first: number {bad[0]}, {queries[bad[0]].tolist()}); check their frame size"
         )
 
@@ -169,8 +169,8 @@ def _posing_frames(area: NDArray[np.integer], growth: float, max_later: int) -> 
     steps = min(int(np.log(gain) / np.log(growth)), max_later) if gain > 1.0 else 0
     later: list[int] = []
     for step in range(1, steps + 1):
-        wanted = area[first] * gain ** (step / steps) * (1.0 - 1e-9)
-        later.append(first + int(np.argmax(area[first:] >= wanted)))
+        least_area = area[first] * gain ** (step / steps) * (1.0 - 1e-9)
+        later.append(first + int(np.argmax(area[first:] >= least_area)))
     return first, sorted(set(later) - {first})
 
 

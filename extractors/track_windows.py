@@ -130,7 +130,7 @@ class _Posed(NamedTuple):
 
     points: NDArray[np.int64]
     queries: NDArray[np.float32]
-    wanted: range
+    kept: range
 
 
 class _Passes:
@@ -173,10 +173,10 @@ class _Passes:
         overlap = range(window.past - 1, begun - 1, -1)
         self._run(clip, window, [self._handed_on(points, overlap, range(window.start, begun))])
 
-    def _handed_on(self, points: NDArray[np.int64], overlap: range, wanted: range) -> _Posed:
-        """`points` posed where they are best seen in `overlap`, whose last frame is nearest to those `wanted`.
+    def _handed_on(self, points: NDArray[np.int64], overlap: range, kept: range) -> _Posed:
+        """`points` posed where they are best seen in `overlap`, whose last frame is nearest to the frames `kept`.
 
-        What is seen nowhere there stays in `wanted` where it was last, not visible.
+        A point that `overlap` shows nowhere stays in `kept` where it was last, not visible.
         """
         frames = np.array(overlap)
         places = self._xy[frames][:, points]
@@ -186,9 +186,9 @@ class _Passes:
         good = score >= NEARLY_BEST * score.max(axis=0, initial=-1.0)
         nearest = len(frames) - 1 - good[::-1].argmax(axis=0)
         handed = seen.any(axis=0)
-        self._xy[wanted.start : wanted.stop, points[~handed]] = self._xy[frames[-1], points[~handed]]
+        self._xy[kept.start : kept.stop, points[~handed]] = self._xy[frames[-1], points[~handed]]
         points, at = points[handed], frames[nearest[handed]]
-        return _Posed(points, np.column_stack([at, self._xy[at, points]]).astype(np.float32), wanted)
+        return _Posed(points, np.column_stack([at, self._xy[at, points]]).astype(np.float32), kept)
 
     def _run(self, clip: PreparedClip, window: Window, parts: list[_Posed]) -> None:
         """All in one call: a tracker may let its points help each other."""
@@ -197,9 +197,9 @@ class _Passes:
             return
         found = clip.track(queries - np.array([window.start, 0, 0], np.float32), is_grid=self._is_grid)
         first = 0
-        for points, _, wanted in parts:
-            into, column = slice(wanted.start, wanted.stop), slice(first, first + len(points))
-            of = slice(wanted.start - window.start, wanted.stop - window.start)
+        for points, _, kept in parts:
+            into, column = slice(kept.start, kept.stop), slice(first, first + len(points))
+            of = slice(kept.start - window.start, kept.stop - window.start)
             self._xy[into, points] = found.xy[of, column]
             self._visibility[into, points] = found.visibility[of, column]
             self._confidence[into, points] = found.confidence[of, column]

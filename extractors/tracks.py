@@ -247,7 +247,7 @@ def _as_set(
     on_object: NDArray[np.bool_],
     masks: NDArray[np.bool_] | None,
     size: Size,
-    wanted: int,
+    min_object_tracks: int,
     posed: list[dict[str, int]],
 ) -> TrackSet:
     """`tracks` in packet pixels, with what can be said about them."""
@@ -260,8 +260,8 @@ def _as_set(
         present = masks.any(axis=(1, 2))
         seen = seen_on_object(tracks, on_object, masks, size)[present]
         report["visible_object_tracks"] = {"min": int(seen.min()), "mean": float(seen.mean())}
-        report["min_object_tracks"] = wanted
-        report["short_frames"] = np.flatnonzero(present)[seen < wanted].tolist()
+        report["min_object_tracks"] = min_object_tracks
+        report["short_frames"] = np.flatnonzero(present)[seen < min_object_tracks].tolist()
         report["posed_again"] = posed
     return TrackSet(tracks=tracks, on_object=on_object, report=report)
 

@@ -249,8 +249,8 @@ class SceneTracks:
 
     def __post_init__(self) -> None:
         shape = np.shape(self.xy)
-        wanted = len(shape) == 3 and shape[2] == 2 and self.width > 0
-        if not wanted or np.shape(self.visibility) != shape[:2] or np.shape(self.on_object) != shape[1:2]:
+        xy_fits = len(shape) == 3 and shape[2] == 2 and self.width > 0
+        if not xy_fits or np.shape(self.visibility) != shape[:2] or np.shape(self.on_object) != shape[1:2]:
             raise ShapeError(
                 f"wanted tracks (T, N, 2), visibility (T, N), on_object (N,) and a width, got {shape}, "
                 f"{np.shape(self.visibility)}, {np.shape(self.on_object)} and {self.width}"

@@ -54,7 +54,7 @@ def check_digest(path: Path | str) -> None:
     """Reads the whole file and compares it with the sha256 in its user block.
 
     Raises:
-        PacketError: any bit differs, or the file is no packet.
+        PacketError: any bit differs, or the file is not a packet.
     """
     path = Path(path)
     identity = ADMITTED.look_up(path)[0]

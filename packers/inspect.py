@@ -27,7 +27,7 @@ def describe_packet(path: Path | str) -> dict[str, Any]:
     whole. A packet that breaks the schema is described as far as its form allows; `cuepack validate` says how.
 
     Raises:
-        PacketError: the file is no packet, damaged, or of a form that no packet has.
+        PacketError: the file is not a packet, is damaged, or has a form that no packet has.
     """
     path = Path(path)
     admit(path, any_group=True)

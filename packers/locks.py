@@ -90,9 +90,9 @@ def take(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
 def _take_byte(descriptor: int, name: str) -> bool:
     place = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") >> 2
     # struct flock: type, whence, start, length, and no process id, as an open file and not a process holds it
-    wanted = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
+    request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
     except (BlockingIOError, PermissionError):  # POSIX leaves the choice to the system
         return False
     return True

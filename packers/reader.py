@@ -303,7 +303,7 @@ def read_dataset(path: Path | str, name: str) -> Dataset:
 
     Raises:
         KeyError: the file has no such dataset.
-        PacketError: the file is none of ours, or damaged.
+        PacketError: the file is not a packet, or is damaged.
     """
     with Packet(path, any_group=True) as packet:
         return packet.stored(name)

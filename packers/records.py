@@ -43,7 +43,7 @@ def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None =
     """
 
     def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no JSON number")
+        raise ValueError(f"{constant} is not a JSON number")
 
     def fraction(digits: str) -> float:
         value = float(digits)
@@ -65,16 +65,16 @@ def parse_root(name: str, value: Any, pairs: Callable[[list[tuple[str, Any]]], A
     Raises:
         ValueError, TypeError: it is not JSON of the type that the schema states.
     """
-    wanted = JSON_ATTRIBUTES.get(name)
+    json_type = JSON_ATTRIBUTES.get(name)
     if name == "fps" and isinstance(value, str):
         raise TypeError("wanted a number, got text")
-    if name in TEXT_ATTRIBUTES or (wanted is None and not isinstance(value, str)):
+    if name in TEXT_ATTRIBUTES or (json_type is None and not isinstance(value, str)):
         return value
     if not isinstance(value, str):
         raise TypeError(f"wanted JSON text, got {type(value).__name__}")
     parsed = parse_json(value, pairs)
-    if wanted is not None and not isinstance(parsed, wanted):
-        raise TypeError(f"wanted a JSON {wanted.__name__}, got {type(parsed).__name__}")
+    if json_type is not None and not isinstance(parsed, json_type):
+        raise TypeError(f"wanted a JSON {json_type.__name__}, got {type(parsed).__name__}")
     return parsed
 
 

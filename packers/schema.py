@@ -39,7 +39,7 @@ LATEST_S = 1e8
 """Seconds from an episode's start, three years: later time stamps are a clock's date, or made to overflow."""
 
 Storage = Literal["frames", "maps", "depth", "rows", "plain"]
-"""How an array lies in the file; `packers/writer.py` has the chunks and filters of each, FORMAT.md why."""
+"""How an array is stored; `packers/writer.py` has the chunks and filters of each, FORMAT.md says why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,11 +60,11 @@ class DatasetSpec:
     """What the schema asks of one dataset.
 
     Attributes:
-        path: where it lies; `<R>` stands for a radius in pixels.
+        path: its path in the file; `<R>` stands for a radius in pixels.
         dtype: the type it is written with.
         dims: names (T frames, H x W packet size, N tracks of one set, A and S as the source has them) or numbers.
         units, description: the default attributes.
-        storage: how it lies in the file.
+        storage: how it is stored.
         required: every packet has it.
         also: other types that a reader meets.
         valid: the bool [T] dataset that is False where this one's rows are NaN.
@@ -113,6 +113,7 @@ def _track_set(name: str, description: str) -> tuple[DatasetSpec, ...]:
             description=f"{description}: {text}",
             minimum=bounds[0],
             maximum=bounds[1],
+            # All of a set or nothing: whoever finds one array may read the others without asking.
             needs=tuple(f"{root}/{other}" for other in fields if other != field_name),
         )
 
@@ -141,7 +142,7 @@ def _track_set(name: str, description: str) -> tuple[DatasetSpec, ...]:
             ("N", 3),
             "frame, px, px",
             "(frame, x, y) where the point was dropped",
-            (-0.5, FARTHEST_PX),
+            (-0.5, FARTHEST_PX),  # frames count from 0; the first pixel, whose centre is at 0, begins at -0.5
         ),
         spec("on_object", "bool", ("N",), "1", "whether the query lies on the object mask"),
     )
@@ -303,7 +304,7 @@ _SPECS = (
 )
 
 DATASETS: dict[str, DatasetSpec] = {spec.path: spec for spec in _SPECS}
-"""Every dataset of the schema. Others lie under `extra/` and are nobody's promise."""
+"""Every dataset of the schema. Others are stored under `extra/`, and the schema promises nothing about them."""
 
 DEFAULT_CONVENTION = {
     "depth/relative": _INVERSE,
@@ -351,7 +352,7 @@ def dataset_spec(name: str) -> DatasetSpec | None:
 
 
 def is_extra(name: str) -> bool:
-    """Whether `name` lies where the schema promises nothing."""
+    """Whether `name` is under `extra/`, where the schema promises nothing."""
     return name.startswith("extra/") and len(name) > len("extra/")
 
 
@@ -369,18 +370,19 @@ def shape_fault(name: str, spec: DatasetSpec, shape: Sequence[int], sizes: dict[
         shape: what came.
         sizes: dimension -> size met so far; completed with what this shape tells.
     """
-    wanted = dims_text(spec.dims)
+    expected_shape = dims_text(spec.dims)
     if len(shape) != len(spec.dims):
-        return f"wanted shape {wanted}, got {tuple(shape)}"
+        return f"wanted shape {expected_shape}, got {tuple(shape)}"
     for dim, size in zip(spec.dims, shape, strict=True):
         if isinstance(dim, int):
-            known: int | None = dim
+            expected_size: int | None = dim
         else:
             scope = f"N of {name.rsplit('/', 1)[0]}" if dim == "N" else dim
-            known = sizes.setdefault(scope, size) if size > 0 else None
-        if size != known:
-            stated = "at least 1" if known is None else f"{dim} = {known}"
-            return f"wanted shape {wanted} with {stated}, got {tuple(shape)}"
+            # An empty array must not set the size that the others are then blamed for.
+            expected_size = sizes.setdefault(scope, size) if size > 0 else None
+        if size != expected_size:
+            stated = "at least 1" if expected_size is None else f"{dim} = {expected_size}"
+            return f"wanted shape {expected_shape} with {stated}, got {tuple(shape)}"
     return None
 
 

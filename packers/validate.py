@@ -245,9 +245,9 @@ def _check_tree(packet: _Examination) -> None:
         except DAMAGE as error:
             packet.add(name, f"damaged: cannot be read ({_reason(error)})", breaks=True)
     for name in names:
-        known = dataset_spec(name)
-        wanted = (*known.needs, *([known.valid] if known.valid else [])) if known else ()
-        absent = sorted(set(wanted) - set(names))
+        found = dataset_spec(name)
+        required = (*found.needs, *([found.valid] if found.valid else [])) if found else ()
+        absent = sorted(set(required) - set(names))
         if absent:
             packet.add(name, f"needs {absent}, which are missing", breaks=True)
     modalities = packet.attributes.get("modalities")
@@ -294,16 +294,18 @@ def _check_dataset_attributes(packet: _Examination, name: str, spec: DatasetSpec
     onset = attributes.get("contact_onset", -1)
     if isinstance(onset, bool) or not isinstance(onset, int):
         packet.add(name, f"attribute 'contact_onset': wanted a frame's number, got {onset!r}", breaks=True)
-    for wanted in ("units", "description", "stage_key", *spec.attributes):
-        if wanted not in attributes:
-            packet.add(name, f"attribute '{wanted}' is missing")
-        elif wanted in ("units", "description", "stage_key", "convention") and not isinstance(attributes[wanted], str):
-            packet.add(name, f"attribute '{wanted}': wanted text, got {attributes[wanted]!r}")
+    for attribute in ("units", "description", "stage_key", *spec.attributes):
+        if attribute not in attributes:
+            packet.add(name, f"attribute '{attribute}' is missing")
+        elif attribute in ("units", "description", "stage_key", "convention") and not isinstance(
+            attributes[attribute], str
+        ):
+            packet.add(name, f"attribute '{attribute}': wanted text, got {attributes[attribute]!r}")
     stages = packet.attributes.get("stages", {})
     keys = {str(stage.get("key")) for stage in stages.values() if isinstance(stage, dict)}
     key = attributes.get("stage_key")
     if key is not None and keys and key not in keys:
-        packet.add(name, f"stage_key {key!r} is no stage's key in the root attribute 'stages'")
+        packet.add(name, f"stage_key {key!r} is not the key of any stage in the root attribute 'stages'")
 
 
 def _check_code(
@@ -313,14 +315,14 @@ def _check_code(
     if spec.storage != "depth" or dtype.kind != "u":
         return True
     faults = []
-    for wanted in ("scale", "offset", *(["max_error"] if spec.positive else [])):
-        value = attributes.get(wanted)
+    for attribute in ("scale", "offset", *(["max_error"] if spec.positive else [])):
+        value = attributes.get(attribute)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            faults.append(f"attribute '{wanted}': wanted a finite number, got {value!r}")
-        elif wanted == "scale" and value <= 0:
+            faults.append(f"attribute '{attribute}': wanted a finite number, got {value!r}")
+        elif attribute == "scale" and value <= 0:
             faults.append(f"attribute 'scale': wanted a positive number, got {value}")
-        elif abs(value) * (np.iinfo(dtype).max if wanted == "scale" else 1) > LARGEST_VALUE:
-            faults.append(f"attribute '{wanted}': wanted depths up to {LARGEST_VALUE:g}, got {value}")
+        elif abs(value) * (np.iinfo(dtype).max if attribute == "scale" else 1) > LARGEST_VALUE:
+            faults.append(f"attribute '{attribute}': wanted depths up to {LARGEST_VALUE:g}, got {value}")
     fill = attributes.get("fill", 0)
     if isinstance(fill, bool) or not isinstance(fill, int) or not 0 <= fill <= np.iinfo(dtype).max:
         faults.append(f"attribute 'fill': wanted a code of {dtype.name}, got {fill!r}")
@@ -448,9 +450,11 @@ def _check_contact(packet: _Examination) -> None:
         return
     onset = plain_value(packet.sound["contact"].attrs.get("contact_onset", -2))
     touching = np.flatnonzero(packet.rows("contact") > 0.5)
-    wanted = int(touching[0]) if len(touching) else -1
-    if onset not in (wanted, -2) or isinstance(onset, bool):
-        packet.add("contact", f"contact_onset is {onset!r}, the first frame above 0.5 is {wanted}", max(wanted, 0))
+    first_touch = int(touching[0]) if len(touching) else -1
+    if onset not in (first_touch, -2) or isinstance(onset, bool):
+        packet.add(
+            "contact", f"contact_onset is {onset!r}, the first frame above 0.5 is {first_touch}", max(first_touch, 0)
+        )
 
 
 def _check_dilated_masks(packet: _Examination) -> None:
@@ -518,12 +522,12 @@ def _check_on_object(
     mask = packet.sound["masks/object"]
     height, width = mask.shape[1:]
     for t in np.unique(frame):
-        here = frame == t
+        in_frame = frame == t
         shown = np.asarray(mask[int(t)])
-        columns = [np.clip(step(x[here]), 0, width - 1).astype(int) for step in (np.floor, np.ceil)]
-        rows = [np.clip(step(y[here]), 0, height - 1).astype(int) for step in (np.floor, np.ceil)]
+        columns = [np.clip(step(x[in_frame]), 0, width - 1).astype(int) for step in (np.floor, np.ceil)]
+        rows = [np.clip(step(y[in_frame]), 0, height - 1).astype(int) for step in (np.floor, np.ceil)]
         around = np.stack([shown[row, column] for row in rows for column in columns])
-        claimed = on_object[here]
+        claimed = on_object[in_frame]
         if (claimed & ~around.any(axis=0)).any() or (~claimed & around.all(axis=0)).any():
             packet.add(f"{root}/on_object", "disagrees with masks/object at the query", int(t))
             return

@@ -176,10 +176,10 @@ def canonical_json(value: Any) -> str:
 
     Raises:
         ValueError: a number is NaN or infinite.
-        TypeError: a value is no JSON type.
+        TypeError: a value is not of a JSON type.
     """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    # File names that are no UTF-8 come as lone surrogates; backslashreplace turns them into their JSON escapes.
+    # File names that are not UTF-8 come as lone surrogates; backslashreplace turns them into their JSON escapes.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -197,10 +197,10 @@ def _check_shape(name: str, spec: DatasetSpec, array: NDArray[Any]) -> None:
     fault = shape_fault(name, spec, array.shape, {})
     if fault is not None:
         raise ShapeError(f"{name}: {fault}")
-    wanted = "float32" if spec.storage == "depth" else spec.dtype
-    allowed = {"f": "fiu", "i": "iu", "u": "u", "b": "b"}[np.dtype(wanted).kind]
-    if array.dtype.kind not in allowed or (wanted == "uint8" and array.dtype != np.uint8):
-        raise ShapeError(f"{name}: wanted {wanted} {dims_text(spec.dims)}, got {array.dtype}")
+    dtype = "float32" if spec.storage == "depth" else spec.dtype
+    allowed = {"f": "fiu", "i": "iu", "u": "u", "b": "b"}[np.dtype(dtype).kind]
+    if array.dtype.kind not in allowed or (dtype == "uint8" and array.dtype != np.uint8):
+        raise ShapeError(f"{name}: wanted {dtype} {dims_text(spec.dims)}, got {array.dtype}")
 
 
 def _encode_extra(name: str, array: NDArray[Any], attributes: Mapping[str, Any]) -> Dataset:
@@ -210,6 +210,7 @@ def _encode_extra(name: str, array: NDArray[Any], attributes: Mapping[str, Any])
 
 
 def _as_stored(name: str, spec: DatasetSpec, array: NDArray[Any]) -> NDArray[Any]:
+    # A value too large for the type becomes infinite, which is refused below with its frame.
     with np.errstate(over="ignore", invalid="ignore"):
         stored = np.ascontiguousarray(array, dtype=spec.dtype)
     if stored.dtype.kind == "f":
@@ -224,22 +225,23 @@ def _as_stored(name: str, spec: DatasetSpec, array: NDArray[Any]) -> NDArray[Any
     return stored
 
 
-def _refuse(name: str, bad: NDArray[np.bool_], wanted: str) -> None:
+def _refuse(name: str, bad: NDArray[np.bool_], expected: str) -> None:
     if bad.any():
         first = np.unravel_index(int(np.argmax(bad)), bad.shape)
         raise PacketError(
-            f"{name}, frame {first[0]}: wanted {wanted}, got {int(bad.sum())} others; correct the stage that made it"
+            f"{name}, frame {first[0]}: wanted {expected}, got {int(bad.sum())} others; correct the stage that made it"
         )
 
 
 def _encode_relative(name: str, array: NDArray[Any]) -> tuple[NDArray[np.uint16], dict[str, Any]]:
     """Codes of 12 bits from the clip's least value to its greatest."""
+    # Frame by frame, here and for metres: temporaries are float64, and a whole clip's would be four times its codes.
     low, high = math.inf, -math.inf
     for t, frame in enumerate(array):
         if not np.isfinite(frame).all():
             raise PacketError(f"{name}, frame {t}: wanted finite values; correct the stage that made it")
         low, high = min(low, float(frame.min())), max(high, float(frame.max()))
-    scale = (high - low) / RELATIVE_CODES or 1.0
+    scale = (high - low) / RELATIVE_CODES or 1.0  # a flat clip has one code, 0, which any scale decodes to `low`
     codes = np.empty(array.shape, np.uint16)
     for t, frame in enumerate(array):
         codes[t] = np.rint((frame.astype(np.float64) - low) / scale)
@@ -430,7 +432,7 @@ class _Disk:
             except OSError as error:
                 self._failure = error
         if self._failure is not None:
-            self._unwritten.append((self._position, bytes(view)))
+            self._unwritten.append((self._position, bytes(view)))  # HDF5 reads its own metadata back before it closes
         self._position += len(view)
         self.size = max(self.size, self._position)
         return len(view)
@@ -462,6 +464,7 @@ class _Disk:
 
 def _sign(file: IO[bytes]) -> None:
     """Fills the user block: magic, sha256 of all that follows the block, zeros."""
+    # Read back from the file rather than hashed on the way: HDF5 rewrites its headers until it closes.
     file.seek(USER_BLOCK)
     digest = hashlib.sha256()
     while block := file.read(1 << 20):

@@ -17,7 +17,7 @@ from scoring.signals import ClipSignals
 
 @dataclass(frozen=True, slots=True)
 class ActionNumbers:
-    """What an action sequence is like, at 5 commands a second; None where it cannot be told.
+    """What an action sequence is like, at 5 commands a second; None where it cannot be measured.
 
     Faster commands are averaged to that rate: between two of 30 a second, noise and the last digit outweigh the motion,
     and the same motion would jerk less the faster it is sampled.
@@ -28,7 +28,7 @@ class ActionNumbers:
         jerk: RMS second difference of the commanded velocity over its RMS, median of the columns: 0 for a constant,
             (2 pi / P)^2 for a sine of P commands, 2.45 for white noise.
         gripper_changes: times that the gripper goes from open to closed or back.
-        seconds: of commands that this was told from.
+        seconds: of commands that this was measured on.
     """
 
     dead: float | None = None
@@ -51,7 +51,7 @@ def measure_actions(
     rows = _rows(action, valid)
     if len(rows) < 3:
         return ActionNumbers(gripper_changes=changes)
-    columns = rows[:, [len(np.unique(column)) > 3 for column in rows.T]]  # a gripper's two values are no motion
+    columns = rows[:, [len(np.unique(column)) > 3 for column in rows.T]]  # a gripper's two values are not motion
     seconds = len(rows) / fps
     if not columns.shape[1]:
         return ActionNumbers(dead=1.0, gripper_changes=changes, seconds=seconds)

@@ -1,4 +1,4 @@
-"""Sub-scores of a clip, each in [0, 1] and 1 the best, and how they are combined. None means: could not be told."""
+"""Sub-scores of a clip, each in [0, 1] and 1 the best, and how they are combined. None means: could not be measured."""
 
 from __future__ import annotations
 
@@ -65,11 +65,12 @@ def displacement_score(excursion: float | None, settings: ScoringSettings) -> fl
 
 
 def mask_score(numbers: MaskNumbers, settings: ScoringSettings) -> float:
-    """Coverage inside the wanted band, times steadiness of the area in time, times the share of frames with a mask.
+    """Coverage, times steadiness of the area in time, times the share of frames with a mask.
 
-    Coverage falls in proportion below `coverage_low`, and linearly to 0 at the full frame above `coverage_high`.
+    Coverage is 1 from `coverage_low` to `coverage_high`; it falls in proportion below, and linearly to 0 at the full
+    frame above.
     Steadiness is 1 - m / `flicker_zero`, with m the mean relative change of area over 0.2 s, or from frame to frame
-    where that is larger: a mask that swings back within 0.2 s is no steadier.
+    where that is larger: a mask that swings back within 0.2 s flickers too.
     """
     present = numbers.present
     if not present.any():
@@ -94,21 +95,23 @@ def depth_score(dynamic_range: float | None, settings: ScoringSettings) -> float
 
 
 def combine(sub_scores: Mapping[str, float | None], settings: ScoringSettings) -> Scores:
-    """The weighted mean of the sub-scores that could be told; the others' weight goes to them, and is reported.
+    """The weighted mean of the sub-scores that were measured; the others' weight goes to them, and is reported.
 
     Returns:
         The sub-scores, `score`, and `weight_missing`: the share of the weight that was redistributed. A sub-score that
-        is not finite counts as not told.
+        is not finite counts as not measured.
     """
     weights = {name: float(getattr(settings, f"weight_{name}")) for name in sub_scores}
     parts = {name: None if value is None or not math.isfinite(value) else value for name, value in sub_scores.items()}
-    known = {name: value for name, value in parts.items() if value is not None}
-    told = sum(weights[name] for name in known)
+    measured = {name: value for name, value in parts.items() if value is not None}
+    measured_weight = sum(weights[name] for name in measured)
     total = sum(weights.values())
-    score = sum(weights[name] * value for name, value in known.items()) / told if told else None
+    score = (
+        sum(weights[name] * value for name, value in measured.items()) / measured_weight if measured_weight else None
+    )
     rounded: Scores = {name: None if value is None else round(value, 6) for name, value in parts.items()}
     rounded["score"] = None if score is None else round(score, 6)
-    rounded["weight_missing"] = round(1 - told / total, 6) if total else 1.0
+    rounded["weight_missing"] = round(1 - measured_weight / total, 6) if total else 1.0
     return rounded
 
 
@@ -120,16 +123,16 @@ def explain_score(scores: Mapping[str, float | None], settings: ScoringSettings)
         if (value := scores.get(name)) is not None and value < 0.9
     ]
     reasons = [f"{name} {value:.2f} ({_LOW[name]})" for cost, name, value in sorted(costs, reverse=True) if cost > 0]
-    untold = [name for name in _LOW if name in scores and scores[name] is None]
-    if untold:
-        reasons.append(f"not told: {', '.join(untold)}")
+    unmeasured = [name for name in _LOW if name in scores and scores[name] is None]
+    if unmeasured:
+        reasons.append(f"not measured: {', '.join(unmeasured)}")
     return "; ".join(reasons) or "nothing is low"
 
 
 def score_metadata(
     language_instruction: str, n_frames: int | None, fps: float | None, settings: ScoringSettings
 ) -> Scores:
-    """What can be told before any image is decoded."""
+    """What can be said before any image is decoded."""
     parts = {"task": task_score(language_instruction, settings), "length": length_score(n_frames, fps, settings)}
     return combine(parts, settings)
 

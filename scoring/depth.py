@@ -16,10 +16,10 @@ from scoring.settings import ScoringSettings
 from scoring.signals import ClipSignals
 
 _LEAST_BACKGROUND = 0.05
-"""Still share of the picture from which drift is told."""
+"""Least still share of the picture on which drift is measured."""
 
 _SMOOTH_S = 0.4
-"""Half of the time over which slow drift is told from leaps, seconds."""
+"""Half of the time over which slow drift is separated from leaps, seconds."""
 
 
 def depth_ranges(depth: NDArray[np.floating], kind: Literal["relative", "metric"]) -> NDArray[np.float64]:
@@ -54,8 +54,8 @@ def judge_depth(signals: ClipSignals, motion: Motion, settings: ScoringSettings)
     assert signals.depth_kind is not None
     card = Card()
     depth, kind = signals.depth, signals.depth_kind
-    known = np.isfinite(depth) & (depth > 0) if kind == "metric" else np.isfinite(depth)
-    holes = 1 - known.mean(axis=(1, 2))
+    valid = np.isfinite(depth) & (depth > 0) if kind == "metric" else np.isfinite(depth)
+    holes = 1 - valid.mean(axis=(1, 2))
     ranges = depth_ranges(depth, kind)
     card.numbers |= {
         "kind": kind,
@@ -74,7 +74,7 @@ def judge_depth(signals: ClipSignals, motion: Motion, settings: ScoringSettings)
     _judge_frozen(card, depth, motion, settings)
     if not (empty | flat).all() and not signals.camera_moves:
         steady = signals.depth_stabilized if signals.depth_stabilized is not None else depth
-        _judge_background(card, np.where(known, steady, np.nan), empty | flat, motion, settings)
+        _judge_background(card, np.where(valid, steady, np.nan), empty | flat, motion, settings)
     return card
 
 

@@ -74,9 +74,9 @@ def measure_motion(pixels: NDArray[np.uint8], fps: float) -> Motion:
     window = min(frames_in(WINDOW_S, fps), max(len(pixels) - 1, 1))
     step1, step2 = _change(centred, 1), _change(centred, 2)
     # A clip of 5 frames/s has its neighbours for windows, and its next but one for the order.
-    known = {1: step1, 2: step2}
+    changes = {1: step1, 2: step2}
     within, order = (
-        known[lag] if lag in known else _change(centred, lag) for lag in (window, frames_in(_ORDER_S, fps, least=2))
+        changes[lag] if lag in changes else _change(centred, lag) for lag in (window, frames_in(_ORDER_S, fps, least=2))
     )
     return Motion(grey, step1, step2, within, order, fps)
 
@@ -141,7 +141,7 @@ def _judge_order(card: Card, motion: Motion, spoilt: NDArray[np.bool_], settings
     step1, step2 = motion.step1, motion.step2
     ordered, swapped = step1[:-2] + step1[2:], step2[:-1] + step2[1:]
     clean = ~(spoilt[:-3] | spoilt[1:-2] | spoilt[2:-1] | spoilt[3:])
-    # Where two neighbours of a fast clip differ by little, that is a codec's noise, whose order cannot be told: the
+    # Where two neighbours of a fast clip differ by little, that is a codec's noise, whose order says nothing: the
     # level is the same at any rate (measured on a LeRobot video of 30 frames/s, where 0.25 gave false alarms).
     wrong = clean & (ordered > 2 * settings.motion_level) & (swapped < settings.order_ratio * ordered)
     card.numbers["out_of_order"] = int(wrong.sum())
@@ -205,7 +205,7 @@ def _judge_missing(
     picture = _peak_ratio(motion.step1, usual)
     state = _peak_ratio(travel, float(np.median(travel[travel > 0])) if (travel > 0).any() else 1.0)
     leap = (picture > settings.jump_ratio) & (state > settings.state_jump_ratio)
-    # After a frame shown twice the picture catches up: that is no missing frame.
+    # After a frame shown twice the picture catches up: that leap does not mean a missing frame.
     reach = np.ones((1, 2 * frames_in(_CATCH_UP_S, motion.fps) + 1), np.uint8)
     repeated = (motion.step1 < settings.duplicate_level).astype(np.uint8)
     near_repeat = cv2.dilate(repeated[None], reach)[0] > 0

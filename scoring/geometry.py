@@ -58,7 +58,7 @@ def _judge_intrinsics(card: Card, signals: ClipSignals) -> None:
     height, width = signals.pixels.shape[1:3]
     fx, fy, cx, cy = matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
     if not np.isfinite(matrix).all() or fx <= 0 or fy <= 0:
-        card.add("intrinsics-odd", "fail", "the intrinsic matrix is no camera's")
+        card.add("intrinsics-odd", "fail", "the intrinsic matrix is not a camera's")
         return
     view = float(np.degrees(2 * np.arctan(width / (2 * fx))))
     card.numbers["field_of_view_deg"] = view

@@ -144,11 +144,11 @@ def _judge_frozen(
         return
     # Where the mask went from its first to its farthest place, the points that are seen at both should have gone.
     first, last = masks.ends
-    told = on_object & seen[first] & seen[last]
+    followed = on_object & seen[first] & seen[last]
     alike = 0.5 < masks.area[last] / masks.area[first] < 2
-    if told.sum() < _FEWEST or not alike or masks.travel < 4 * settings.low_motion:
+    if followed.sum() < _FEWEST or not alike or masks.travel < 4 * settings.low_motion:
         return
-    gone = float(np.median(np.linalg.norm(xy[last, told] - xy[first, told], axis=1)))
+    gone = float(np.median(np.linalg.norm(xy[last, followed] - xy[first, followed], axis=1)))
     if gone < 0.1 * masks.travel:
         reason = f"{name}: object points go {gone:.1%} of the frame's width while the mask goes {masks.travel:.0%}"
         card.add("frozen-tracks", "fail", reason)
@@ -222,20 +222,20 @@ def _judge_object_points(
 
 def _camera_motion(points: NDArray[np.complex128], use: NDArray[np.bool_]) -> Any:
     """The map z -> a z + b per frame step that carries the points in `use` (T-1, N); identity where fewer than 8."""
-    here, there = points[:-1], points[1:]
+    before, after = points[:-1], points[1:]
     enough = use.sum(axis=1) >= 8
-    step = np.where(use, there - here, np.nan)
+    step = np.where(use, after - before, np.nan)
     shift = np.zeros(len(use), np.complex128)
     if enough.any():
         shift[enough] = np.nanmedian(step[enough].real, axis=1) + 1j * np.nanmedian(step[enough].imag, axis=1)
     a, b = np.ones(len(use), np.complex128), shift
     for _ in range(5):
-        residual = np.abs(there - (a[:, None] * here + b[:, None]))
+        residual = np.abs(after - (a[:, None] * before + b[:, None]))
         weight = use / np.square(1 + np.square(residual / _RESIDUAL))
         total = np.maximum(weight.sum(axis=1, keepdims=True), 1e-9)
-        mean_here, mean_there = ((weight * z).sum(axis=1, keepdims=True) / total for z in (here, there))
-        p, q = here - mean_here, there - mean_there
+        mean_before, mean_after = ((weight * z).sum(axis=1, keepdims=True) / total for z in (before, after))
+        p, q = before - mean_before, after - mean_after
         size = (weight * np.square(np.abs(p))).sum(axis=1)
         a = np.where(enough & (size > 1e-12), (weight * q * p.conj()).sum(axis=1) / np.maximum(size, 1e-12), 1.0)
-        b = np.where(enough, mean_there[:, 0] - a * mean_here[:, 0], 0)
+        b = np.where(enough, mean_after[:, 0] - a * mean_before[:, 0], 0)
     return lambda z: a[:, None] * z + b[:, None]

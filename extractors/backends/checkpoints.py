@@ -35,16 +35,16 @@ def read_state(path: Path, advice: str) -> dict[str, Tensor]:
         advice: what to do, put at the end of messages.
 
     Raises:
-        WeightsError: it cannot be read whole, or is no plain dict of tensors.
+        WeightsError: it cannot be read whole, or is not a plain dict of tensors.
     """
     kind = recognised(path)
     if kind is not None:
-        raise WeightsError(f"{path} is no checkpoint but {kind}; {advice}")
+        raise WeightsError(f"{path} is not a checkpoint but {kind}; {advice}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's about pickles of other protocols, which are refused anyway
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types for files that are cut off, or no checkpoints
+    except Exception as error:  # torch raises a dozen types for files that are cut off, or are not checkpoints
         code = _CODE.search(str(error))
         # Letters of any text are operations of a pickle to torch; a pickle begins with its protocol.
         if code is not None and (not code[1].isdigit() or _begins_as_pickle(path)):
@@ -58,7 +58,7 @@ def read_state(path: Path, advice: str) -> dict[str, Tensor]:
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} is no plain dict of tensors; {advice}")
+        raise WeightsError(f"{path} is not a plain dict of tensors; {advice}")
     return state
 
 
@@ -103,14 +103,14 @@ def load_state(network: nn.Module, state: dict[str, Tensor], path: Path, file: s
     network.requires_grad_(False).eval()
 
 
-def checkpoint_faults(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+def checkpoint_faults(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     """How names, shapes and numbers of `state` differ from the network's own, "" where they do not."""
     faults = [
-        *(f"{name} is missing" for name in wanted if name not in state),
-        *(f"{name} is not expected" for name in state if name not in wanted),
+        *(f"{name} is missing" for name in expected if name not in state),
+        *(f"{name} is not expected" for name in state if name not in expected),
         *(
             f"{name} is {tuple(state[name].shape)}, not {tuple(value.shape)}"
-            for name, value in wanted.items()
+            for name, value in expected.items()
             if name in state and state[name].shape != value.shape
         ),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from extractors.backends.checkpoints import load_state, read_state
 from extractors.backends.cotracker_network import CHANNELS, CPU_CHUNK, LEVELS, STRIDE, CoTrackerNetwork, FeatureMaps
-from extractors.backends.devices import Precision, arithmetic, choose_device
+from extractors.backends.devices import arithmetic
 from extractors.backends.linear import pack_linears
-from extractors.backends.network_tracker import EncodedClip, NetworkTracker, VisibleBy, on_device
+from extractors.backends.network_tracker import EncodedClip, NetworkSettings, NetworkTracker, on_device
 from extractors.errors import ConfigError, WeightsError
 from extractors.types import Frames, Size
 
@@ -51,6 +52,30 @@ def load_network(path: Path) -> CoTrackerNetwork:
     return network
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoTrackerSettings(NetworkSettings):
+    """How CoTracker3 tracks.
+
+    Attributes:
+        threshold: visible means a score above this; 0.6 of the product is the paper's evaluation.
+        visible_by: the score: "both" is visibility x confidence; "visibility" alone, with a threshold of 0.9, is the
+            rule of the published predictor.
+        iterations: refinements, 6 in the published predictor.
+        support_grid: a grid of so many points a side on frame 0 is tracked along with the queries and dropped; the
+            published predictor adds 6 x 6 to given queries. 0 for none.
+        support_for: "all" query sets, or "explicit" ones only: the published predictor tracks a grid alone.
+        backward: queries of later frames are tracked with time reversed for the frames before them.
+        network_size: (height, width) that frames are resized to, multiples of 4; trained at 384 x 512.
+    """
+
+    threshold: float = 0.6
+    iterations: int = 6
+    support_grid: int = 6
+    support_for: SupportFor = "all"
+    backward: bool = True
+    network_size: Size = NETWORK_SIZE
+
+
 class CoTracker3(NetworkTracker[FeatureMaps]):
     """Point tracks by CoTracker3, offline variant (arXiv 2410.11831).
 
@@ -61,56 +86,22 @@ class CoTracker3(NetworkTracker[FeatureMaps]):
 
     name = "cotracker3"
 
-    def __init__(
-        self,
-        *,
-        weights: Path,
-        device: str = "auto",
-        precision: Precision = "fp32",
-        iterations: int = 6,
-        support_grid: int = 6,
-        support_for: SupportFor = "all",
-        backward: bool = True,
-        threshold: float = 0.6,
-        visible_by: VisibleBy = "both",
-        network_size: Size = NETWORK_SIZE,
-        batch_frames: int | None = None,
-        chunk_tokens: int | None = None,
-    ) -> None:
+    settings: CoTrackerSettings
+
+    def __init__(self, weights: Path, settings: CoTrackerSettings) -> None:
         """Loads the weights.
 
         Args:
             weights: the checkpoint file.
-            device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
-            precision: "fp16" is mixed precision and needs CUDA; coordinates are fp32 all the same.
-            iterations: refinements, 6 in the published predictor.
-            support_grid: a grid of so many points a side on frame 0 is tracked along with the queries and dropped; the
-                published predictor adds 6 x 6 to given queries. 0 for none.
-            support_for: "all" query sets, or "explicit" ones only: the published predictor tracks a grid alone.
-            backward: queries of later frames are tracked with time reversed for the frames before them.
-            threshold: visible means a score above this; 0.6 of the product is the paper's evaluation.
-            visible_by: the score: "both" is visibility x confidence; "visibility" alone, with a threshold of 0.9, is
-                the rule of the published predictor.
-            network_size: (height, width) that frames are resized to, multiples of 4; trained at 384 x 512.
-            batch_frames: frames encoded at once; none: 1 on a CPU, 32 else. Halved when memory runs out.
-            chunk_tokens: points x frames handled at once; none: as fits the device. Halved when memory runs out.
+            settings: how to track and to run the network.
 
         Raises:
             ConfigError: a setting is unknown or needs another device.
             WeightsError: see `load_network`.
         """
-        on_cpu = choose_device(device).type == "cpu"
-        super().__init__(
-            device=device,
-            precision=precision,
-            threshold=threshold,
-            visible_by=visible_by,
-            batch_frames=batch_frames,
-            chunk_tokens=chunk_tokens or (CPU_CHUNK if on_cpu else 65_536),
-        )
-        _check_settings(iterations, support_grid, support_for, network_size)
-        self.iterations, self.support_grid, self.support_for = iterations, support_grid, support_for
-        self.backward, self.network_size = backward, network_size
+        super().__init__(settings, cpu_tokens=CPU_CHUNK, gpu_tokens=65_536)
+        _check_settings(settings)
+        self.settings = settings
         self.network = load_network(Path(weights)).to(self.device)
         self.network.fnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         pack_linears(self.network)
@@ -122,18 +113,19 @@ class CoTracker3(NetworkTracker[FeatureMaps]):
     @property
     def frame_mb(self) -> float:
         """What a frame's features take in fp32, MB."""
-        pixels = sum(self.network_size[0] * self.network_size[1] / (STRIDE << level) ** 2 for level in range(LEVELS))
+        height, width = self.settings.network_size
+        pixels = sum(height * width / (STRIDE << level) ** 2 for level in range(LEVELS))
         return 4 * CHANNELS * pixels / 1e6
 
     def room(self, n_frames: int) -> FeatureMaps:
         """Maps to be filled, of `n_frames` frames."""
         dtype = torch.float16 if self.precision == "fp16" else torch.float32
-        return FeatureMaps.empty(n_frames, *self.network_size, dtype=dtype, device=self.device)
+        return FeatureMaps.empty(n_frames, *self.settings.network_size, dtype=dtype, device=self.device)
 
     def encode(self, frames: list[NDArray[np.uint8]]) -> FeatureMaps:
         """Features of some frames, each (H, W, 3) uint8 RGB."""
         with arithmetic(self.precision, self.device):
-            images = torch.cat([resize(on_device(frame, self.device), self.network_size) for frame in frames])
+            images = torch.cat([resize(on_device(frame, self.device), self.settings.network_size) for frame in frames])
             return self.network.encode(images.contiguous(memory_format=torch.channels_last))
 
 
@@ -148,16 +140,16 @@ class CoTrackerClip(EncodedClip[FeatureMaps]):
     @property
     def enlarging(self) -> NDArray[np.float32]:
         """Network pixels per frame pixel, (x, y): the resize keeps the corner pixels' centres (align_corners)."""
-        (rows, columns), (height, width) = self._tracker.network_size, self.size
+        (rows, columns), (height, width) = self._tracker.settings.network_size, self.size
         return np.array([(columns - 1) / max(width - 1, 1), (rows - 1) / max(height - 1, 1)], np.float32)
 
     def follow(self, queries: NDArray[np.float32], *, is_grid: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As `EncodedClip.follow`; frames before a query's own come from the run back."""
-        alone = is_grid and self._tracker.support_for == "explicit"
-        support = grid(0 if alone else self._tracker.support_grid, self._tracker.network_size)
+        alone = is_grid and self._tracker.settings.support_for == "explicit"
+        support = grid(0 if alone else self._tracker.settings.support_grid, self._tracker.settings.network_size)
         points = np.concatenate([queries * np.array([1.0, *self.enlarging], np.float32), support])
         found = self.run(points) if len(queries) else np.zeros((self.maps.n_frames, 0, 4), np.float32)
-        if self._tracker.backward and queries[:, 0].any():
+        if self._tracker.settings.backward and queries[:, 0].any():
             earlier = np.arange(self.maps.n_frames)[:, None] < points[:, 0]
             found = np.where(earlier[..., None], self.run(points, backward=True), found)
         found = found[:, : len(queries)]
@@ -184,7 +176,7 @@ class CoTrackerClip(EncodedClip[FeatureMaps]):
         with arithmetic(tracker.precision, tracker.device):
             support = network.support(self.maps, queries)
             states = network.refine(
-                self.maps, support, queries, iterations=tracker.iterations, backward=backward, chunk=chunk
+                self.maps, support, queries, iterations=tracker.settings.iterations, backward=backward, chunk=chunk
             )
             *_, state = states
             found = torch.cat([state.coords * STRIDE, state.logits.sigmoid()], dim=-1)
@@ -200,7 +192,7 @@ def resize(image: Tensor, size: Size) -> Tensor:
 def grid(side: int, size: Size, *, frame: int = 0) -> NDArray[np.float32]:
     """The published predictor's grid: (side * side, 3) as (frame, x, y), row by row, on frames of `size`.
 
-    A margin of a 64th of the width is kept on every side; a single point lies in the centre.
+    A margin of a 64th of the width is kept on every side; a single point is put at the centre.
     """
     height, width = size
     margin = width / 64
@@ -210,13 +202,14 @@ def grid(side: int, size: Size, *, frame: int = 0) -> NDArray[np.float32]:
     return np.stack([np.full(side * side, frame), np.tile(x, side), np.repeat(y, side)], axis=1).astype(np.float32)
 
 
-def _check_settings(iterations: int, support_grid: int, support_for: str, size: Size) -> None:
-    if iterations < 1 or support_grid < 0:
+def _check_settings(settings: CoTrackerSettings) -> None:
+    if settings.iterations < 1 or settings.support_grid < 0:
         raise ConfigError(
             "cotracker3 wants iterations >= 1 and support_grid >= 0, got "
-            f"iterations={iterations} support_grid={support_grid}"
+            f"iterations={settings.iterations} support_grid={settings.support_grid}"
         )
-    if support_for not in get_args(SupportFor):
-        raise ConfigError(f"no support for {support_for!r}; choose one of {sorted(get_args(SupportFor))}")
+    if settings.support_for not in get_args(SupportFor):
+        raise ConfigError(f"no support for {settings.support_for!r}; choose one of {sorted(get_args(SupportFor))}")
+    size = settings.network_size
     if min(size) < 32 or size[0] % STRIDE or size[1] % STRIDE:
         raise ConfigError(f"cotracker3 wants a network size of multiples of {STRIDE}, 32 at least, got {size}")

@@ -95,7 +95,7 @@ class FeatureMaps:
 
         Returns:
             (..., 8, 8) int64, x first, the pixels' numbers for `read`, the map's border repeated outside, and (..., 2)
-            the fraction of a pixel by which the patch lies beyond the lower ones.
+            the fraction of a pixel by which the patch is beyond the lower ones.
         """
         maps = self.levels[level]
         size = coords.new_tensor(maps.shape[1:3])
@@ -285,7 +285,7 @@ def correlate(
         coords: (n, T, 2), one position per point and frame.
         support: (n, 49 or more, C), of `Support`.
         scratch: of a CPU: the work is done for so few tokens at once that their pixels stay in its cache, and the
-            result lies here until the next call.
+            result is kept here until the next call.
 
     Returns:
         (n, T, 2401), axes patch x, patch y, support x, support y.

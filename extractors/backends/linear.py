@@ -1,8 +1,8 @@
 """Linear layers that run faster on a CPU: weights laid out for its matrix kernels, GELU and residual done in one pass.
 
-PyTorch multiplies by a weight as it lies; oneDNN, which PyTorch carries and its compiler uses, lays the weight out once
-in the blocks that its kernels read, and applies what follows while the numbers are still in the cache. The results
-differ by rounding.
+PyTorch multiplies by a weight as it is stored; oneDNN, which PyTorch carries and its compiler uses, lays the weight
+out once in the blocks that its kernels read, and applies what follows while the numbers are still in the cache. The
+results differ by rounding.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Linear(nn.Linear):
 
 
 def pack_linears(model: nn.Module) -> None:
-    """Packs every `Linear` of a model that lies on a CPU, where PyTorch was built with oneDNN."""
+    """Packs every `Linear` of a model that is on a CPU, where PyTorch was built with oneDNN."""
     if not HAS_ONEDNN:
         return
     for module in model.modules():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Generic, Literal, Protocol, Self, TypeVar, get_args
 
@@ -22,6 +23,27 @@ VisibleBy = Literal["both", "visibility"]
 _REMEDY = (
     "set tracks.window_frames, take fewer points, free the device, or set tracks.backend=lucas-kanade, which needs none"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSettings:
+    """How a tracker's network is run, and what counts as visible.
+
+    Attributes:
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
+        precision: "fp16" is mixed precision and needs CUDA; coordinates are fp32 all the same.
+        threshold: visible means a score above this.
+        visible_by: the score: "both" is visibility x confidence, "visibility" the first alone.
+        batch_frames: frames encoded at once; none: 1 on a CPU, 32 else. Halved when memory runs out.
+        chunk_tokens: points x frames handled at once; none: as fits the device. Halved when memory runs out.
+    """
+
+    device: str = "auto"
+    precision: Precision = "fp32"
+    threshold: float
+    visible_by: VisibleBy = "both"
+    batch_frames: int | None = None
+    chunk_tokens: int | None = None
 
 
 class ClipMaps(Protocol):
@@ -49,38 +71,36 @@ class NetworkTracker(ABC, Generic[Maps]):
         memory: of the device.
         batch_frames: frames encoded at once, to begin with.
         chunk_tokens: points x frames handled at once, to begin with.
-        threshold: visible means a score above this.
-        visible_by: the score: "both" is visibility x confidence, "visibility" the first alone.
     """
 
     name: ClassVar[str]
     """As in the table of backends."""
 
-    def __init__(
-        self,
-        *,
-        device: str,
-        precision: Precision,
-        threshold: float,
-        visible_by: VisibleBy,
-        batch_frames: int | None,
-        chunk_tokens: int,
-    ) -> None:
-        """Takes the settings that all of them have; the network comes after this, so that wrong ones cost no time.
+    settings: NetworkSettings
+
+    def __init__(self, settings: NetworkSettings, *, cpu_tokens: int, gpu_tokens: int) -> None:
+        """Checks the settings that all of them have; the network is loaded after this, so that wrong ones cost no time.
+
+        Args:
+            settings: how to run it.
+            cpu_tokens: `chunk_tokens` on a CPU where the settings name none.
+            gpu_tokens: the same on other devices.
 
         Raises:
             ConfigError: a setting is unknown or needs another device.
         """
-        self.device = choose_device(device)
-        check_precision(precision, self.device, "tracks.precision")
-        if not 0.0 <= threshold < 1.0:
-            raise ConfigError(f"{self.name} wants threshold in [0, 1), got {threshold}")
-        if visible_by not in get_args(VisibleBy):
-            raise ConfigError(f"no visibility rule {visible_by!r}; choose one of {sorted(get_args(VisibleBy))}")
-        self.precision: str = precision
-        self.threshold, self.visible_by = threshold, visible_by
-        self.batch_frames = batch_frames or (1 if self.device.type == "cpu" else 32)
-        self.chunk_tokens = chunk_tokens
+        self.device = choose_device(settings.device)
+        check_precision(settings.precision, self.device, "tracks.precision")
+        if not 0.0 <= settings.threshold < 1.0:
+            raise ConfigError(f"{self.name} wants threshold in [0, 1), got {settings.threshold}")
+        if settings.visible_by not in get_args(VisibleBy):
+            raise ConfigError(
+                f"no visibility rule {settings.visible_by!r}; choose one of {sorted(get_args(VisibleBy))}"
+            )
+        on_cpu = self.device.type == "cpu"
+        self.precision: str = settings.precision
+        self.batch_frames = settings.batch_frames or (1 if on_cpu else 32)
+        self.chunk_tokens = settings.chunk_tokens or (cpu_tokens if on_cpu else gpu_tokens)
         self.memory = DeviceMemory(self.device, self.name, _REMEDY)
 
     def track(self, pixels: Frames, queries: NDArray[np.float32]) -> Tracks:
@@ -141,7 +161,7 @@ class EncodedClip(ABC, Generic[Maps]):
 
     def __init__(self, tracker: NetworkTracker[Maps], maps: Maps, size: Size) -> None:
         """`maps` made by `tracker` from frames of `size`."""
-        self._settings, self.maps, self.size = tracker, maps, size
+        self._settings, self.maps, self.size = tracker.settings, maps, size
 
     @abstractmethod
     def follow(self, queries: NDArray[np.float32], *, is_grid: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -102,9 +102,9 @@ def load_pretrained(
                 folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=dtype
             )
     except Exception as error:  # a damaged folder makes the library raise many kinds
-        told = str(error).splitlines()[0][:200] if str(error) else ""
+        first_line = str(error).splitlines()[0][:200] if str(error) else ""
         raise WeightsError(
-            f"weights in {folder} cannot be loaded ({type(error).__name__}: {told}); {advice}"
+            f"weights in {folder} cannot be loaded ({type(error).__name__}: {first_line}); {advice}"
         ) from error
     missing = sorted(name for name in info["missing_keys"] if not any(part in name for part in unused))
     wrong = sorted(str(each[0]) for each in info["mismatched_keys"])
@@ -120,11 +120,11 @@ def check_model_type(folder: Path, model_types: tuple[str, ...], advice: str) ->
     """config.json of `folder`.
 
     Raises:
-        WeightsError: it is not there, not JSON, or another model's.
+        WeightsError: it is missing, not JSON, or another model's.
     """
     file = folder / "config.json"
     if not file.is_file():
-        raise WeightsError(f"{folder} is no model folder: it has no config.json; {advice}")
+        raise WeightsError(f"{folder} is not a model folder: it has no config.json; {advice}")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         found = config["model_type"]
@@ -148,8 +148,10 @@ def load_tokenizer(tokenizer_class: Any, folder: Path, advice: str, *, most_word
         with quiet():
             tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # see load_pretrained
-        told = str(error).splitlines()[0][:200] if str(error) else ""
-        raise WeightsError(f"{folder} has no usable tokenizer ({type(error).__name__}: {told}); {advice}") from error
+        first_line = str(error).splitlines()[0][:200] if str(error) else ""
+        raise WeightsError(
+            f"{folder} has no usable tokenizer ({type(error).__name__}: {first_line}); {advice}"
+        ) from error
     if len(tokenizer) > most_words:
         raise WeightsError(
             f"the tokenizer of {folder} has {len(tokenizer)} words, its model {most_words}: they do not belong "

@@ -23,7 +23,7 @@ class Found:
     """What a detector proposes.
 
     Attributes:
-        candidates: of all prompts, those of one prompt told apart by `name`.
+        candidates: of all prompts, those of one prompt distinguished by `name`.
         notes: for the report; JSON types only.
     """
 

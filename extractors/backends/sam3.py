@@ -315,7 +315,7 @@ class _OneFrame(Mapping[int, Tensor]):
 
 
 class _Objects:
-    """Masks and scores of each object the tracker told apart."""
+    """Masks and scores of each object that the tracker distinguished."""
 
     def __init__(self, n_frames: int, size: Size) -> None:
         self._n_frames, self._size = n_frames, size

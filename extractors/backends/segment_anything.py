@@ -112,8 +112,10 @@ class SegmentAnything:
             model = sam_model_registry[_WIDTHS[int(state["image_encoder.pos_embed"].shape[-1])]]()
             model.load_state_dict(state, strict=True)
         except (KeyError, RuntimeError, AttributeError) as error:
-            told = str(error).splitlines()[0][:200]
-            raise WeightsError(f"{weights} is no Segment Anything checkpoint ({told}); {_PACKAGE_ADVICE}") from error
+            first_line = str(error).splitlines()[0][:200]
+            raise WeightsError(
+                f"{weights} is not a Segment Anything checkpoint ({first_line}); {_PACKAGE_ADVICE}"
+            ) from error
         self._predictor: Any = SamPredictor(model.to(self.device).eval())
 
     def segment_boxes(self, image: NDArray[np.uint8], boxes: NDArray[np.float32], *, size: Size) -> NDArray[np.bool_]:

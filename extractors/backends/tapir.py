@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractors.backends.checkpoints import load_state, read_state
-from extractors.backends.devices import Precision, arithmetic, choose_device
-from extractors.backends.network_tracker import EncodedClip, NetworkTracker, VisibleBy, on_device
+from extractors.backends.devices import arithmetic
+from extractors.backends.network_tracker import EncodedClip, NetworkSettings, NetworkTracker, on_device
 from extractors.backends.tapir_features import COARSE_STRIDE, SIDE, FeatureMaps
 from extractors.backends.tapir_network import CPU_CHUNK, ITERATIONS, TEMPERATURE, TapirNetwork, pyramid
 from extractors.errors import ConfigError, WeightsError
 from extractors.types import Frames, Size
 
 OFFLINE_FILE, CAUSAL_FILE = "bootstapir_checkpoint_v2.pt", "causal_bootstapir_checkpoint.pt"
-"""Published files; names and shapes in them are the same, so the loader must be told which one it is given."""
+"""Published files; names and shapes in them are the same, so the caller must say which one it loads."""
 
 
 def load_network(path: Path, *, causal: bool = False) -> TapirNetwork:
@@ -68,6 +68,27 @@ class Pyramid:
             whole.put(first, some)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapirSettings(NetworkSettings):
+    """How TAPIR tracks.
+
+    Attributes:
+        threshold: visible means a score above this; 0.5 of the product is the published rule.
+        visible_by: the score: "both" is (1 - occluded) x (1 - far off), the published one; "visibility" the first.
+        causal: the weights are those of the online variant.
+        network_size: (height, width) that frames are resized to, multiples of 8, 256 at least; 256 x 256 gave the
+            published numbers, 512 x 512 is refined on two levels and costs about five times as much.
+        iterations: refinements per level, 4 in the published model.
+        temperature: of the first guess's softmax, see `tapir_network.TEMPERATURE`.
+    """
+
+    threshold: float = 0.5
+    causal: bool = False
+    network_size: Size = (SIDE, SIDE)
+    iterations: int = ITERATIONS
+    temperature: float = TEMPERATURE
+
+
 class Tapir(NetworkTracker[Pyramid]):
     """Point tracks by BootsTAPIR (arXiv 2306.08637, 2402.00847).
 
@@ -78,59 +99,30 @@ class Tapir(NetworkTracker[Pyramid]):
 
     name = "tapir"
 
-    def __init__(
-        self,
-        *,
-        weights: Path,
-        device: str = "auto",
-        precision: Precision = "fp32",
-        causal: bool = False,
-        threshold: float = 0.5,
-        visible_by: VisibleBy = "both",
-        network_size: Size = (SIDE, SIDE),
-        iterations: int = ITERATIONS,
-        temperature: float = TEMPERATURE,
-        batch_frames: int | None = None,
-        chunk_tokens: int | None = None,
-    ) -> None:
+    settings: TapirSettings
+
+    def __init__(self, weights: Path, settings: TapirSettings) -> None:
         """Loads the weights.
 
         Args:
             weights: the checkpoint file.
-            device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
-            precision: "fp16" is mixed precision and needs CUDA; coordinates are fp32 all the same.
-            causal: the weights are those of the online variant.
-            threshold: visible means a score above this; 0.5 of the product is the published rule.
-            visible_by: the score: "both" is (1 - occluded) x (1 - far off), the published one; "visibility" the first.
-            network_size: (height, width) that frames are resized to, multiples of 8, 256 at least; 256 x 256 gave the
-                published numbers, 512 x 512 is refined on two levels and costs about five times as much.
-            iterations: refinements per level, 4 in the published model.
-            temperature: of the first guess's softmax, see `tapir_network.TEMPERATURE`.
-            batch_frames: frames encoded at once; none: 1 on a CPU, 32 else. Halved when memory runs out.
-            chunk_tokens: points x frames handled at once; none: as fits the device. Halved when memory runs out.
+            settings: how to track and to run the network.
 
         Raises:
             ConfigError: a setting is unknown or needs another device.
             WeightsError: see `load_network`.
         """
-        on_cpu = choose_device(device).type == "cpu"
-        super().__init__(
-            device=device,
-            precision=precision,
-            threshold=threshold,
-            visible_by=visible_by,
-            batch_frames=batch_frames,
-            chunk_tokens=chunk_tokens or (CPU_CHUNK if on_cpu else 16 * CPU_CHUNK),
-        )
+        super().__init__(settings, cpu_tokens=CPU_CHUNK, gpu_tokens=16 * CPU_CHUNK)
+        iterations, temperature, size = settings.iterations, settings.temperature, settings.network_size
         if iterations < 1 or temperature <= 0:
             raise ConfigError(f"tapir wants iterations >= 1 and temperature > 0, got {iterations} and {temperature}")
-        if min(network_size) < SIDE or any(side % COARSE_STRIDE for side in network_size):
+        if min(size) < SIDE or any(side % COARSE_STRIDE for side in size):
             raise ConfigError(
-                f"tapir wants a network size of multiples of {COARSE_STRIDE}, {SIDE} at least, got {network_size}"
+                f"tapir wants a network size of multiples of {COARSE_STRIDE}, {SIDE} at least, got {size}"
             )
-        self.iterations, self.temperature, self.network_size = iterations, temperature, network_size
-        self.resolutions = pyramid(network_size)
-        self.network = load_network(Path(weights), causal=causal).to(self.device)
+        self.settings = settings
+        self.resolutions = pyramid(size)
+        self.network = load_network(Path(weights), causal=settings.causal).to(self.device)
         for encoder in (self.network.resnet_torch, self.network.extra_convs):
             encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -156,7 +148,7 @@ class Tapir(NetworkTracker[Pyramid]):
     def encode(self, frames: list[NDArray[np.uint8]]) -> Pyramid:
         """Features of some frames, each (H, W, 3) uint8 RGB."""
         with arithmetic(self.precision, self.device):
-            images = torch.cat([resize(on_device(frame, self.device), self.network_size) for frame in frames])
+            images = torch.cat([resize(on_device(frame, self.device), self.settings.network_size) for frame in frames])
             images = images / 255 * 2 - 1
             return Pyramid(tuple(self.network.encode(images, resolution) for resolution in self.resolutions))
 
@@ -208,8 +200,8 @@ class TapirClip(EncodedClip[Pyramid]):
             state = tracker.network(
                 (self.maps.levels[0], *self.maps.levels),
                 torch.from_numpy(points).to(tracker.device),
-                temperature=tracker.temperature,
-                iterations=tracker.iterations,
+                temperature=tracker.settings.temperature,
+                iterations=tracker.settings.iterations,
                 chunk=chunk,
             )
             found = torch.cat([state.points, 1 - state.logits.sigmoid()], dim=-1)

@@ -108,20 +108,20 @@ class VideoDepthNetwork(nn.Module):
         return self.head.frame_features(self.pretrained(frames), h, w)
 
     def window_depth(
-        self, features: Sequence[FrameFeatures], wanted: Sequence[Sequence[int]], *, batch: int = 4
+        self, features: Sequence[FrameFeatures], decoded_slots: Sequence[Sequence[int]], *, batch: int = 4
     ) -> Tensor:
-        """Depth of the wanted frames of each window.
+        """Depth of the slots of each window that are decoded.
 
         Args:
             features: of T frames per window, one frame each, window after window; a frame may occur several times.
-            wanted: per window, the slots whose maps are needed; the others only serve as context. Windows do not
-                see each other.
+            decoded_slots: per window, the slots whose maps are needed; the others only serve as context. Windows do
+                not see each other.
             batch: frames decoded at once after the last temporal module (memory only).
 
         Returns:
-            (sum of len(wanted), H, W) float32 in the order of `wanted`.
+            (total number of decoded slots, H, W) float32 in the order of `decoded_slots`.
         """
-        return self.head.window_depth(features, wanted, batch)
+        return self.head.window_depth(features, decoded_slots, batch)
 
 
 class Encoder(nn.Module):
@@ -273,9 +273,11 @@ class Head(nn.Module):
             level4=levels[3],
         )
 
-    def window_depth(self, features: Sequence[FrameFeatures], wanted: Sequence[Sequence[int]], batch: int) -> Tensor:
+    def window_depth(
+        self, features: Sequence[FrameFeatures], decoded_slots: Sequence[Sequence[int]], batch: int
+    ) -> Tensor:
         """See `VideoDepthNetwork.window_depth`."""
-        scratch, motion, n_windows = self.scratch, self.motion_modules, len(wanted)
+        scratch, motion, n_windows = self.scratch, self.motion_modules, len(decoded_slots)
         level3 = motion[0](torch.cat([frame.level3 for frame in features]), n_windows)
         level4 = motion[1](torch.cat([frame.level4 for frame in features]), n_windows)
         path = motion[2](scratch.refinenet4(scratch.layer4_rn(level4), level3.shape[-2:]), n_windows)
@@ -283,7 +285,7 @@ class Head(nn.Module):
         path = motion[3](scratch.refinenet3(path + skip3, features[0].skip2.shape[-2:]), n_windows)
         size = (features[0].level3.shape[-2] * PATCH, features[0].level3.shape[-1] * PATCH)
         length = len(features) // n_windows
-        rows = [window * length + slot for window, slots in enumerate(wanted) for slot in slots]
+        rows = [window * length + slot for window, slots in enumerate(decoded_slots) for slot in slots]
         depth = []
         for part in (rows[start : start + batch] for start in range(0, len(rows), batch)):
             skip2, skip1 = torch.cat([features[i].skip2 for i in part]), torch.cat([features[i].skip1 for i in part])

@@ -28,12 +28,12 @@ class Window:
     Attributes:
         start: frame at which the window's own 32 frames begin.
         frames: the frame in each of the 32 slots; behind the clip's end the last frame is repeated.
-        wanted: the slots whose maps enter the result or its alignment.
+        decoded: the slots whose maps enter the result or its alignment.
     """
 
     start: int
     frames: tuple[int, ...]
-    wanted: tuple[int, ...]
+    decoded: tuple[int, ...]
 
     @property
     def kept(self) -> set[int]:
@@ -58,11 +58,11 @@ def plan_windows(n_frames: int) -> list[Window]:
             break
         frames = [min(start + slot, n_frames - 1) for slot in range(LENGTH)]
         seen = range(min(LENGTH, n_frames - start))
-        wanted = tuple(seen)
+        decoded = tuple(seen)
         if windows:
             frames[:OVERLAP] = [windows[-1].frames[slot] for slot in KEYFRAMES]
-            wanted = (0, 1, *seen[3:])  # slots 0 and 1 to fit scale and shift
-        windows.append(Window(start, tuple(frames), wanted))
+            decoded = (0, 1, *seen[3:])  # slots 0 and 1 to fit scale and shift
+        windows.append(Window(start, tuple(frames), decoded))
     return windows
 
 

@@ -243,7 +243,7 @@ class VideoDepthAnything:
         return self._network.frame_features(images).split()
 
     def _window_depth(self, batch: Sequence[tuple[_Scene, Window]]) -> list[Tensor]:
-        """Raw maps of the wanted slots of each window, (k, H', W') float32 at network size."""
+        """Raw maps of the decoded slots of each window, (k, H', W') float32 at network size."""
         while (raw := attempt(partial(self._raw_depth, batch))) is None:
             if len(batch) > 1:
                 half = len(batch) // 2
@@ -254,9 +254,9 @@ class VideoDepthAnything:
 
     def _raw_depth(self, batch: Sequence[tuple[_Scene, Window]]) -> list[Tensor]:
         features = [scene.features[index] for scene, window in batch for index in window.frames]
-        wanted = [window.wanted for _, window in batch]
-        depth = self._network.window_depth(features, wanted, batch=self._decoded_at_once)
-        return list(torch.split(depth, [len(slots) for slots in wanted]))
+        decoded_slots = [window.decoded for _, window in batch]
+        depth = self._network.window_depth(features, decoded_slots, batch=self._decoded_at_once)
+        return list(torch.split(depth, [len(slots) for slots in decoded_slots]))
 
     @contextlib.contextmanager
     def _memory_errors(self, what: str) -> Iterator[None]:

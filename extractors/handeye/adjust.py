@@ -18,7 +18,7 @@ from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, P
 from extractors.handeye.project import Observations, poses_at, project_only, project_points, stepped
 
 RESIDUAL_FLOOR = 4e-4
-"""Smallest noise believed, widths of the frame (0.1 px at 256): trackers round, and cameras are no pinholes."""
+"""Smallest noise believed, widths of the frame (0.1 px at 256): trackers round, and real lenses are not pinholes."""
 
 _PER_DISTANCE = 1 / 1.1774
 """Deviation per axis of a 2-D normal error over its median distance (Rayleigh)."""
@@ -44,8 +44,9 @@ class Problem:
     def own_information(self) -> float:
         """One over the variance of each point about the shared offset.
 
-        Points of a palm lie together, and so do those of what it holds: they are no independent draws. However many
-        they are, they count as `Priors.independent`; as independent ones, fifty would pull an object into the palm.
+        Points of a palm are close together, and so are those of the object it holds: their offsets are correlated.
+        However many there are, they count as `Priors.independent`; counted as independent, fifty of them would pull
+        an object into the palm.
         """
         many = max(int(_present(self.seen).sum()) / self.priors.independent, 1.0)
         return float(self.priors.own_m**-2 / many)

@@ -33,7 +33,7 @@ class Alignment:
     n_points: int
 
     def metres(self, relative: NDArray[Any]) -> NDArray[np.float32]:
-        """Depth along z in metres, in the shape of `relative`; 0 where the map says farther than can be told."""
+        """Depth along z in metres, in the shape of `relative`; 0 where the map says farther than it can resolve."""
         inverse = self.scale * np.asarray(relative, np.float64) + self.shift
         with np.errstate(divide="ignore"):
             depth = np.where(inverse > 0, 1 / inverse, 0)
@@ -61,7 +61,7 @@ def align_depth(
 
     Raises:
         ShapeError: lengths differ.
-        GeometryError: too few points, or they lie in one depth: scale and shift cannot be told apart.
+        GeometryError: too few points, or all have one depth: scale and shift cannot be separated.
     """
     if relative.shape != depth_m.shape or depth_m.shape != sigma_m.shape or relative.ndim != 1:
         raise ShapeError(f"known points need three (P,) arrays, got {relative.shape} {depth_m.shape} {sigma_m.shape}")
@@ -69,16 +69,16 @@ def align_depth(
     if int(good.sum()) < min_points:
         raise GeometryError(f"depth is aligned at {min_points} points at least, got {int(good.sum())} usable ones")
     r, z, sigma = (np.asarray(each[good], np.float64) for each in (relative, depth_m, sigma_m))
-    design, wanted = np.stack([r, np.ones_like(r)], axis=1), 1 / z
+    design, inverse_depth = np.stack([r, np.ones_like(r)], axis=1), 1 / z
     noise = np.hypot(sigma / z, 0.01)  # relative; no network's map is better than a hundredth
     weight = np.ones_like(r)
     for _ in range(rounds):
         scaled = design * (weight / (noise / z) ** 2)[:, None]
         normal = scaled.T @ design
         if np.linalg.cond(normal / np.sqrt(np.outer(np.diag(normal), np.diag(normal)))) > 1e6:
-            raise GeometryError("the known points have one depth; scale and shift of the map cannot be told apart")
-        scale, shift = np.linalg.solve(normal, scaled.T @ wanted)
-        relative_error = (design @ (scale, shift) - wanted) * z
+            raise GeometryError("the known points have one depth; scale and shift of the map cannot be separated")
+        scale, shift = np.linalg.solve(normal, scaled.T @ inverse_depth)
+        relative_error = (design @ (scale, shift) - inverse_depth) * z
         spread = max(MAD_TO_SIGMA * float(np.median(np.abs(relative_error))), 1e-4)
         weight = np.square(np.maximum(1 - np.square(relative_error / (TUKEY_TUNING * spread)), 0))
     # Errors of one point in many frames are one error: as many independent points as `min_points` at most count.

@@ -102,14 +102,14 @@ def _halves(found: Found, n_clips: int) -> float:
     frames = np.cumsum([0, *(len(path.timestamp) for path in found.problem.paths)])
     clip_of = np.searchsorted(frames, seen.frame, side="right") - 1
     first = clip_of % 2 == 0 if n_clips > 1 else seen.frame < np.median(seen.frame)
-    told = []
+    solved = []
     for half in (first, ~first):
         problem = replace(
             found.problem, seen=Observations(seen.xy[half], seen.frame[half], seen.track[half], seen.n_tracks)
         )
         solution = solve(problem, found.solution.state, found.solution.points, found.solution.scale)
-        told.append((solution.state, uncertainty(problem, solution).covariance[:7, :7]))
-    (one, one_covariance), (other, other_covariance) = told
+        solved.append((solution.state, uncertainty(problem, solution).covariance[:7, :7]))
+    (one, one_covariance), (other, other_covariance) = solved
     turn = Rotation.from_matrix(one.rotation.T @ other.rotation).as_rotvec()
     apart = np.array([other.log_focal - one.log_focal, *turn, *(other.position - one.position)])
     return float(apart @ np.linalg.solve(one_covariance + other_covariance, apart)) / len(apart)

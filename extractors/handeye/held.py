@@ -163,7 +163,7 @@ class _View:
         total = np.stack([np.bincount(frame, solution.residual[:, k], len(trusted)) for k in (0, 1)], axis=1)
         usable = trusted & (count >= 4)
         mean = total[usable] / count[usable][:, None]
-        # Tracks of one object share part of their error: two frames' worth of a thousandth of the width is no slip.
+        # Tracks of one object share part of their error: a mean of 2 * RESIDUAL_FLOOR is noise, not yet a slip.
         allowed = SLIP_SCALES * np.hypot(solution.scale / np.sqrt(count[usable]), 2 * RESIDUAL_FLOOR)
         return bool((np.linalg.norm(mean, axis=1) > allowed).mean() > 0.25)
 
@@ -219,9 +219,9 @@ class _View:
         normal = normal_equations(problem, solution.state, solution.points, self.poses, solution.scale)
         inverse = np.linalg.inv(normal.point)
         carried = normal.mixed @ inverse
-        known = np.r_[0:7, 10:12]
-        camera = self.camera.covariance[np.ix_(known, known)]
-        through = np.einsum("nij,ik,nkl->njl", carried[:, known], camera, carried[:, known])
+        parameters = np.r_[0:7, 10:12]
+        camera = self.camera.covariance[np.ix_(parameters, parameters)]
+        through = np.einsum("nij,ik,nkl->njl", carried[:, parameters], camera, carried[:, parameters])
         return np.asarray(np.sqrt(np.maximum(np.diagonal(inverse + through, axis1=1, axis2=2), 0)))
 
     def _rest(
@@ -232,7 +232,7 @@ class _View:
         usable = (count > 0) & np.isfinite(points).all(axis=1)
         if usable.sum() < 6:
             return None
-        xy, known = xy[usable], points[usable]
+        xy, resting = xy[usable], points[usable]
         depth = max(
             float((near[:3, 3] - self.camera.base_from_camera[:3, 3]) @ self.camera.base_from_camera[:3, 2]), 0.1
         )
@@ -241,7 +241,7 @@ class _View:
 
         def off(step: Floats) -> Floats:
             turned = near[:3, :3] @ Rotation.from_rotvec(step[:3]).as_matrix()
-            in_base = known @ turned.T + near[:3, 3] + step[3:]
+            in_base = resting @ turned.T + near[:3, 3] + step[3:]
             in_camera = (in_base - self.camera.base_from_camera[:3, 3]) @ self.camera.base_from_camera[:3, :3]
             rays = in_camera[:, :2] / np.maximum(in_camera[:, 2:], 0.02)
             errors = ((self.state.focal * rays - xy) * weight[:, None]).ravel()

@@ -169,7 +169,7 @@ def judge(
         ),
         (
             not limits.field_of_view[0] <= width <= limits.field_of_view[1],
-            f"the camera would see {width:.0f} degrees, which is no usual lens",
+            f"the camera would see {width:.0f} degrees, which is not a usual lens",
         ),
         (
             float(np.linalg.norm(state.position)) > limits.farthest_m,

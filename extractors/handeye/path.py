@@ -60,7 +60,7 @@ class HandPath:
         The base frame is moved to `origin` (3,), the middle of the paths: a turn about a far origin looks like a shift.
 
         Raises:
-            GeometryError: fewer than two rows are finite, time does not increase, or a row is no rotation.
+            GeometryError: fewer than two rows are finite, time does not increase, or a row is not a rotation.
         """
         recorded = np.isfinite(hand_pose).all(axis=(1, 2))
         if int(recorded.sum()) < 2:
@@ -71,7 +71,7 @@ class HandPath:
         wrong = np.abs(np.einsum("tij,tkj->tik", rotations, rotations) - np.eye(3)).max()
         if wrong > 1e-2 or (np.linalg.det(rotations) < 0).any():
             raise GeometryError(
-                f"hand_pose holds matrices that are no rotations (off by {wrong:.2g}); check its source"
+                f"hand_pose holds matrices that are not rotations (off by {wrong:.2g}); check its source"
             )
         times = np.asarray(timestamp, np.float64)[recorded]
         return cls(

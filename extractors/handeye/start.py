@@ -92,9 +92,9 @@ def _clip_sums(clip: TrackedClip, path: HandPath, delay_s: float, lever_m: float
     place = poses.translation
     turned = Rotation.from_matrix(poses.rotation @ poses.rotation[len(place) // 2].T).as_rotvec()
     nuisance = np.concatenate([np.ones((len(place), 1)), turned], axis=1)  # (T, 4)
-    known = np.concatenate([nuisance, place], axis=1)  # (T, 7)
-    kk = np.einsum("tn,ti,tj->nij", used, known, known, optimize=True)
-    kx = np.einsum("tn,ti,tna->nia", used, known, xy, optimize=True)
+    regressors = np.concatenate([nuisance, place], axis=1)  # (T, 7)
+    kk = np.einsum("tn,ti,tj->nij", used, regressors, regressors, optimize=True)
+    kx = np.einsum("tn,ti,tna->nia", used, regressors, xy, optimize=True)
     xx = np.einsum("tn,tna,tna->n", used, xy, xy, optimize=True)
     centred = xx - (kx[:, 0] ** 2).sum(axis=1) / np.maximum(count, 1)
     spread = np.trace(kk[:, 4:, 4:], axis1=1, axis2=2) - (kk[:, 0, 4:] ** 2).sum(axis=1) / np.maximum(count, 1)

@@ -165,10 +165,10 @@ def _measured(
                 if packet.shape(dataset)[:1] != (packet.n_frames,) or dataset == "intrinsics":
                     raise PacketError(f"{path.name}: {dataset} has no row for each frame, so it cannot be a column")
             for column, rows in _columns(packet, sources, 0, 1, 0).items():
-                known = shapes.setdefault(column, (rows.shape[1:], rows.dtype))
-                if known != (rows.shape[1:], rows.dtype):
+                layout = shapes.setdefault(column, (rows.shape[1:], rows.dtype))
+                if layout != (rows.shape[1:], rows.dtype):
                     raise PacketError(
-                        f"{path.name}: wanted {column} rows of {known[0]} {known[1]} as in {packets[0].name}, "
+                        f"{path.name}: wanted {column} rows of {layout[0]} {layout[1]} as in {packets[0].name}, "
                         f"got {rows.shape[1:]} {rows.dtype}; export them apart"
                     )
     return lengths, shapes

@@ -134,6 +134,7 @@ class PacketDataset:
         self.sizes, self.action_width, self.state_width = _sizes(taken, self.window, self.targets)
         self.statistics = self._statistics(taken, training, places)
         names = {"pixels", "action", "action_valid", "state"}.union(*(target.needs for target in self.targets))
+        # Only what samples read: these entries are sent to every worker.
         self.entries = [entry.only(names) for entry in taken]
         self.table = WindowTable(np.array([entry.facts["n_frames"] for entry in taken]), self.window)
         if self.table.too_short:
@@ -188,6 +189,7 @@ class PacketDataset:
     @property
     def fingerprint(self) -> str:
         """sha256 of what numbers the samples: packets, windows and split; a position is resumed only if equal."""
+        # Without paths and times of change: a folder that was moved or copied numbers its samples the same way.
         digest = hashlib.sha256(repr((self.window, self.choice.split)).encode())
         for entry in self.entries:
             digest.update(repr((entry.facts["source"], entry.facts["episode_id"], entry.facts["n_frames"])).encode())
@@ -218,6 +220,7 @@ class PacketDataset:
         return sample
 
     def _add_actions(self, sample: Values, rows: _Rows, taken: NDArray[np.int64], inside: NDArray[np.bool_]) -> None:
+        # An index that is an array copies, so the kept rows of the clip stay as they are below.
         action, valid = rows.action[taken], rows.action_valid[taken]
         if self.window.ends == "pad" and not inside.all():
             valid &= inside
@@ -226,9 +229,9 @@ class PacketDataset:
 
     def _rows(self, entry: Entry, packet: OpenPacket) -> _Rows:
         """Actions and states of a whole clip, kept as its next windows want them again."""
-        known: _Rows | None = self._reader.kept.get(entry.path)
-        if known is not None:
-            return known
+        kept: _Rows | None = self._reader.kept.get(entry.path)
+        if kept is not None:
+            return kept
         action = self._filled(entry, packet, "action", self.action_width)
         state = self._filled(entry, packet, "state", self.state_width)
         rows = _Rows(*action, *state)
@@ -238,22 +241,19 @@ class PacketDataset:
     def _filled(
         self, entry: Entry, packet: OpenPacket, name: str, width: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Normalised rows (T, width) with 0 where there is none, which are valid (T,), and which columns are there."""
+        """Normalised rows (T, width) with 0 where there is none, which are valid (T,), which columns the packet has."""
         every = range(entry.facts["n_frames"])
-        filled, valid, there = (
-            np.zeros((len(every), width), np.float32),
-            np.zeros(len(every), bool),
-            np.zeros(width, bool),
-        )
+        filled = np.zeros((len(every), width), np.float32)
+        valid, columns = np.zeros(len(every), bool), np.zeros(width, bool)
         if name not in entry.kinds:
-            return filled, valid, there
+            return filled, valid, columns
         values = self._reader.read(packet, name, every).astype(np.float32, copy=False)
         valid = np.asarray(np.isfinite(values).all(axis=1))
         if f"{name}_valid" in entry.kinds:
             valid &= self._reader.read(packet, f"{name}_valid", every)
-        there[: values.shape[1]] = True
+        columns[: values.shape[1]] = True
         filled[valid, : values.shape[1]] = self._normalised(name, entry, values[valid])
-        return filled, valid, there
+        return filled, valid, columns
 
     def _add_target(self, sample: Values, target: Target, values: Values) -> None:
         """What the target gives, filled up with zeros to the shape that it has in all packets."""
@@ -281,6 +281,7 @@ class PacketDataset:
         if not names:
             return {}
         folder = self.reading.cache or (places[0].folder / FOLDER)
+        # Two selections of one folder have different training splits, so each keeps its statistics beside itself.
         beside = places[0].folder / f"{places[0].label}.statistics.json"
         file = beside if places[0].label != "packets" and self.reading.cache is None else folder / "statistics.json"
         statistics = kept_statistics(training, sorted(names), file)
@@ -311,17 +312,17 @@ def _indexed(
     found: dict[Path, Found] = {}
     entries: list[Entry] = []
     for folder in dict.fromkeys(place.folder for place in places):
-        here = [place for place in places if place.folder == folder]
-        absent = [name for place in here for name in place.absent]
+        in_folder = [place for place in places if place.folder == folder]
+        absent = [name for place in in_folder for name in place.absent]
         if absent and choice.absent == "error":
             raise ConfigError(
-                f"{here[0].label} names {len(absent)} absent packets (first: {absent[0]}); extract them, or "
+                f"{in_folder[0].label} names {len(absent)} absent packets (first: {absent[0]}); extract them, or "
                 'leave them out with Choice(absent="skip")'
             )
         if absent:
             _log.warning("%d packets that a selection names are not there and are left out", len(absent))
             left_out["is not there"] += len(absent)
-        packets = {Path(found.path): found for place in here for found in place.packets}
+        packets = {Path(found.path): found for place in in_folder for found in place.packets}
         cache = reading.cache / f"index-{_short(folder)}" if reading.cache else folder / FOLDER / "index"
         indexed, faults = index_packets(list(packets), cache, damaged=reading.damaged, processes=reading.processes)
         for fault in faults:

@@ -146,8 +146,8 @@ class RowReader:
             line = memory[place * size : place * size + size]
             verify = checked and (self._verify == "always" or not seen[row])
             parts: list[Any] = [line, tail] if verify else [line]
-            wanted = size + _CHECKSUM_BYTES if verify else size
-            if os.preadv(packet.descriptor, parts, array.addresses[row]) != wanted:
+            expected_bytes = size + _CHECKSUM_BYTES if verify else size
+            if os.preadv(packet.descriptor, parts, array.addresses[row]) != expected_bytes:
                 raise _damaged(packet, array, row, "the file is cut short")
             if verify:
                 if not _fletcher32_fits(line, tail):
@@ -159,9 +159,9 @@ class RowReader:
         if array.chunk == 1:
             return self._decoded(packet, array, chunk)
         key = (str(packet.path), array.name, chunk)
-        known: NDArray[Any] | None = self.kept.get(key)
-        if known is not None:
-            return known
+        kept: NDArray[Any] | None = self.kept.get(key)
+        if kept is not None:
+            return kept
         decoded = self._decoded(packet, array, chunk)
         self.kept.put(key, decoded, decoded.nbytes)
         return decoded
@@ -171,7 +171,7 @@ class RowReader:
         data: Any = os.pread(packet.descriptor, size, array.addresses[chunk])
         if len(data) != size:
             raise _damaged(packet, array, row, "the file is cut short")
-        wanted = array.row_bytes * array.chunk
+        chunk_bytes = array.row_bytes * array.chunk
         for step in reversed(array.filters):
             if step == "fletcher32":
                 data, tail = memoryview(data)[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
@@ -179,13 +179,13 @@ class RowReader:
                     raise _damaged(packet, array, row, "its checksum differs")
             elif step == "deflate":
                 try:
-                    data = zlib.decompress(data, bufsize=wanted)
+                    data = zlib.decompress(data, bufsize=chunk_bytes)
                 except zlib.error as error:
                     raise _damaged(packet, array, row, str(error)) from error
             else:
                 data = _unshuffled(data, array.dtype.itemsize)
-        if len(data) != wanted:
-            raise _damaged(packet, array, row, f"wanted {wanted} bytes, got {len(data)}")
+        if len(data) != chunk_bytes:
+            raise _damaged(packet, array, row, f"wanted {chunk_bytes} bytes, got {len(data)}")
         return np.frombuffer(data, array.dtype).reshape(array.chunk, *array.row)
 
 

@@ -71,9 +71,9 @@ class Entry:
 
     def only(self, names: Iterable[str]) -> Entry:
         """The entry with the layouts of `names` alone, in memory: what a data loader's workers are sent."""
-        wanted = set(names)
+        chosen = set(names)
         found = _Arrays(self)
-        arrays = [found[name] for name in self.kinds if name in wanted]
+        arrays = [found[name] for name in self.kinds if name in chosen]
         kinds = {array.name: self.kinds[array.name] for array in arrays}
         facts = {name: self.facts[name] for name in ("episode_id", "source", "n_frames", "language_instruction")}
         return Entry(self.path, self.size, self.mtime_ns, facts, kinds, _packed(arrays))
@@ -103,22 +103,23 @@ def index_packets(
         PacketError: a packet is missing, damaged, or of another schema.
         OutputError: the index cannot be written.
     """
-    known = _load(cache) if cache is not None else {}
+    entries = _load(cache) if cache is not None else {}
     stamps = {path: _stamp(path) for path in paths}
-    fresh = [path for path, stamp in stamps.items() if path not in known or _stamp_of(known[path]) != stamp]
+    fresh = [path for path, stamp in stamps.items() if path not in entries or _stamp_of(entries[path]) != stamp]
     faults: list[str] = []
     for looked, found in enumerate(_looked_at(fresh, processes), 1):
         if isinstance(found, Entry):
-            known[found.path] = found
+            entries[found.path] = found
         elif damaged == "error":
             raise PacketError(found[1])
         else:
-            known.pop(found[0], None)
+            entries.pop(found[0], None)
             faults.append(found[1])
         done(looked, len(fresh))
     if cache is not None and fresh:
-        _save(cache, known.values())
-    return [known[path] for path in paths if path in known], faults
+        # Entries of packets outside `paths` stay: all selections of a folder share its index.
+        _save(cache, entries.values())
+    return [entries[path] for path in paths if path in entries], faults
 
 
 class OpenPackets:
@@ -153,10 +154,10 @@ class OpenPackets:
         Raises:
             PacketError: it is missing, or another file than the one that was indexed.
         """
-        known = self._open.get(number)
-        if known is not None:
+        packet = self._open.get(number)
+        if packet is not None:
             self._open.move_to_end(number)
-            return known
+            return packet
         while len(self._open) >= self._limit:
             os.close(self._open.popitem(last=False)[1].descriptor)
         self._open[number] = opened = _opened(self._entries[number])

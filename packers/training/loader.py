@@ -130,7 +130,7 @@ class PacketLoader(PacketBatches):
 
 
 class _Order:
-    """What is left of the epoch, as torch asks for it: anew at each iteration, in the main process."""
+    """What is left of the epoch; torch asks for it again at each iteration, in the main process."""
 
     def __init__(self, batches: PacketBatches) -> None:
         self._batches = batches

@@ -108,19 +108,19 @@ def kept_statistics(
     stamps = sorted((e.facts["source"], e.facts["episode_id"], e.size, e.mtime_ns) for e in entries)
     fingerprint = hashlib.sha256(json.dumps([_VERSION, stamps]).encode()).hexdigest()
     stored = _load(file)
-    known = stored["statistics"] if stored.get("fingerprint") == fingerprint else {}
-    wanted = {(e.facts["source"], name) for e in entries for name in names if name in e.kinds}
-    if any(name not in known.get(source, {}) for source, name in wanted):
+    by_source = stored["statistics"] if stored.get("fingerprint") == fingerprint else {}
+    needed = {(e.facts["source"], name) for e in entries for name in names if name in e.kinds}
+    if any(name not in by_source.get(source, {}) for source, name in needed):
         fresh = source_statistics(entries, names)
         for source, columns in fresh.items():
-            known.setdefault(source, {}).update({name: _plain(column) for name, column in columns.items()})
-        _save(file, {"fingerprint": fingerprint, "packets": len(entries), "statistics": known})
+            by_source.setdefault(source, {}).update({name: _plain(column) for name, column in columns.items()})
+        _save(file, {"fingerprint": fingerprint, "packets": len(entries), "statistics": by_source})
     return {
         source: {
             name: ColumnStatistics(**{key: _array(values) for key, values in column.items()})
             for name, column in columns.items()
         }
-        for source, columns in known.items()
+        for source, columns in by_source.items()
     }
 
 

@@ -390,6 +390,7 @@ def weighted_cells(
     if values.shape[1:] == size:
         return np.where(weights > 0, values, np.float32(0)), weights
     share = cell_shares(weights, size)
+    # Not the product alone: NaN times a weight of 0 is NaN, and would spoil its whole cell.
     total = cell_shares(np.where(weights > 0, values * weights, np.float32(0)), size)
     return np.divide(total, share, out=np.zeros_like(total), where=share > 0), share
 
@@ -455,6 +456,8 @@ def inside_frame(xy: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.b
 def patch_index(xy: NDArray[np.float32], size: tuple[int, int], patch: int) -> NDArray[np.int64]:
     """The patch of `patch` px that each point (..., 2) is on, counted row by row from 0; -1 outside the frame."""
     inside = inside_frame(xy, size)
+    # A pixel's centre is at whole numbers, so the first patch begins at -0.5. What is outside may be NaN or too large
+    # for an integer, so it is set to 0 before the cast.
     at = np.floor((np.where(inside[..., None], xy, 0) + 0.5) / patch).astype(np.int64)
     return np.where(inside, at[..., 1] * (size[1] // patch) + at[..., 0], -1)
 
@@ -528,8 +531,8 @@ def _variant_mask(variant: str) -> str | None:
 
 def _required(packet: Packet, name: str, kind: str) -> Callable[[int | None, int | None], NDArray[Any]]:
     if name not in packet:
-        there = [path for path in packet.modalities if path.startswith(kind)]
-        raise PacketError(f"{packet.path.name} has no '{name}'; it has {there}; extract it with other settings")
+        present = [path for path in packet.modalities if path.startswith(kind)]
+        raise PacketError(f"{packet.path.name} has no '{name}'; it has {present}; extract it with other settings")
     return lambda start, stop: packet.read(name, start, stop)
 
 

@@ -65,14 +65,14 @@ class Window:
 
         Returns:
             (n,) int64 rows of the frames; (n, frameskip) int64 rows of their actions; (n, frameskip) bool, False where
-            a row lies beyond the clip and the last one stands for it.
+            a row is past the clip's end and the last row is repeated.
         """
-        wanted = np.arange(start, start + self.span).reshape(self.frames, self.frameskip)
+        action_rows = np.arange(start, start + self.span).reshape(self.frames, self.frameskip)
         if start + self.span <= length:
-            return wanted[:, 0], wanted, np.ones(wanted.shape, bool)
-        inside = wanted < length
-        np.minimum(wanted, length - 1, out=wanted)
-        return wanted[:, 0], wanted, inside
+            return action_rows[:, 0], action_rows, np.ones(action_rows.shape, bool)
+        inside = action_rows < length
+        np.minimum(action_rows, length - 1, out=action_rows)
+        return action_rows[:, 0], action_rows, inside
 
 
 class WindowTable:

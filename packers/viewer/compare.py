@@ -28,9 +28,9 @@ def compare_packets(a: Path | str, b: Path | str, names: tuple[str, str] = ("A",
         PacketError: one cannot be opened.
     """
     with Packet(a) as first, Packet(b) as second:
-        ours, theirs = first.attributes, second.attributes
         notes: list[str] = []
-        if ours.get("source", {}).get("frame_sha256") != theirs.get("source", {}).get("frame_sha256"):
+        frames = [packet.attributes.get("source", {}).get("frame_sha256") for packet in (first, second)]
+        if frames[0] != frames[1]:
             notes.append("the two packets were not made from the same source frames: read the differences with care")
         agreement = []
         if first.n_frames != second.n_frames:
@@ -41,14 +41,14 @@ def compare_packets(a: Path | str, b: Path | str, names: tuple[str, str] = ("A",
             agreement = list(_agreement(first, second, notes))
         return {
             "names": {"a": names[0], "b": names[1]},
-            "numbers": _numbers(ours, theirs),
+            "numbers": _numbers(first.attributes, second.attributes),
             "agreement": agreement,
-            "settings": _settings(ours, theirs),
+            "settings": _settings(first.attributes, second.attributes),
             "notes": notes,
         }
 
 
-def _numbers(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _numbers(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
     def flat(attributes: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = dict(attributes.get("scores") or {})
         for modality, card in (attributes.get("quality") or {}).items():
@@ -56,12 +56,12 @@ def _numbers(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[dict[st
             found |= {f"{modality} {name}": value for name, value in (card.get("numbers") or {}).items()}
         return {name: value for name, value in found.items() if isinstance(value, int | float | str)}
 
-    a, b = flat(ours), flat(theirs)
+    a, b = flat(first), flat(second)
     names = ["score", *sorted((a.keys() | b.keys()) - {"score"})]
     return [{"name": name.replace("_", " "), "a": a.get(name), "b": b.get(name)} for name in names]
 
 
-def _settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
     def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             for key, item in value.items():
@@ -75,7 +75,7 @@ def _settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[dict[s
         records = {stage: {key: record.get(key) for key in kept} for stage, record in stages.items()}
         return dict(flat({"config": attributes.get("config") or {}, "stage": records}))
 
-    a, b = made(ours), made(theirs)
+    a, b = made(first), made(second)
     return [
         {"name": name, "a": a.get(name), "b": b.get(name)}
         for name in sorted(a.keys() | b.keys())
@@ -131,8 +131,8 @@ def _mask_overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 
 def _affine_gap(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Root mean square of A minus the best scale * B + shift, in standard deviations of A."""
-    known = np.isfinite(a) & np.isfinite(b)
-    x, y = b[known].astype(np.float64), a[known].astype(np.float64)
+    both_finite = np.isfinite(a) & np.isfinite(b)
+    x, y = b[both_finite].astype(np.float64), a[both_finite].astype(np.float64)
     if len(x) < 2 or y.std() == 0 or x.std() == 0:
         return float("nan")
     correlation = float(np.corrcoef(x, y)[0, 1])
@@ -140,8 +140,8 @@ def _affine_gap(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def _metric_gap(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    known = (np.nan_to_num(a) > 0) & (np.nan_to_num(b) > 0)
-    return float(np.median(np.abs(a[known] - b[known]))) if known.any() else float("nan")
+    both_positive = (np.nan_to_num(a) > 0) & (np.nan_to_num(b) > 0)
+    return float(np.median(np.abs(a[both_positive] - b[both_positive]))) if both_positive.any() else float("nan")
 
 
 def _centroid_gap(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -164,11 +164,11 @@ def _track_gap(first: Packet, second: Packet, name: str, notes: list[str]) -> It
 
 
 def _summary(name: str, units: str, values: NDArray[np.float64], larger_is_worse: bool) -> dict[str, Any]:
-    known = np.isfinite(values)
+    finite = np.isfinite(values)
     line: dict[str, Any] = {"name": name, "units": units, "median": None, "worst": None, "worst_frame": None}
-    if known.any():
-        ranked = np.where(known, values, -np.inf if larger_is_worse else np.inf)
+    if finite.any():
+        ranked = np.where(finite, values, -np.inf if larger_is_worse else np.inf)
         worst = int(ranked.argmax() if larger_is_worse else ranked.argmin())
-        line |= {"median": round(float(np.median(values[known])), 5), "worst": round(float(values[worst]), 5)}
+        line |= {"median": round(float(np.median(values[finite])), 5), "worst": round(float(values[worst]), 5)}
         line["worst_frame"] = worst
     return line

@@ -42,7 +42,7 @@ def describe_episode(path: Path | str) -> dict[str, Any]:
     What cannot be read for damage is left out and named in `faults`; the rest is there.
 
     Raises:
-        PacketError: the file is no packet, or too damaged to be opened.
+        PacketError: the file is not a packet, or is too damaged to be opened.
     """
     path = Path(path)
     description = describe_packet(path)
@@ -118,7 +118,7 @@ def depth_of(packet: Packet, dataset: str) -> Callable[[NDArray[Any]], NDArray[n
     """What turns values of a depth dataset into z: nothing for metres, the clip's own mapping for relative ones.
 
     The mapping is the one that the packet's centroids were made with (recorded by the geometry stage), so that points
-    and centroids lie in one space; without centroids it is made from the clip in the same way.
+    and centroids share one space; without centroids it is made from the clip in the same way.
     """
     if dataset == "depth/metric":
         return lambda values: np.nan_to_num(np.asarray(values, np.float64))
@@ -130,8 +130,8 @@ def depth_of(packet: Packet, dataset: str) -> Callable[[NDArray[Any]], NDArray[n
         recorded = report.get("inverse_depth")
         mapping = None if recorded is None else InverseDepthMap(float(recorded["scale"]), float(recorded["shift"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # What a stage reports is its own affair, and nobody's promise.
-        raise PacketError(f"{packet.path}: stages: geometry: the report's inverse_depth is no mapping") from error
+        # The schema does not fix what a stage reports, so any shape of it may come.
+        raise PacketError(f"{packet.path}: stages: geometry: the report's inverse_depth is not a mapping") from error
     if mapping is None:
         sampled = np.unique(np.linspace(0, packet.n_frames - 1, 24).round().astype(int))
         mapping = relative_mapping(np.concatenate([packet.read(dataset, int(t), int(t) + 1) for t in sampled]))
@@ -169,8 +169,8 @@ def _points(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     from extractors.geometry import unproject_points
 
-    known = np.isfinite(z_map[y, x]) & (z_map[y, x] > 0)
-    y, x = y[known], x[known]
+    valid = np.isfinite(z_map[y, x]) & (z_map[y, x] > 0)
+    y, x = y[valid], x[valid]
     if len(y) > most:
         # Evenly over the pixels in a fixed shuffled order: rows of a regular step would show as stripes.
         chosen = np.random.default_rng(0).permutation(len(y))[:most]

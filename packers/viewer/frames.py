@@ -14,7 +14,7 @@ from packers.reader import Packet
 from packers.schema import dilation_radius
 
 VIEW_VERSION = 2
-"""Raised by hand when pictures or pages' data change, so that kept ones are made anew."""
+"""Raised by hand when pictures or pages' data change, so that kept ones are made again."""
 
 SHEET_COLUMNS = SHEET_ROWS = 4
 SHEET_FRAMES = SHEET_COLUMNS * SHEET_ROWS
@@ -26,7 +26,7 @@ THUMBNAIL_FRAMES, THUMBNAIL_PX = 10, 128
 
 OBJECT_RGB, ROBOT_RGB = (230, 159, 0), (240, 228, 66)
 RING_RGB = ((86, 180, 233), (0, 158, 115), (204, 121, 167))
-"""Marks on the frames: the palette of Okabe and Ito (2008), told apart by colour-blind eyes."""
+"""Marks on the frames: the palette of Okabe and Ito (2008), which colour-blind readers can distinguish."""
 
 NO_READING_GREY = 176
 
@@ -158,13 +158,13 @@ class FramePictures:
         assert dataset is not None
         scale = self.value_range(panel)
         depth = self.packet.read(dataset, start, stop)
-        known = np.isfinite(depth) & (depth > 0) if dataset == "depth/metric" else np.isfinite(depth)
+        valid = np.isfinite(depth) & (depth > 0) if dataset == "depth/metric" else np.isfinite(depth)
         if panel == "object_depth":
-            known &= self.packet.read("masks/object", start, stop)
+            valid &= self.packet.read("masks/object", start, stop)
         backgrounds: list[Image | None] = [None] * len(depth)
         if panel == "object_depth":
             backgrounds = [_ghost(frame) for frame in self.packet.read("pixels", start, stop)]
-        pictures = [_coloured(z, k, scale, b) for z, k, b in zip(depth, known, backgrounds, strict=True)]
+        pictures = [_coloured(z, v, scale, b) for z, v, b in zip(depth, valid, backgrounds, strict=True)]
         return [self._reduced(picture) for picture in pictures]
 
     def thumbnail(self) -> bytes:
@@ -209,10 +209,10 @@ class FramePictures:
         for t in np.unique(np.linspace(0, self.n_frames - 1, _SAMPLED_FRAMES).round().astype(int)):
             for dataset in datasets:
                 frame = self.packet.read(dataset, int(t), int(t) + 1)[0]
-                known = np.isfinite(frame) & ((frame > 0) | (not metric))
+                valid = np.isfinite(frame) & ((frame > 0) | (not metric))
                 if mask is not None:
-                    known &= self.packet.read(mask, int(t), int(t) + 1)[0]
-                values.append(frame[known][:: 1 if mask else 7])
+                    valid &= self.packet.read(mask, int(t), int(t) + 1)[0]
+                values.append(frame[valid][:: 1 if mask else 7])
         sample = np.concatenate(values)
         low, high = (float(p) for p in np.percentile(sample, (1, 99))) if len(sample) else (0.0, 1.0)
         units = str(self.packet.dataset_attributes(datasets[0]).get("units", ""))
@@ -325,11 +325,11 @@ def _cycled(count: int) -> list[tuple[int, int, int]]:
 
 
 def _coloured(
-    values: NDArray[Any], known: NDArray[np.bool_], scale: ValueRange | None, background: Image | None
+    values: NDArray[Any], valid: NDArray[np.bool_], scale: ValueRange | None, background: Image | None
 ) -> Image:
     assert scale is not None
-    shares = scale.shares(np.where(known, values, scale.low))
+    shares = scale.shares(np.where(valid, values, scale.low))
     # Rounded down after adding a half: these are not negative.
     picture = np.take(depth_colours(), (np.float32(255) * shares + np.float32(0.5)).astype(np.uint8), axis=0)
-    picture[~known] = NO_READING_GREY if background is None else background[~known]
+    picture[~valid] = NO_READING_GREY if background is None else background[~valid]
     return picture

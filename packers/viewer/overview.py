@@ -16,7 +16,7 @@ _MOST_DISTINCT = 0.5
 
 
 def folder_key(episode_id: str) -> str:
-    """The folder that an episode's files lie in: its id, or a hash of it where that is unfit for a file name."""
+    """The folder that holds an episode's files: its id, or a hash of it where the id is unfit for a file name."""
     if _PLAIN_KEY.fullmatch(episode_id):
         return episode_id
     return f"x-{hashlib.sha256(episode_id.encode('utf-8', 'replace')).hexdigest()[:24]}"
@@ -41,7 +41,7 @@ def describe_overview(
         title: names the directory.
         server: whether a server is behind the page (annotations are kept, changes are noticed).
         site: names this export among others, whatever their titles; a browser keeps verdicts under it.
-        directory: what `cuepack rerun` is told, quoted for a shell; None where there is nothing to rerun in.
+        directory: the argument of `cuepack rerun`, quoted for a shell; None where there is nothing to rerun in.
         thresholds: column -> lines to draw into its distribution, each `value` and `name`.
         annotations: episode id -> `verdict` and `note`.
         notices: sentences to show above the cards.
@@ -74,8 +74,8 @@ def describe_overview(
 
 def _column(name: str, values: Sequence[Any]) -> dict[str, Any]:
     """A column as `values`, or as `codes` into `texts` (-1 for none) where texts repeat."""
-    known = [value for value in values if value is not None]
-    if known and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+    present = [value for value in values if value is not None]
+    if present and all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
         return {"name": name, "kind": "number", "values": [_finite(value) for value in values]}
     texts = [None if value is None else str(value) for value in values]
     distinct = {text: code for code, text in enumerate(sorted({text for text in texts if text is not None}))}

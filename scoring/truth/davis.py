@@ -79,7 +79,7 @@ def contour_accuracy(
 def contour(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(H, W) bool, True where a pixel of `mask` (H, W) differs from its right, lower or lower right neighbour.
 
-    DAVIS's one-pixel contour, which lies half a pixel up and left of the true one in both masks alike.
+    DAVIS's one-pixel contour, which is half a pixel up and left of the true one in both masks alike.
     """
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     right, lower, diagonal = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]

@@ -189,15 +189,15 @@ def _check_shapes(
             f"against a truth of {true_visibility.dtype}; threshold scores first"
         )
     n_frames, n_points = visibility.shape
-    wanted = {
+    shapes = {
         "xy": (xy.shape, (n_frames, n_points, 2)),
         "true_xy": (true_xy.shape, (n_frames, n_points, 2)),
         "true_visibility": (true_visibility.shape, (n_frames, n_points)),
         "query_frames": (np.shape(query_frames), (n_points,)),
     }
-    for name, (came, want) in wanted.items():
-        if came != want:
-            raise ShapeError(f"{name} must be {want} to match visibility {visibility.shape}, got {came}")
+    for name, (came, expected) in shapes.items():
+        if came != expected:
+            raise ShapeError(f"{name} must be {expected} to match visibility {visibility.shape}, got {came}")
 
 
 def _share(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:

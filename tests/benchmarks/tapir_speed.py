@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.backends.network_tracker import on_device
-from extractors.backends.tapir import Pyramid, Tapir, resize
+from extractors.backends.tapir import Pyramid, Tapir, TapirSettings, resize
 from extractors.backends.tapir_network import BASE
 from extractors.track_queries import grid_queries
 from extractors.track_windows import WindowedTracker
@@ -25,7 +25,7 @@ TARGET = 1.2
 
 def compare_with_plain(weights: Path, pixels: NDArray[np.uint8], queries: NDArray[np.float32]) -> None:
     """Time of both, encoder and tracks apart, at equal output; in turns, so that other work disturbs both alike."""
-    tracker = Tapir(weights=weights, device="cpu")
+    tracker = Tapir(weights, TapirSettings(device="cpu"))
     state = torch.load(weights, weights_only=True)
     tracker.prepare(pixels[:2]).track(queries[:64] * np.array([0, 1, 1], np.float32))  # kernels are made for their size
     clip, encoding, encoding_mb = measured(lambda: tracker.prepare(pixels))
@@ -124,7 +124,7 @@ def measure_gpu(weights: Path, n_frames: int = 38) -> None:
     pixels, queries = synthetic_clip(n_frames, 224, 224), grid_queries((224, 224))
     exact = None
     for precision in ("fp32", "fp16"):
-        tracker = Tapir(weights=weights, device="cuda", precision=precision)
+        tracker = Tapir(weights, TapirSettings(device="cuda", precision=precision))
         tracker.track(pixels, queries)
         torch.cuda.reset_peak_memory_stats()
         seconds = []

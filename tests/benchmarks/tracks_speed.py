@@ -26,7 +26,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extractors.backends.cotracker import NETWORK_SIZE, CoTracker3, resize
+from extractors.backends.cotracker import NETWORK_SIZE, CoTracker3, CoTrackerSettings, resize
 from extractors.backends.cotracker_network import (
     CHANNELS,
     LEVELS,
@@ -37,7 +37,7 @@ from extractors.backends.cotracker_network import (
     encode_motion,
 )
 from extractors.backends.network_tracker import on_device
-from extractors.backends.tapir import Tapir
+from extractors.backends.tapir import Tapir, TapirSettings
 from extractors.backends.tapir_network import TapirNetwork
 from extractors.track_queries import grid_queries, object_queries
 from extractors.track_windows import WindowedTracker
@@ -90,14 +90,14 @@ def _parts(options: argparse.Namespace, weights: Path) -> dict[str, Callable[[],
     pixels = synthetic_clip(options.frames, 240, 320)
     queries = grid_queries((240, 320), side=options.side)
     if options.backend == "tapir":
-        tapir = Tapir(weights=weights, device="cpu")
+        tapir = Tapir(weights, TapirSettings(device="cpu"))
         return {
             "plain": lambda: tapir_speed.compare_with_plain(weights, pixels, queries),
             "second": lambda: measure_second(tapir, pixels, queries),
             "memory": lambda: tapir_speed.measure_memory(weights),
             "gpu": lambda: tapir_speed.measure_gpu(weights),
         }
-    tracker = CoTracker3(weights=weights, device="cpu", iterations=options.iterations)
+    tracker = CoTracker3(weights, CoTrackerSettings(device="cpu", iterations=options.iterations))
     return {
         "plain": lambda: compare_with_plain(weights, pixels, queries, options.iterations),
         "second": lambda: measure_second(tracker, pixels, queries),
@@ -109,7 +109,7 @@ def _parts(options: argparse.Namespace, weights: Path) -> dict[str, Callable[[],
 
 def compare_with_plain(weights: Path, pixels: NDArray[np.uint8], queries: NDArray[np.float32], iterations: int) -> None:
     """Time of both, per part, at equal output."""
-    tracker = CoTracker3(weights=weights, device="cpu", support_grid=0, iterations=iterations)
+    tracker = CoTracker3(weights, CoTrackerSettings(device="cpu", support_grid=0, iterations=iterations))
     clip, encoding = timed(lambda: tracker.prepare(pixels))
     points = queries * np.array([1.0, *clip.enlarging], np.float32)
     ours, tracking = timed(lambda: clip.run(points))
@@ -221,7 +221,7 @@ def measure_memory(weights: Path) -> None:
 def measure_peak(weights: Path, n_frames: int, window: int | None) -> str:
     """One run in this process, the clip whole or in windows."""
     size = (96, 128)
-    tracker = CoTracker3(weights=weights, device="cpu", network_size=size, iterations=1, support_grid=0)
+    tracker = CoTracker3(weights, CoTrackerSettings(device="cpu", network_size=size, iterations=1, support_grid=0))
     _follow_lazily(tracker, 2)
     before = peak_mb()
     _follow_lazily(tracker if window is None else WindowedTracker(tracker, length=window), n_frames)
@@ -245,7 +245,7 @@ def _follow_lazily(tracker: PointTracker, n_frames: int) -> None:
 def measure_half(weights: Path) -> None:
     """Error of half precision, arithmetic emulated on the CPU by autocast (a CUDA device has other kernels)."""
     pixels, side = synthetic_clip(16, 96, 128), 8
-    tracker = CoTracker3(weights=weights, device="cpu", network_size=(96, 128), support_grid=0)
+    tracker = CoTracker3(weights, CoTrackerSettings(device="cpu", network_size=(96, 128), support_grid=0))
     points = grid_queries((96, 128), side=side)
     exact = tracker.prepare(pixels).run(points)
     images = torch.cat([resize(on_device(frame, torch.device("cpu")), (96, 128)) for frame in pixels])
@@ -266,7 +266,7 @@ def measure_gpu(weights: Path, n_frames: int = 40) -> None:
     pixels, queries = synthetic_clip(n_frames, 224, 224), grid_queries((224, 224))
     exact, eager = None, 0.0
     for precision in ("fp32", "fp16"):
-        tracker = CoTracker3(weights=weights, device="cuda", precision=precision)
+        tracker = CoTracker3(weights, CoTrackerSettings(device="cuda", precision=precision))
         tracker.track(pixels, queries)
         torch.cuda.reset_peak_memory_stats()
         seconds = []

@@ -116,4 +116,4 @@ def test_a_low_score_is_explained_worst_first():
     text = explain_score(scores, SETTINGS)
     assert text.index("task 0.10") < text.index("mask 0.50")
     assert "length" not in text
-    assert "not told: depth" in text
+    assert "not measured: depth" in text

@@ -167,6 +167,7 @@ class _Writer:
             if kind is None:
                 videos.close()
             else:
+                # The error that is on its way out says more than what closing half a video raises.
                 with contextlib.suppress(OSError, FFmpegError):
                     videos.abandon()
         self._pool.shutdown(cancel_futures=True)

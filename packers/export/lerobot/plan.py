@@ -100,6 +100,7 @@ def plan_lerobot(
         raise PacketError("wanted at least one packet to export, got none")
     survey = _Survey(tuple(without), trim, None if only is None else tuple(only))
     sides = dict(splits or {})
+    # LeRobot names a split by a range of episode numbers, so each side's packets must follow each other.
     packets = sorted(packets, key=lambda path: _SIDES.get(sides.get(path.stem, ""), len(_SIDES)))
     for path in packets:
         with Packet(path) as packet:
@@ -144,7 +145,7 @@ class _Survey:
     rows: dict[str, tuple[tuple[int, ...], dict[str, Any], str]] = field(default_factory=dict)
     holders: dict[frozenset[str], list[str]] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
-    there: set[str] = field(default_factory=set)
+    datasets: set[str] = field(default_factory=set)
     cameras: list[str] = field(default_factory=list)
     fps: float = 0.0
     irregular: list[str] = field(default_factory=list)
@@ -166,9 +167,9 @@ class _Survey:
             )
         present = {dataset for dataset in packet.modalities if dataset not in LEROBOTS_OWN}
         if self.only is not None:
-            self.there |= present
-            wanted = (*self.only, *self.without)
-            present = {dataset for dataset in present if any(_covers(word, dataset) for word in wanted)}
+            self.datasets |= present
+            words = (*self.only, *self.without)
+            present = {dataset for dataset in present if any(_covers(word, dataset) for word in words)}
         named = {dataset for dataset in present if any(_covers(word, dataset) for word in self.without)}
         self.left_out |= named
         for dataset in sorted(present - named):
@@ -190,11 +191,11 @@ class _Survey:
         if "pixels" in self.left_out:
             raise ConfigError("--without pixels: a LeRobot data set of packets has their pixels")
         for word in self.only or ():
-            if word not in STOCK and not any(_covers(word, dataset) for dataset in self.there):
-                near = difflib.get_close_matches(word, self.there, 1)
-                hint = f"did you mean {near[0]}?" if near else f"they have {', '.join(sorted(self.there))}"
+            if word not in STOCK and not any(_covers(word, dataset) for dataset in self.datasets):
+                near = difflib.get_close_matches(word, self.datasets, 1)
+                hint = f"did you mean {near[0]}?" if near else f"they have {', '.join(sorted(self.datasets))}"
                 raise ConfigError(f"--with {word}: no packet has it; {hint}")
-        names = sorted(self.left_out | set(self.rows) | self.there)
+        names = sorted(self.left_out | set(self.rows) | self.datasets)
         for word in self.without:
             if not any(_covers(word, dataset) for dataset in self.left_out):
                 near = difflib.get_close_matches(word, names, 1)
@@ -253,14 +254,14 @@ class _Survey:
         if is_per_frame(dataset) and shape[0] != packet.n_frames:
             raise PacketError(f"{packet.path.name}: wanted {packet.n_frames} rows of {dataset}, got {shape[0]}")
         first = self.rows.setdefault(dataset, (row, attributes, packet.path.name))
-        for what, wanted, got in (
+        for what, expected, got in (
             ("rows", first[0], row),
             *((word, first[1].get(word), attributes.get(word)) for word in ("units", "convention", "names")),
         ):
-            if wanted != got:
+            if expected != got:
                 raise PacketError(
-                    f"{packet.path.name}: wanted {dataset} with {what} {wanted} as in {first[2]}, got {got}; leave it "
-                    f"out with --without {_group(dataset)}, or export them apart with --selection"
+                    f"{packet.path.name}: wanted {dataset} with {what} {expected} as in {first[2]}, got {got}; leave "
+                    f"it out with --without {_group(dataset)}, or export them apart with --selection"
                 )
 
     def _kept(self, packet: Packet, has_action: bool) -> int:

@@ -60,7 +60,7 @@ def test_a_file_under_a_checkpoints_name_is_named_for_what_it_is(tmp_path, what,
     path = tmp_path / "weights.pth"
     path.write_bytes(FILES[what])
     build = TRACKERS[backend] if backend in TRACKERS else DEPTH_ESTIMATORS[backend]
-    with pytest.raises(WeightsError, match="is no checkpoint but") as caught:
+    with pytest.raises(WeightsError, match="is not a checkpoint but") as caught:
         build(weights=path, device="cpu")
     assert (what if what != "XML" else "a web page") in str(caught.value)
 

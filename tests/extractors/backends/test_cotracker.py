@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from extractors.backends.cotracker import CoTracker3, CoTrackerClip, grid, load_network, resize
+from extractors.backends.cotracker import CoTracker3, CoTrackerClip, CoTrackerSettings, grid, load_network, resize
 from extractors.backends.cotracker_network import CoTrackerNetwork, FeatureMaps
 from extractors.backends.network_tracker import on_device
 from extractors.build import TRACKERS
@@ -30,6 +32,10 @@ ENCODER = 2e-4
 
 # Other chunks round otherwise; a wrong frame or point moves tracks by 0.01 px and more.
 ROUNDING_PX = 1e-4
+
+
+def _tracker(weights: Path, **settings: Any) -> CoTracker3:
+    return CoTracker3(weights, CoTrackerSettings(**settings))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,7 +56,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def published(weights: Path) -> Callable[..., CoTracker3]:
     """The published predictor: its rule of visibility, no support unless asked for."""
-    return partial(CoTracker3, weights=weights, device="cpu", threshold=0.9, visible_by="visibility", support_grid=0)
+    return partial(_tracker, weights=weights, device="cpu", threshold=0.9, visible_by="visibility", support_grid=0)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def tiny(small_weights: Path) -> Iterator[Callable[..., CoTracker3]]:
     with _narrow():
-        yield partial(CoTracker3, weights=small_weights, device="cpu", network_size=(48, 64), iterations=2)
+        yield partial(_tracker, weights=small_weights, device="cpu", network_size=(48, 64), iterations=2)
 
 
 @contextlib.contextmanager
@@ -161,7 +167,7 @@ def test_full_size_queries_are_tracked_as_published(published: Callable[..., CoT
     back = clip.run(np.concatenate([points, grid(6, (384, 512))]), backward=True)
     as_run = expected["queries_back_vis_score_bwd_flipped"]  # last frame first
     np.testing.assert_allclose(back[::-1, :, 2], as_run, rtol=0, atol=SCORES)
-    tracker.backward = False
+    tracker.settings = replace(tracker.settings, backward=False)
     check_case(clip, expected["queries"], expected, "queries")
 
 
@@ -407,7 +413,7 @@ def _limit(monkeypatch: pytest.MonkeyPatch, *, frames: int = 99, tokens: int = 1
 
 def test_missing_weights_say_where_to_get_them(tmp_path: Path):
     with pytest.raises(WeightsError) as caught:
-        CoTracker3(weights=tmp_path / "scaled_offline.pth", device="cpu")
+        _tracker(weights=tmp_path / "scaled_offline.pth", device="cpu")
     for part in (str(tmp_path), "facebook/cotracker3", "CC-BY-NC-4.0", "tracks.backend=lucas-kanade"):
         assert part in str(caught.value)
 
@@ -452,7 +458,7 @@ def test_weights_load_strictly(weights: Path, tmp_path: Path, change, problem: s
 def test_a_file_that_is_no_checkpoint_is_refused_unopened(tmp_path: Path):
     path = tmp_path / "weights.pth"
     torch.save(["not", "a", "dict"], path)
-    with pytest.raises(WeightsError, match="no plain dict of tensors"):
+    with pytest.raises(WeightsError, match="not a plain dict of tensors"):
         load_network(path)
     torch.save({"model": print}, path)  # a pickle that names a function
     with pytest.raises(WeightsError):
@@ -474,7 +480,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_unopened(tmp_path: Path):
 )
 def test_settings_that_cannot_be_met_are_refused(weights: Path, settings: dict[str, object], problem: str):
     with pytest.raises(ConfigError, match=problem):
-        CoTracker3(**{"weights": weights, "device": "cpu", **settings})
+        _tracker(**{"weights": weights, "device": "cpu", **settings})
 
 
 # GPU
@@ -486,8 +492,8 @@ def test_a_gpu_gives_the_tracks_of_the_cpu(weights: Path, precision: str):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     pixels, queries = synthetic_clip(24, 96, 128), grid_queries((96, 128), side=5, frame=6)
-    exact = CoTracker3(weights=weights, device="cpu", network_size=SMALL).track(pixels, queries)
-    fast = CoTracker3(weights=weights, device="cuda", network_size=SMALL, precision=precision).track(pixels, queries)
+    exact = _tracker(weights=weights, device="cpu", network_size=SMALL).track(pixels, queries)
+    fast = _tracker(weights=weights, device="cuda", network_size=SMALL, precision=precision).track(pixels, queries)
     error = np.linalg.norm(fast.xy - exact.xy, axis=-1)
     if precision == "fp32":
         assert error.max() < 1e-3

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from extractors.backends import tapir_features, tapir_network
 from extractors.backends.network_tracker import on_device
-from extractors.backends.tapir import Pyramid, Tapir, load_network, resize
+from extractors.backends.tapir import Pyramid, Tapir, TapirSettings, load_network, resize
 from extractors.backends.tapir_network import TapirNetwork
 from extractors.build import TRACKERS
 from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, ShapeError, WeightsError
@@ -29,6 +30,10 @@ SCORES = 1e-4
 
 # Other chunks round otherwise; a wrong frame or point moves tracks by 0.01 px and more.
 ROUNDING_PX = 1e-3
+
+
+def _tracker(weights: Path, **settings: Any) -> Tapir:
+    return Tapir(weights, TapirSettings(**settings))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,7 +63,7 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def tiny(small_weights: Path) -> Iterator[Callable[..., Tapir]]:
     with _narrow():
-        yield partial(Tapir, weights=small_weights, device="cpu", iterations=2)
+        yield partial(_tracker, weights=small_weights, device="cpu", iterations=2)
 
 
 @contextlib.contextmanager
@@ -78,7 +83,7 @@ def test_a_clip_is_tracked_as_published(weights: Path):
     expected = dict(np.load(FIXTURES / "tapir" / "stages_8x64x64.npz"))
     whole = np.flatnonzero(expected["queries"][:, 0] % 1 == 0)  # one is posed between two frames
     queries = expected["queries"][whole][:, [0, 2, 1]] - np.array([0, 0.5, 0.5], np.float32)  # raster to pixel centres
-    tracks = Tapir(weights=weights, device="cpu").track(synthetic_clip(8, 64, 64), queries)
+    tracks = _tracker(weights=weights, device="cpu").track(synthetic_clip(8, 64, 64), queries)
     other = np.arange(8)[:, None] != queries[:, 0]
     wanted = expected["tracks"][whole].transpose(1, 0, 2) - 0.5
     np.testing.assert_allclose(tracks.xy[other], wanted[other], rtol=0, atol=TRACKS_PX)
@@ -330,7 +335,7 @@ def test_long_clips_go_through_in_windows(tiny: Callable[..., Tapir]):
 )
 def test_missing_weights_say_where_to_get_them(tmp_path: Path, causal: bool, file: str):
     with pytest.raises(WeightsError) as caught:
-        Tapir(weights=tmp_path / "weights.pt", device="cpu", causal=causal)
+        _tracker(weights=tmp_path / "weights.pt", device="cpu", causal=causal)
     for part in (str(tmp_path), f"get {file}", "Apache-2.0", "models fetch", "tracks.backend=lucas-kanade"):
         assert part in str(caught.value)
 
@@ -366,7 +371,7 @@ def test_weights_load_strictly(tiny: Callable[..., Tapir], small_weights: Path, 
 def test_a_file_that_is_no_checkpoint_is_refused_unopened(tmp_path: Path):
     path = tmp_path / "weights.pt"
     torch.save(["not", "a", "dict"], path)
-    with pytest.raises(WeightsError, match="no plain dict of tensors"):
+    with pytest.raises(WeightsError, match="not a plain dict of tensors"):
         load_network(path)
     torch.save({"resnet_torch.initial_conv.weight": print}, path)  # a pickle that names a function
     with pytest.raises(WeightsError, match="asks for more than tensors"):
@@ -401,8 +406,8 @@ def test_a_gpu_gives_the_tracks_of_the_cpu(weights: Path, precision: str):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     pixels, queries = synthetic_clip(8, 96, 128), grid_queries((96, 128), side=5, frame=3)
-    exact = Tapir(weights=weights, device="cpu").track(pixels, queries)
-    fast = Tapir(weights=weights, device="cuda", precision=precision).track(pixels, queries)
+    exact = _tracker(weights=weights, device="cpu").track(pixels, queries)
+    fast = _tracker(weights=weights, device="cuda", precision=precision).track(pixels, queries)
     error = np.linalg.norm(fast.xy - exact.xy, axis=-1)
     if precision == "fp32":
         assert error.max() < 5e-3

@@ -30,7 +30,7 @@ def test_stitching_gives_what_the_published_scheme_gives(n_frames: int):
     assert [list(window.frames) for window in windows] == frames[: len(windows)]
     stitcher = Stitcher(windows)
     pieces = [
-        stitcher.add(torch.from_numpy(maps[list(window.wanted)])) for window, maps in zip(windows, raw, strict=False)
+        stitcher.add(torch.from_numpy(maps[list(window.decoded)])) for window, maps in zip(windows, raw, strict=False)
     ]
     assert all(len(piece) for piece in pieces)
     np.testing.assert_allclose(torch.cat(pieces), stitch(raw, n_frames), rtol=0, atol=2e-5)
@@ -56,7 +56,7 @@ def test_metric_windows_are_joined_as_they_are():
     windows = plan_windows(30)
     stitcher = Stitcher(windows, align=False)
     raw = [np.full((32, 2, 2), value, np.float32) for value in (1.0, 3.0)]
-    out = torch.cat([stitcher.add(torch.from_numpy(m[list(w.wanted)])) for w, m in zip(windows, raw, strict=True)])
+    out = torch.cat([stitcher.add(torch.from_numpy(m[list(w.decoded)])) for w, m in zip(windows, raw, strict=True)])
     assert stitcher.scale_shift == [(1.0, 0.0)]
     np.testing.assert_allclose(out, stitch(raw, 30, align=False), atol=1e-6)
 

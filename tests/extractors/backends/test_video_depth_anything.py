@@ -372,7 +372,7 @@ def test_weights_load_strictly(weights: Path, tmp_path: Path, change, problem: s
 def test_a_file_that_is_no_checkpoint_is_refused_unopened(tmp_path: Path):
     path = tmp_path / "weights.pth"
     torch.save(["not", "a", "dict"], path)
-    with pytest.raises(WeightsError, match="no plain dict of tensors"):
+    with pytest.raises(WeightsError, match="not a plain dict of tensors"):
         load_network(path, "vits")
     torch.save({"model": print}, path)  # a pickle that names a function
     with pytest.raises(WeightsError):

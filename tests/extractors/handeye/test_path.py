@@ -55,7 +55,7 @@ def test_beyond_its_ends_nothing_was_recorded():
     [
         (lambda pose, times: (pose * np.nan, times), "two poses"),
         (lambda pose, times: (pose, times * 0), "increase"),
-        (lambda pose, times: (pose * 2, times), "no rotations"),
+        (lambda pose, times: (pose * 2, times), "not rotations"),
     ],
 )
 def test_what_is_no_path_is_refused(spoil, what):

@@ -155,12 +155,12 @@ def _cues(
 
 
 def _score(cues: Mapping[str, float | None], rule: ChoiceRule) -> float:
-    told = {name: value for name, value in cues.items() if value is not None and rule.weights.get(name, 0) > 0}
-    total = sum(rule.weights[name] for name in told)
+    defined = {name: value for name, value in cues.items() if value is not None and rule.weights.get(name, 0) > 0}
+    total = sum(rule.weights[name] for name in defined)
     if not total:
         return 0.0
     return float(
-        np.exp(sum(rule.weights[name] * np.log(max(value, rule.floor)) for name, value in told.items()) / total)
+        np.exp(sum(rule.weights[name] * np.log(max(value, rule.floor)) for name, value in defined.items()) / total)
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--selection", type=FilePath(), help="Only the episodes of this file, in its order.")
 @click.option(
     "--with",
-    "extra",
+    "columns",
     multiple=True,
     metavar="DATASET",
     help="lewm-hdf5, lerobot, webdataset: one more dataset, such as centroids or tracks/grid; repeat.",
@@ -63,15 +63,9 @@ def export(
     form: str,
     out: Path,
     selection: Path | None,
-    extra: tuple[str, ...],
-    without: tuple[str, ...],
-    pixels: Literal["video", "png"] | None,
-    names: Literal["packet", "study"] | None,
     *,
-    trim: bool,
-    split: bool,
-    full: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Hand the packets of DIR to other tools.
 
@@ -80,7 +74,7 @@ def export(
     LeRobot trains on and edits; cues by --with, all of them with --full. webdataset: tar shards, a sample
     per episode. rerun: recordings for the Rerun viewer.
     """
-    request = ExportRequest((), out, _progress(0), extra, without, pixels, trim, names, split, full, _splits(selection))
+    request = ExportRequest((), out, _progress(0), **options, splits=_splits(selection))
     check_request(form, request.options(), out)
     packets = fetched(path, _chosen(path, selection))
     result = export_packets(form, replace(request, packets=packets, progress=_progress(len(packets))))

@@ -30,14 +30,14 @@ def follow(scene: Scene, points: Floats, moments: Sequence[int], most: int = 150
         points = points[np.linspace(0, len(points) - 1, most).round().astype(int)]
     columns, rows = points.astype(int).T
     colours = scene.home[rows, columns]
-    wanted = patches(scene.home, points)
+    at_home = patches(scene.home, points)
     motions = np.tile(np.eye(2, 3), (scene.n_moments, 1, 1))
     cost = np.zeros(scene.n_moments, np.float32)
     step = np.zeros(2)
     centre = points.mean(axis=0)[None]
     for before, frame in pairwise(moments):
         image, box = scene.pixels[frame].astype(np.float32), scene.blurred(frame)
-        tried = [*_flow_fit(scene, before, frame, motions[before], points, wanted, image)]
+        tried = [*_flow_fit(scene, before, frame, motions[before], points, at_home, image)]
         n_fits = len(tried)
         tried.append(_search(image, box, motions[before], step, points, colours, scene.px(SEARCH)))
         tried.append(motions[before])
@@ -52,13 +52,13 @@ def follow(scene: Scene, points: Floats, moments: Sequence[int], most: int = 150
 
 
 def _flow_fit(
-    scene: Scene, before: int, frame: int, motion: Motion, points: Floats, wanted: Floats, image: Floats
+    scene: Scene, before: int, frame: int, motion: Motion, points: Floats, at_home: Floats, image: Floats
 ) -> Iterable[Motion]:
     start = carry(motion, points)
-    here = flow(scene, frame, start, before)
-    good = patch_error(patches(image, here), wanted) < 18
+    flowed = flow(scene, frame, start, before)
+    good = patch_error(patches(image, flowed), at_home) < 18
     if good.sum() >= 5:
-        yield _fit_similarity(points[good], here[good], motion)
+        yield _fit_similarity(points[good], flowed[good], motion)
 
 
 def _search(
@@ -98,7 +98,7 @@ def sample(image: NDArray[Any], points: Floats) -> Floats:
 def point_cost(image: Floats, box: Floats, points: Floats, colours: Floats) -> Floats:
     """(...) colour difference of `image` at `points` from `colours`, exposure discounted, grey levels, at most 50.
 
-    At least 25 where the image shows home (`box`): what the background explains is no match. 50 outside the image.
+    At least 25 where the image shows home (`box`): what the background explains does not match. 50 outside the image.
     """
     found = sample(image, points)
     gain = ((found * colours).sum(axis=-1) / ((colours * colours).sum(axis=-1) + 1)).clip(0.75, 1.2)
@@ -131,10 +131,10 @@ def patches(image: Floats, points: Floats) -> Floats:
     return sample(image, points[:, None] + _PATCH)
 
 
-def patch_error(found: Floats, wanted: Floats) -> Floats:
+def patch_error(found: Floats, at_home: Floats) -> Floats:
     """(N,) mean colour difference of patches, exposure discounted, grey levels."""
-    gain = ((found * wanted).sum(axis=(1, 2)) / ((wanted * wanted).sum(axis=(1, 2)) + 1)).clip(0.7, 1.25)
-    return np.asarray(np.abs(found - gain[:, None, None] * wanted).mean(axis=(1, 2)), np.float32)
+    gain = ((found * at_home).sum(axis=(1, 2)) / ((at_home * at_home).sum(axis=(1, 2)) + 1)).clip(0.7, 1.25)
+    return np.asarray(np.abs(found - gain[:, None, None] * at_home).mean(axis=(1, 2)), np.float32)
 
 
 def _fit_similarity(points: Floats, found: Floats, start: Motion) -> Motion:

@@ -99,7 +99,7 @@ def _groups(scene: Scene) -> list[Proposal]:
     groups, n_groups = ndimage.label(dilate(seeds, near))
     group = np.where(chosen, groups[rows, columns], 0)
     members = [group == number for number in range(1, n_groups + 1)]
-    # A third of the points in a disc of `near`: less is no thing that could be followed.
+    # A third of the points in a disc of `near`: fewer cannot be followed.
     return [
         Proposal(points[member], int(np.median(last_home[member])) + 1)
         for member in members

@@ -35,7 +35,7 @@ class MotionSettings:
     Attributes:
         working_px: longer side of the working images: a resolution, at which all work is done.
         max_candidates: proposals that are checked by following them.
-        min_score: a proposal scoring less is no object.
+        min_score: a proposal that scores less is not taken for an object.
         match: colour difference up to which a pixel shows its home colour, grey levels.
         at_home: the same, averaged over neighbours.
         foreground: colour difference, shadow discounted, above which a pixel is foreground, grey levels.

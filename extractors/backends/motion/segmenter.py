@@ -119,8 +119,8 @@ def _confidence(scene: Scene, proposals: list[Proposal], cost: Floats) -> Floats
     """(T,) in [0, 1]: the best proposal's share of the score with the next and 0.1, less where it may be the arm.
 
     Less, too, in moments that it matches badly: a colour difference (`cost`) of 6 grey levels is what a good match has,
-    one of 36 is no match. Colours lower the confidence and not the score: an arm that comes alone is told by them, but
-    on the simulated episodes without the gripper signal they also speak against objects of the arm's colour.
+    one of 36 does not match. Colours lower the confidence and not the score: they tell an arm that comes alone, but on
+    the simulated episodes without the gripper signal they also speak against objects of the arm's colour.
     """
     score, rival = [*(each.score for each in proposals), 0.0][:2]
     home = scene.home[proposals[0].extent]

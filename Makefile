@@ -26,6 +26,8 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/oxfmt --check packers/viewer/static/*.js
+	$(BIN)/oxlint --deny-warnings packers/viewer/static
 
 test: install
 	$(BIN)/pytest -m "not slow and not gpu and not weights"

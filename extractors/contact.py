@@ -236,6 +236,8 @@ def _look(
         if masks is None:
             return _Scene(None, None, "no track on the object")
         return _Scene(_MaskPath(masks), near, "masks")
+    if masks is not None:
+        tracks = _on_masks(tracks, masks, rule.near)
     path = _TrackPath(tracks, at_rate.window)
     if masks is None:
         return _Scene(path, near, "tracks")
@@ -243,6 +245,21 @@ def _look(
         robot = path.moving_scene_points(max(at_rate.moving, 3 * path.noise))
         near = _near_tracks(masks, tracks.xy, robot, rule.near_track * masks.shape[2], at_rate.bridge)
     return _Scene(_FilledPath(path, _MaskPath(masks)), near, "tracks")
+
+
+def _on_masks(tracks: SceneTracks, masks: NDArray[np.bool_], near: float) -> SceneTracks:
+    """The tracks without the samples of object points that are off the mask: those were left behind, or lost."""
+    seen, own = tracks.seen.copy(), np.flatnonzero(tracks.on_object)
+    height, width = masks.shape[1:]
+    for t, mask in enumerate(masks):
+        if not mask.any():
+            continue
+        x, y = np.rint(np.nan_to_num(tracks.xy[t, own])).astype(int).T
+        inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+        distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
+        at = distance[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
+        seen[t, own] &= inside & (at <= near * width)
+    return SceneTracks(tracks.xy, seen, tracks.on_object, tracks.width)
 
 
 class _TrackPath:

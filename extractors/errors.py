@@ -25,22 +25,14 @@ A message says what was wanted, what came, and what to do. Each class also inher
 
 from __future__ import annotations
 
-
-def printable(text: str) -> str:
-    """`text` without what a terminal would obey or cannot show: control characters and lone surrogates are escaped.
-
-    Names of files, columns and cameras come from strangers, and end up in messages.
-    """
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text
-    )
+from extractors.printable import printable
 
 
 class CuepackError(Exception):
     """Base of all errors raised on purpose; its text is fit for a terminal."""
 
     def __str__(self) -> str:
-        return printable(str(self.args[0]) if len(self.args) == 1 else super().__str__())
+        return printable(self.args[0] if len(self.args) == 1 else super().__str__(), lines=True)
 
 
 class ConfigError(CuepackError, ValueError):
@@ -58,7 +50,7 @@ class WeightsError(ConfigError, FileNotFoundError):
     """
 
     def __str__(self) -> str:
-        return printable(str(self.args[0])) if self.args else ""
+        return printable(self.args[0], lines=True) if self.args else ""
 
 
 class SourceError(CuepackError, ValueError):
@@ -121,4 +113,4 @@ class OutputError(CuepackError, OSError):
     """The output directory cannot be written."""
 
     def __str__(self) -> str:
-        return printable(str(self.args[0])) if self.args else ""
+        return printable(self.args[0], lines=True) if self.args else ""

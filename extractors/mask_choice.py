@@ -6,29 +6,38 @@ while the gripper is closed rather than open. The arm moves first and all along,
 Each of these is a cue in [0, 1]; their weighted geometric mean is the candidate's score, so that one cue near 0 is not
 bought back by the others. A cue that the clip says nothing about is left out and its weight falls to the others.
 
-The thresholds were set on the episodes of tests/benchmarks/mask_choice.py.
+The clip is looked at in moments (moments.py), and the rules are shares of the clip and of the frame's width, so that
+neither frame rate nor size matters. They were set on the episodes of tests/benchmarks/mask_choice.py, which also says
+why further cues (what moves beside it, its size, the steadiness of its outline, how often it is seen) are not here:
+without them the same candidates are chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, LengthMismatchError
-from extractors.mask_watching import Behaviour, Candidate, ChoiceRule, Scene, is_same, watch
+from extractors.mask_watching import Behaviour, Candidate, ChoiceRule, is_same, watch
+from extractors.moments import RATE, moments
 from extractors.types import Frames
 
 ChooseBy = Literal["best", "first"]
 
-Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 LATE = 0.4
 """The cue `still_before` of a mask that is first seen moving."""
+
+SETTLING = 10
+"""Things may settle in one part of so many of a clip; rest and motion are looked for over as long."""
+
+BUSY = 0.002
+"""Share of the frame that moves once the clip has begun: a gripper's, seen from afar."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +81,7 @@ def choose_candidate(
     frames: Frames,
     gripper: NDArray[Any] | None = None,
     *,
+    fps: float = RATE,
     by: ChooseBy = "best",
     robot: Frames | None = None,
     rule: ChoiceRule | None = None,
@@ -80,8 +90,9 @@ def choose_candidate(
 
     Args:
         candidates: each with T masks, all of one size.
-        frames: T RGB frames (H, W, 3) uint8 of any size, iterated once.
+        frames: T RGB frames (H, W, 3) uint8 of any size, iterated twice.
         gripper: (T,) opening, 1 open, 0 closed; None or constant: the cue is left out.
+        fps: frames a second.
         by: "best" score; "first" takes the first candidate that is there at all, unscored.
         robot: T masks of the robot, of the candidates' size, where they are known.
         rule: weights and thresholds; None: `ChoiceRule()`.
@@ -97,19 +108,21 @@ def choose_candidate(
         raise ConfigError(f"candidates are chosen by 'best' or 'first', got {by!r}")
     rule = rule or ChoiceRule()
     _check_lengths(candidates, frames, gripper)
-    there = [index for index, each in enumerate(candidates) if any(mask.any() for mask in each.masks)]
-    if not there or by == "first":
-        first = there[0] if there else None
+    shown = [index for index, each in enumerate(candidates) if any(mask.any() for mask in each.masks)]
+    if not shown or by == "first":
+        first = shown[0] if shown else None
         scores = tuple(float(np.mean(each.confidence)) for each in candidates)
         return Choice(first, scores, ({},) * len(candidates), 0.0 if first is None else scores[first])
-    behaviours, scene = watch(candidates, frames, rule)
+    at = moments(frames, fps)
+    behaviours, share = watch(candidates, frames, at, rule)
+    opening = None if gripper is None else np.asarray(gripper, float)[at]
     cues = tuple(
-        {**_cues(each, scene, gripper, rule), "not_robot": _not_robot(candidate, robot)}
+        {**_cues(each, share, opening, rule), "not_robot": _not_robot(candidate, robot)}
         for each, candidate in zip(behaviours, candidates, strict=True)
     )
-    scores = tuple(_score(each, rule) if index in set(there) else 0.0 for index, each in enumerate(cues))
-    best = max(there, key=lambda index: scores[index])
-    rivals = [scores[i] for i in there if i != best and not is_same(behaviours[i], behaviours[best])]
+    scores = tuple(_score(each, rule) if index in set(shown) else 0.0 for index, each in enumerate(cues))
+    best = max(shown, key=lambda index: scores[index])
+    rivals = [scores[i] for i in shown if i != best and not is_same(behaviours[i], behaviours[best])]
     return Choice(best, scores, cues, scores[best] - max(rivals, default=0.0))
 
 
@@ -125,71 +138,58 @@ def _check_lengths(candidates: Sequence[Candidate], frames: Frames, gripper: NDA
 
 
 def _cues(
-    behaviour: Behaviour, scene: Scene, gripper: NDArray[Any] | None, rule: ChoiceRule
+    behaviour: Behaviour, share: Floats, opening: NDArray[Any] | None, rule: ChoiceRule
 ) -> dict[str, float | None]:
     """Cue name -> value in [0, 1], None where the clip does not tell."""
-    story = _story(behaviour, scene)
-    present = behaviour.area > 0
+    onset, rest = _onset(behaviour, share)
     values: dict[str, float | None] = {
-        "still_before": story.rest,
-        "moves": _moves(behaviour, story.onset, rule),
-        "near": _near(behaviour, story.onset, gripper, rule),
-        "with_gripper": _with_gripper(behaviour, gripper),
-        "with_neighbour": _mean(behaviour.fellowship),
-        "inside": 1.0 - 0.7 * float(behaviour.at_border[present].mean()) if present.any() else 0.0,
-        "size": _size(behaviour, rule),
-        "steady": _mean(behaviour.overlap),
-        "follows": _follows(behaviour),
+        "still_before": rest,
+        "moves": _moves(behaviour, onset, rule),
+        "with_gripper": _with_gripper(behaviour, opening, rule),
+        "inside": 1.0 - 0.7 * float(behaviour.at_border[behaviour.shown].mean()) if behaviour.shown.any() else 0.0,
+        "follows": _follows(behaviour, rule),
         "same_look": _same_look(behaviour),
-        "present": float(present.mean()),
         "confidence": behaviour.confidence,
     }
     return {name: None if value is None else round(float(value), 4) for name, value in values.items()}
 
 
 def _score(cues: Mapping[str, float | None], rule: ChoiceRule) -> float:
-    known = {name: value for name, value in cues.items() if value is not None and rule.weights.get(name, 0) > 0}
-    total = sum(rule.weights[name] for name in known)
+    told = {name: value for name, value in cues.items() if value is not None and rule.weights.get(name, 0) > 0}
+    total = sum(rule.weights[name] for name in told)
     if not total:
         return 0.0
     return float(
-        np.exp(sum(rule.weights[name] * np.log(max(value, rule.floor)) for name, value in known.items()) / total)
+        np.exp(sum(rule.weights[name] * np.log(max(value, rule.floor)) for name, value in told.items()) / total)
     )
 
 
-class _Story(NamedTuple):
-    """Frame in which it starts to move for good, None if it never does; how well it rested before, 0 to 1."""
+def _onset(behaviour: Behaviour, share: Floats) -> tuple[int | None, float]:
+    """The moment at which it starts to move for good, None if it never does; how well it rested before, 0 to 1.
 
-    onset: int | None
-    rest: float
-
-
-def _story(behaviour: Behaviour, scene: Scene) -> _Story:
-    """The split into rest and motion that fits best: rests as long as other things move already, then moves.
-
-    Things may still settle in the first tenth of a clip (they do in simulators); that is not held against them. Where
-    the mask is first seen moving, the clip does not tell, which is worth less than rest that was seen.
+    The split into rest and motion that fits best: rests as long as other things move already, then moves. Things may
+    still settle in the first tenth of a clip (they do in simulators); that is not held against them. Where the mask is
+    first seen moving, the clip does not tell, which is worth less than rest that was seen.
     """
-    n_frames = len(behaviour.moving)
-    first = max(scene.start, n_frames // 10)
-    known = np.isfinite(behaviour.moving)
-    moving = np.where(known, behaviour.moving, 0.0)
-    seen = np.flatnonzero(known)
-    window = max(3, n_frames // 10)
-    best = _Story(None, 0.0)
+    tenth = -(-len(share) // SETTLING)
+    busy = np.flatnonzero(share > BUSY)
+    first = max(int(busy[0]) if len(busy) else 0, len(share) // SETTLING)
+    seen = np.isfinite(behaviour.moving)
+    moving = np.where(seen, behaviour.moving, 0.0)
+    best: tuple[int | None, float] = (None, 0.0)
     best_fit = 0.0
     for onset in np.flatnonzero(moving > 0.5).tolist():
-        ahead = slice(onset, onset + window)
-        lasts = float(moving[ahead].sum()) / max(int(known[ahead].sum()), 2)
-        before = known[first:onset]
+        ahead = slice(onset, onset + tenth)
+        lasts = float(moving[ahead].sum()) / max(int(seen[ahead].sum()), 2)
+        before = seen[first:onset]
         if before.any():
-            rest = float(1.0 - moving[first:onset][before].mean()) * min((onset - first) / window, 1.0)
+            rest = float(1.0 - moving[first:onset][before].mean()) * min((onset - first) / tenth, 1.0)
         else:
-            rest = LATE if seen[0] >= first + 2 else 0.0
-        if rest * lasts > best_fit or best.onset is None:
-            best, best_fit = _Story(onset, rest), rest * lasts
-    if best.onset is None:
-        return _Story(None, float(1.0 - moving[first:][known[first:]].mean()) if known[first:].any() else 0.0)
+            rest = LATE if np.flatnonzero(seen)[0] > first else 0.0
+        if rest * lasts > best_fit or best[0] is None:
+            best, best_fit = (onset, rest), rest * lasts
+    if best[0] is None:
+        return None, float(1.0 - moving[first:][seen[first:]].mean()) if seen[first:].any() else 0.0
     return best
 
 
@@ -199,61 +199,32 @@ def _moves(behaviour: Behaviour, onset: int | None, rule: ChoiceRule) -> float:
         return 0.0
     steps = np.nan_to_num(behaviour.motion * behaviour.following[:, None], nan=0.0)[onset:]
     way = np.linalg.norm(np.cumsum(steps, axis=0), axis=-1).max(initial=0.0)
-    return 1.0 - float(np.exp(-way / rule.travel_px))
+    return 1.0 - float(np.exp(-way / rule.travel))
 
 
-def _near(behaviour: Behaviour, onset: int | None, gripper: NDArray[Any] | None, rule: ChoiceRule) -> float | None:
-    """Whether something that moves is beside it when it starts to move, or when the gripper closes."""
-    frame = onset if onset is not None else _closing(gripper)
-    if frame is None:
+def _with_gripper(behaviour: Behaviour, opening: NDArray[Any] | None, rule: ChoiceRule) -> float | None:
+    """Its motion while the gripper is closed, as a share of its motion at all times; None where neither is known."""
+    if opening is None or not np.isfinite(opening).any():
         return None
-    gap = behaviour.gap[max(frame - 3, 0) : frame + 2]
-    gap = gap[np.isfinite(gap)]
-    return float(np.exp(-max(float(gap.min()) - 2.0, 0.0) / rule.near_px)) if len(gap) else 0.3
-
-
-def _closing(gripper: NDArray[Any] | None) -> int | None:
-    closed = _closed(gripper)
-    if closed is None:
-        return None
-    frames = np.flatnonzero(closed[1:] & ~closed[:-1]) + 1
-    return int(frames[0]) if len(frames) else None
-
-
-def _closed(gripper: NDArray[Any] | None) -> Bools | None:
-    """(T,) bool, nearer to its least opening than to its largest; None where it hardly changes."""
-    if gripper is None or not np.isfinite(np.asarray(gripper, float)).any():
-        return None
-    opening = np.asarray(gripper, float)
     low, high = np.nanmin(opening), np.nanmax(opening)
-    return None if high - low < 0.1 else np.nan_to_num(opening, nan=high) < (low + high) / 2
-
-
-def _with_gripper(behaviour: Behaviour, gripper: NDArray[Any] | None) -> float | None:
-    """Its motion while the gripper is closed, as a share of its motion at all times."""
-    closed = _closed(gripper)
-    if closed is None:
+    # A gripper that hardly changes trembles: it neither opens nor closes.
+    if high - low < 0.1:
         return None
+    closed = np.nan_to_num(opening, nan=high) < (low + high) / 2
     speed = np.linalg.norm(behaviour.motion, axis=-1) * np.nan_to_num(behaviour.following, nan=1.0)
-    means = [_mean(speed[state]) for state in (closed, ~closed)]
-    if means[0] is None or means[1] is None or sum(means) < 0.05:  # type: ignore[arg-type]
+    means = [
+        float(np.nanmean(speed[state])) if np.isfinite(speed[state]).any() else None for state in (closed, ~closed)
+    ]
+    if means[0] is None or means[1] is None or means[0] + means[1] < 0.1 * rule.moving:
         return None
     return means[0] / (means[0] + means[1])
 
 
-def _size(behaviour: Behaviour, rule: ChoiceRule) -> float:
-    area = float(np.median(behaviour.area[behaviour.area > 0])) if behaviour.area.any() else 0.0
-    if area <= 0:
-        return 0.0
-    outside = max(np.log(rule.size_low / area), np.log(area / rule.size_high), 0.0)
-    return float(np.exp(-outside))
-
-
-def _follows(behaviour: Behaviour) -> float | None:
-    """How well its centre goes with the image under it, fast frames counting more."""
-    known = np.isfinite(behaviour.following)
-    speed = np.linalg.norm(behaviour.motion, axis=-1)[known] + 0.5
-    return float((behaviour.following[known] * speed).sum() / speed.sum()) if known.any() else None
+def _follows(behaviour: Behaviour, rule: ChoiceRule) -> float | None:
+    """How well its centre goes with the image under it, fast moments counting more."""
+    seen = np.isfinite(behaviour.following)
+    speed = np.linalg.norm(behaviour.motion, axis=-1)[seen] + rule.moving
+    return float((behaviour.following[seen] * speed).sum() / speed.sum()) if seen.any() else None
 
 
 def _not_robot(candidate: Candidate, robot: Frames | None) -> float | None:
@@ -268,13 +239,7 @@ def _not_robot(candidate: Candidate, robot: Frames | None) -> float | None:
 
 def _same_look(behaviour: Behaviour) -> float | None:
     """How much its colours stay the same: mean intersection with their mean histogram."""
-    known = [each for each in behaviour.colours if each is not None]
-    if not known:
+    if not behaviour.colours:
         return None
-    stack = np.stack(known)
+    stack = np.stack(behaviour.colours)
     return float(np.minimum(stack, stack.mean(axis=0)).sum(axis=1).mean())
-
-
-def _mean(values: Floats) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else None

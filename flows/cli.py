@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from extractors.errors import ConfigError, CuepackError, SourceError
+from extractors.printable import printable
 from flows.commands.bench import bench
 from flows.commands.export import export
 from flows.commands.extract import extract, rerun
@@ -22,7 +23,6 @@ from flows.commands.sources import sample, score
 from flows.commands.stats import stats
 from flows.commands.verify import verify
 from flows.commands.view import view
-from packers.printable import printable
 
 _KEPT = "what is finished is kept, run again to go on"
 

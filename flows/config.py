@@ -21,6 +21,10 @@ from scoring.settings import ScoringSettings
 
 Profile = Literal["auto", "cpu", "gpu", "gpu-open"]
 
+StageName = Literal["masks", "depth", "tracks", "geometry", "quality", "pack"]
+"""The stages that a rerun can begin with: those of `flows.stages.STAGES` but the first, and the last, `pack`. They are
+listed here too, so that the command line's help loads no stage; a test compares both lists."""
+
 _PROFILES: dict[str, dict[str, str]] = {
     "cpu": {"masks": "motion", "depth": "off", "tracks": "lucas-kanade"},
     "gpu": {"masks": "sam3", "depth": "video-depth-anything", "tracks": "cotracker3"},
@@ -98,9 +102,7 @@ class MasksConfig(Section):
         DEFAULT_PROMPTS, description="texts asked for; {object} is the instruction's noun phrase"
     )
     choose: Literal["best", "first"] = Field(
-        "best",
-        description="best: what behaves as the manipulated object; first: the first prompt that finds anything "
-        "(motion: what it ranks first)",
+        "best", description="best: what behaves as the manipulated object; first: the first prompt that finds anything"
     )
     robot_prompt: Prompt | None = Field(None, description="text for the arm, packed as masks/robot; none: not packed")
     plan: Literal["video", "frames"] = Field(

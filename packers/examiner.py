@@ -48,7 +48,8 @@ class Examiner:
             PacketError: reading the file ended the process, or took too long.
         """
         seconds = CPU_SECONDS + CPU_SECONDS_PER_MB * path.stat().st_size / 1e6
-        request = json.dumps([task, os.fsdecode(path), seconds]).encode() + b"\n"
+        # The process keeps the folder in which it was started; this one may have changed its own since.
+        request = json.dumps([task, os.fsdecode(path.absolute()), seconds]).encode() + b"\n"
         with self._lock:
             process = self._running()
             assert process.stdin is not None

@@ -12,8 +12,8 @@ from typing import Any
 import h5py
 
 from extractors.errors import PacketError
+from extractors.printable import printable
 from packers.admission import admit, check_head
-from packers.printable import printable
 from packers.reader import DAMAGE, dataset_names, open_hdf5, plain_value, root_attributes
 
 _LONG_LIST = 200

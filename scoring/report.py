@@ -52,10 +52,6 @@ def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
     motion = measure_motion(signals.pixels, signals.fps)
     masks = None if signals.masks is None else measure_masks(signals.masks, signals.fps)
     actions = measure_actions(signals.action, signals.action_valid, signals.gripper, signals.fps)
-    foreground = (signals.tracks or {}).get("foreground")
-    excursion = None
-    if foreground is not None and follows_object(foreground, masks):
-        excursion = object_excursion(foreground, signals.pixels.shape[2], camera_moves=signals.camera_moves)
     judges: dict[str, Callable[[], Card] | None] = {
         "frames": lambda: judge_frames(signals, motion, settings),
         "actions": (lambda: judge_actions(signals, motion, actions, settings))
@@ -69,6 +65,11 @@ def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
     }
     quality = {name: absent() if judge is None else _card(name, judge) for name, judge in judges.items()}
     tags = set(signals.tags).union(*(card["tags"] for card in quality.values()))
+    foreground = (signals.tracks or {}).get("foreground")
+    excursion = None
+    # Points that were left behind, or lost on the way, say that the object did not move.
+    if foreground is not None and "frozen-tracks" not in tags and follows_object(foreground, masks):
+        excursion = object_excursion(foreground, signals.pixels.shape[2], camera_moves=signals.camera_moves)
     # Where the object's points do not tell, its mask does: its middle also shifts where an arm covers half of it.
     travel = excursion if excursion is not None or masks is None else masks.travel
     # Properties of the clip, not faults of a signal.

@@ -135,7 +135,7 @@ def _judge_frozen(
         return
     on_object, seen = fields["on_object"].astype(bool), fields["visibility"].astype(bool)
     if float(np.nanmax(np.abs(np.diff(xy, axis=0)))) < _STILL:
-        left = _left_behind(xy[0], seen, motion, settings.frozen_change)
+        left = _left_behind(fields["xy"][0], seen, signals.pixels, settings.frozen_change)
         card.numbers[f"{name}_left_behind"] = left
         if left > _LEFT_BEHIND:
             card.add("frozen-tracks", "fail", f"{name}: no point moves at all, yet the picture under them does")
@@ -154,16 +154,14 @@ def _judge_frozen(
         card.add("frozen-tracks", "fail", reason)
 
 
-def _left_behind(places: NDArray[np.float64], seen: NDArray[np.bool_], motion: Motion, least_change: float) -> float:
-    """Share of the samples of points at `places` (N, 2), in widths, at which the picture is not what it was at first.
-
-    A point's first sample is what it was posed on, so the picture there is compared with the later ones it is seen in.
-    """
-    rows, columns = motion.grey.shape[1:]
-    x = np.clip(np.nan_to_num(places[:, 0]) * columns, 0, columns - 1).astype(int)
-    height = motion.aspect
-    y = np.clip(np.nan_to_num(places[:, 1]) / height * rows, 0, rows - 1).astype(int)
-    under = motion.grey[:, y, x]
+def _left_behind(
+    xy: NDArray[np.floating], seen: NDArray[np.bool_], pixels: NDArray[np.uint8], least_change: float
+) -> float:
+    """Share of the samples of points at `xy` (N, 2), pixels, at which the picture is not what it was first."""
+    height, width = pixels.shape[1:3]
+    x = np.clip(np.rint(np.nan_to_num(xy[:, 0])), 0, width - 1).astype(int)
+    y = np.clip(np.rint(np.nan_to_num(xy[:, 1])), 0, height - 1).astype(int)
+    under = pixels[:, y, x].mean(axis=-1)
     first = under[np.argmax(seen, axis=0), np.arange(under.shape[1])]
     changed = np.abs(under - first) > least_change
     return float(changed[seen].mean()) if seen.any() else 0.0

@@ -87,7 +87,7 @@ def test_the_commands_for_real_data_run_on_the_sample(folder, monkeypatch, tmp_p
         if words[0] == "rerun":
             words[1], words[2] = "demo", first
             words += ["--no-prefect"]
-        else:
+        elif words[0] != "inspect":
             words += QUICK
         result = run(words)
         assert result.exit_code == 0, f"{line}\n{result.output}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from extractors.errors import WeightsError
+
+_CODE = re.compile(r"(?:Unsupported global: GLOBAL|Unsupported class|Unsupported operand) ([\w.:]+)")
+"""How torch 2.6 to 2.13 name what a pickle asks for."""
+
+_MAGICS = (
+    (b"\x1f\x8b", "a gzip file; unpack it"),
+    (b"7z\xbc\xaf", "a 7-Zip archive; unpack it"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"%PDF", "a PDF document"),
+)
 
 MOST_NAMED = 3
 """A checkpoint of another model differs in hundreds of names; this many are enough to recognise it."""
@@ -25,9 +37,22 @@ def read_state(path: Path, advice: str) -> dict[str, Tensor]:
     Raises:
         WeightsError: it cannot be read whole, or is no plain dict of tensors.
     """
+    kind = recognised(path)
+    if kind is not None:
+        raise WeightsError(f"{path} is no checkpoint but {kind}; {advice}")
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's about pickles of other protocols, which are refused anyway
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for files that are cut off, or no checkpoints
+        code = _CODE.search(str(error))
+        # Letters of any text are operations of a pickle to torch; a pickle begins with its protocol.
+        if code is not None and (not code[1].isdigit() or _begins_as_pickle(path)):
+            # Torch's own text goes on to advise loading it all the same.
+            raise WeightsError(
+                f"{path} is a pickle that asks for more than tensors ({code[1]}) and may run a program; nothing of it "
+                f"was run; {advice}"
+            ) from None
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise WeightsError(f"{path} cannot be read as a checkpoint ({reason}); it may be cut off: {advice}") from error
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
@@ -35,6 +60,34 @@ def read_state(path: Path, advice: str) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} is no plain dict of tensors; {advice}")
     return state
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
+
+
+def recognised(path: Path) -> str | None:
+    """What a file is that was saved under a checkpoint's name and is none, in words; None where it may be one."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        return "an empty file"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git-LFS pointer: `git lfs pull` in its repository gets the file that it stands for"
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")):
+        return "a web page, as servers send instead of a file: a login, a licence to accept, an error"
+    if text.startswith((b"{", b"[")):
+        return "JSON text, perhaps a server's error message"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "a safetensors file"
+    if not head.strip(b"\0"):
+        return "zeros, as a download that was cut off leaves"
+    for magic, name in _MAGICS:
+        if head.startswith(magic):
+            return name
+    return None
 
 
 def load_state(network: nn.Module, state: dict[str, Tensor], path: Path, file: str, advice: str) -> None:

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from extractors.backends.lucas_kanade_layers import (
     Backdrop,
     Floats,
-    Grouping,
     Image,
     Layer,
-    LayerSettings,
+    LayerRule,
     apply,
     assign_layers,
 )
@@ -35,16 +34,14 @@ class LucasKanade(OnCpu):
         max_enlarging: small frames are enlarged by at most this factor.
         visible_difference: colour difference at which a point is as likely hidden as seen, grey levels of 255.
         threshold: visible means visibility score x confidence above this.
-        layers: thresholds of the layer tracker.
-        grouping: how points are dealt out to layers.
+        rule: thresholds of the layers.
     """
 
     working_side: int = 256
     max_enlarging: float = 4.0
     visible_difference: float = 18.0
     threshold: float = 0.3
-    layers: LayerSettings = field(default_factory=LayerSettings)
-    grouping: Grouping = field(default_factory=Grouping)
+    rule: LayerRule = field(default_factory=LayerRule)
 
     def prepare(self, pixels: Frames) -> PreparedFrames:
         """`pixels` (T, H, W, 3) uint8 RGB, read once and kept at working size."""
@@ -103,23 +100,25 @@ class PreparedFrames:
         A layer of which nothing is seen is carried on by guess: confidence is a half for it, and rises with the
         share of its points that are found.
         """
-        tracker = self._tracker
-        found = assign_layers(self._images, frame, places, tracker.layers, tracker.grouping)
+        visible_difference = self._tracker.visible_difference
+        rule = self._tracker.rule.at(self._images[frame])
+        found = assign_layers(self._images, frame, places, rule)
+        members = [np.flatnonzero(found.layer == index) for index in range(len(found.motions))]
+        layers = [Layer(self._images, frame, places[points], rule) if len(points) else None for points in members]
         xy = np.zeros((len(self._images), len(places), 2))
         difference, confidence = np.zeros(xy.shape[:2]), np.ones(xy.shape[:2])
-        behind = Backdrop(self._images, frame, found.motions[0], tracker.layers, tracker.grouping)
-        for index, motions in enumerate(found.motions):
-            members = np.flatnonzero(found.layer == index)
-            if not len(members):
-                continue
-            layer = Layer(self._images, frame, places[members], tracker.layers)
-            for t, motion in enumerate(motions):
-                xy[t, members] = apply(motion, places[members])
+        for t in range(len(self._images)):
+            behind = Backdrop(self._images, frame, t, found.motions[0, t], rule)
+            for index, (layer, points) in enumerate(zip(layers, members, strict=True)):
+                if layer is None:
+                    continue
+                motion = found.motions[index, t]
+                xy[t, points] = apply(motion, layer.points)
                 hidden = layer.hidden(t, motion)
                 if index:
-                    hidden[behind.seen(t, layer.points, motion, hidden)] = tracker.layers.cut
-                difference[t, members] = hidden
-                confidence[t, members] = 0.5 + 0.5 * np.mean(difference[t, members] < tracker.visible_difference)
+                    hidden[behind.seen(layer.points, motion, hidden)] = rule.cut
+                difference[t, points] = hidden
+                confidence[t, points] = 0.5 + 0.5 * np.mean(hidden < visible_difference)
         return xy, difference, confidence
 
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from extractors.geometry import sample_indices
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -26,40 +28,82 @@ IDENTITY: Floats = np.eye(2, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class LayerSettings:
-    """Thresholds of the layer tracker; grey levels are of 255, pixels those of the working images.
+class LayerRule:
+    """Thresholds of the layers; grey levels are of 255.
+
+    Lengths are shares of the frame's side (the root of its area), and pixels once `at` has converted them; they were
+    set on simulated episodes of 256 x 256. Nothing is counted in frames: a layer is judged by where it is, not by how
+    fast it got there.
 
     Attributes:
-        window: side of the Lucas-Kanade window, pixels.
-        levels: pyramid levels above the full one.
-        patch: side of the box over which colour differences are averaged, pixels.
+        window: side of the Lucas-Kanade window.
+        patch: side of the box over which colour differences are averaged.
+        loop: forward-backward error at which a Lucas-Kanade match has lost 1/e of its weight.
+        fit: distance from the layer's motion at which a match starts to count as an outlier.
+        border: how far around a layer's points its picture is registered.
+        reach: how far around a layer its next position is searched.
+        slack: how far off a visible point may be placed.
+        stir: a layer that never strays farther from the background is the background.
+        near: distance over which points share their evidence, and side of the squares that measure a region.
         cut: colour difference above which a point counts as hidden or wrong, whatever the amount, grey levels.
         noise: colour difference that a match under changing light has, grey levels.
-        rest: a layer that differs by less has not moved since the frame before, grey levels.
+        poor: colour difference of a match that is hardly one, and over which points share their evidence, grey levels.
+        explained: mean colour difference below which the background explains a point, and lead of the best layer over
+            the next at which a point is clear, grey levels.
         search: look for new motion (not just go on as before) where the layer differs by more, grey levels.
-        lost: part of `cut` above which the whole layer counts as hidden.
-        loop_px: forward-backward error at which a Lucas-Kanade match has lost 1/e of its weight, pixels.
-        fit_px: distance from the layer's motion at which a match starts to count as an outlier, pixels.
+        rest: a layer that differs by less has not moved since the frame before, grey levels.
+        lead: how much better the background fits where it is seen, grey levels.
+        doubt: advantage of the layer that a point has already, and of that of its clear neighbours, grey levels.
+        bias: advantage of the background, and of rest, grey levels.
+        price: what a further layer must save, in grey levels x independent points.
         affinity: standard deviation of one update's change of scale, rotation and shear (1 is 100 %).
-        border: pixels around a layer's points that are registered with it.
-        reach_px: pixels around a layer in which its next position is searched.
-        slack_px: how far off a visible point may be placed, pixels.
+        hiding: factor on the cost of moving layers when points are dealt out.
+        cells: sizes of the regions tried, one round each, in squares of `near`.
+        regions: most regions tried in one round.
+        points, draft_points: points of a layer, and of one that is only tried, that are matched.
+        judged: most frames by which layers are compared, so that the cost of a frame does not grow with the clip.
     """
 
-    window: int = 11
-    levels: int = 3
-    patch: int = 5
+    window: float = 0.04296875
+    patch: float = 0.01953125
+    loop: float = 0.002734375
+    fit: float = 0.0078125
+    border: float = 0.046875
+    reach: float = 0.15625
+    slack: float = 0.00390625
+    stir: float = 0.005859375
+    near: float = 0.0234375
     cut: float = 30.0
     noise: float = 15.0
-    rest: float = 1.0
+    poor: float = 12.0
+    explained: float = 2.0
     search: float = 3.0
-    lost: float = 0.9
-    loop_px: float = 0.7
-    fit_px: float = 2.0
+    rest: float = 1.0
+    lead: float = 6.0
+    doubt: float = 4.0
+    bias: float = 0.5
+    price: float = 10.0
     affinity: float = 0.06
-    border: int = 12
-    slack_px: int = 1
-    reach_px: int = 40
+    hiding: float = 0.87
+    cells: tuple[int, ...] = (40, 12)
+    regions: int = 5
+    points: int = 30
+    draft_points: int = 16
+    judged: int = 60
+
+    def at(self, image: Image) -> LayerRule:
+        """The rule with lengths in pixels of `image` (h, w, 3)."""
+        side = float(np.sqrt(image.shape[0] * image.shape[1]))
+        return replace(self, **{name: getattr(self, name) * side for name in LENGTHS})
+
+
+LENGTHS = ("window", "patch", "loop", "fit", "border", "reach", "slack", "stir", "near")
+"""The rule's fields that `LayerRule.at` converts."""
+
+
+def _odd(length: float) -> int:
+    """The odd number of pixels, 1 or more, nearest to `length`."""
+    return 2 * max(round((length - 1) / 2), 0) + 1
 
 
 def apply(motion: Floats, points: NDArray[np.floating]) -> Floats:
@@ -88,28 +132,28 @@ def sample(image: NDArray[Any], points: NDArray[np.floating]) -> NDArray[np.floa
 
 
 def match(
-    first: Image, second: Image, points: Floats, guess: Floats, *, levels: int, settings: LayerSettings
+    first: Image, second: Image, points: Floats, guess: Floats, *, levels: int, rule: LayerRule
 ) -> tuple[Floats, Floats]:
-    """Pyramidal Lucas-Kanade in colour, there and back.
+    """Pyramidal Lucas-Kanade in colour, from `first` to `second` and back.
 
     Returns:
         positions (N, 2) in `second`, and the forward-backward error (N,) in pixels, infinite where the match failed.
     """
     start = np.ascontiguousarray(points[:, None], dtype=np.float32)
     options: dict[str, Any] = {
-        "winSize": (settings.window, settings.window),
+        "winSize": (max(_odd(rule.window), 3),) * 2,
         "maxLevel": levels,
         "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.02),
         "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
         "minEigThreshold": 1e-4,
     }
-    there, ok_there, _ = cv2.calcOpticalFlowPyrLK(
+    end, ok_end, _ = cv2.calcOpticalFlowPyrLK(
         first, second, start, np.ascontiguousarray(guess[:, None], dtype=np.float32), **options
     )
-    home, ok_back, _ = cv2.calcOpticalFlowPyrLK(second, first, there, start.copy(), **options)
+    home, ok_back, _ = cv2.calcOpticalFlowPyrLK(second, first, end, start.copy(), **options)
     error: Floats = np.linalg.norm((home - start)[:, 0].astype(np.float64), axis=-1)
-    error[(ok_there[:, 0] == 0) | (ok_back[:, 0] == 0)] = np.inf
-    return there[:, 0].astype(np.float64), error
+    error[(ok_end[:, 0] == 0) | (ok_back[:, 0] == 0)] = np.inf
+    return end[:, 0].astype(np.float64), error
 
 
 def fit_update(
@@ -137,24 +181,26 @@ def fit_update(
     return np.concatenate([np.eye(2) + linear, (shift - linear @ centre)[:, None]], axis=1)
 
 
+class _Fit(NamedTuple):
+    """A motion of a layer to one frame, how badly it fits (grey levels), and the layer's picture taken from there."""
+
+    motion: Floats
+    score: float
+    warped: Image
+
+
 class Layer:
     """Points of one reference frame, and the picture around them, followed as a whole."""
 
     def __init__(
-        self,
-        images: Sequence[Image],
-        frame: int,
-        points: Floats,
-        settings: LayerSettings,
-        border: int | None = None,
-        attempts: int = 3,
+        self, images: Sequence[Image], frame: int, points: Floats, rule: LayerRule, *, attempts: int = 3
     ) -> None:
-        """`images` (h, w, 3) RGB of one size; `points` (N, 2) in image `frame`."""
-        self._images, self._settings, self._attempts = images, settings, attempts
+        """`images` (h, w, 3) RGB of one size; `points` (N, 2) in image `frame`; `rule` in pixels."""
+        self._images, self._rule, self._attempts = images, rule, attempts
         self.frame, self.points = frame, points
         height, width = images[frame].shape[:2]
         self._extent = np.array([width, height]) - 0.5
-        border = settings.border if border is None else border
+        border = round(rule.border)
         low = np.maximum(np.floor(points.min(axis=0)) - border, 0).astype(int)
         high = np.minimum(np.ceil(points.max(axis=0)) + border, [width - 1, height - 1]).astype(int)
         self._corner = low
@@ -162,26 +208,24 @@ class Layer:
         self._template = np.ascontiguousarray(images[frame][low[1] : high[1] + 1, low[0] : high[0] + 1])
         self._inside = points - low
         # A point in a crowd counts for less: what matters is the area that the points stand for.
-        apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
-        self._weights = 1.0 / np.exp(-((apart / 3.0) ** 2)).sum(axis=1)
+        apart = np.square(points[:, None] - points[None]).sum(axis=-1)
+        self._weights = 1.0 / np.exp(-4 * apart / rule.near**2).sum(axis=1)
 
     def follow(self, order: Sequence[int]) -> Floats:
         """Motions (len(order), 2, 3) from the reference frame to the frames `order`, which begins with it."""
-        motion, velocity = IDENTITY.copy(), np.zeros(2)
-        motions, previous = [motion], self._template
+        fit, velocity = _Fit(IDENTITY.copy(), 0.0, self._template), np.zeros(2)
+        motions = [fit.motion]
         trust = np.ones(len(self.points))
         for before, frame in itertools.pairwise(order):
-            place = apply(motion, self.points)
-            score, warped = self._score(frame, motion, previous)
-            if score < self._settings.rest:
-                motions.append(motion)
-                previous, velocity = warped, np.zeros(2)
-                continue
-            guess = self._predict(before, frame, motion, velocity, trust, previous)
-            motion, previous, difference = self._register(frame, guess, previous)
-            trust = np.exp(-difference / self._settings.noise)
-            velocity = apply(motion, self.points).mean(axis=0) - place.mean(axis=0)
-            motions.append(motion)
+            place, previous = apply(fit.motion, self.points), fit.warped
+            fit = self._fit(frame, fit.motion, previous)
+            if fit.score < self._rule.rest:
+                velocity = np.zeros(2)
+            else:
+                fit = self._register(frame, self._predict(before, frame, fit, velocity, trust, previous), previous)
+                trust = np.exp(-self._difference(fit.warped, self._template, fit.motion) / self._rule.noise)
+                velocity = apply(fit.motion, self.points).mean(axis=0) - place.mean(axis=0)
+            motions.append(fit.motion)
         return np.stack(motions)
 
     def differences(self, frame: int, motion: Floats) -> Floats:
@@ -192,25 +236,23 @@ class Layer:
         return self._difference(self._warp(frame, motion), self._template, motion)
 
     def hidden(self, frame: int, motion: Floats) -> Floats:
-        """(N,) colour difference of each point itself, forgiving `slack_px`: grey levels, cut off, outside at the cut.
+        """(N,) colour difference of each point itself, forgiving `slack`: grey levels, cut off, outside at the cut.
 
         The point's colour is compared with the range of colours around where it should be, so that an edge that is
         placed a pixel off does not hide the points beside it.
         """
         warped = cv2.blur(self._warp(frame, motion), (3, 3))
-        kernel = np.ones((2 * self._settings.slack_px + 1,) * 2, dtype=np.uint8)
-        wanted = sample(cv2.blur(self._template, (3, 3)), self._inside)
+        kernel = np.ones((2 * max(round(self._rule.slack), 1) + 1,) * 2, dtype=np.uint8)
+        colour = sample(cv2.blur(self._template, (3, 3)), self._inside)
         low, high = sample(cv2.erode(warped, kernel), self._inside), sample(cv2.dilate(warped, kernel), self._inside)
-        difference = np.maximum(np.maximum(low - wanted, wanted - high), 0.0).mean(axis=-1).astype(np.float64)
-        difference[self.outside(motion)] = self._settings.cut
-        capped: Floats = np.minimum(difference, self._settings.cut)
-        return capped
+        difference = np.maximum(np.maximum(low - colour, colour - high), 0.0).mean(axis=-1).astype(np.float64)
+        return self._capped(difference, motion)
 
-    def outside(self, motion: Floats) -> NDArray[np.bool_]:
-        """(N,) True where `motion` carries the point out of the image."""
+    def _capped(self, difference: Floats, motion: Floats) -> Floats:
+        """`difference` (N,) up to the cut, and at the cut where `motion` carries the point out of the image."""
         place = apply(motion, self.points)
-        gone: NDArray[np.bool_] = np.any((place < -0.5) | (place > self._extent), axis=1)
-        return gone
+        outside = np.any((place < -0.5) | (place > self._extent), axis=1)
+        return np.where(outside, self._rule.cut, np.minimum(difference, self._rule.cut))
 
     def _warp(self, frame: int, motion: Floats) -> Image:
         where = compose(motion, translation(self._corner))
@@ -219,44 +261,36 @@ class Layer:
         return np.asarray(warped, dtype=np.uint8)
 
     def _difference(self, warped: Image, reference: Image, motion: Floats) -> Floats:
-        side = self._settings.patch
-        blurred = cv2.blur(cv2.absdiff(warped, reference), (side, side))
-        difference = sample(blurred, self._inside).mean(axis=-1).astype(np.float64)
-        difference[self.outside(motion)] = self._settings.cut
-        capped: Floats = np.minimum(difference, self._settings.cut)
-        return capped
+        blurred = cv2.blur(cv2.absdiff(warped, reference), (_odd(self._rule.patch),) * 2)
+        return self._capped(sample(blurred, self._inside).mean(axis=-1).astype(np.float64), motion)
 
-    def _score(self, frame: int, motion: Floats, previous: Image) -> tuple[float, Image]:
+    def _fit(self, frame: int, motion: Floats, previous: Image) -> _Fit:
         # The frame before keeps the score meaningful when light or aspect have changed since the reference.
         warped = self._warp(frame, motion)
         difference = self._difference(warped, self._template, motion) + self._difference(warped, previous, motion)
-        return float(self._weights @ difference / (2.0 * self._weights.sum())), warped
+        return _Fit(motion, float(self._weights @ difference / (2.0 * self._weights.sum())), warped)
 
-    def _predict(
-        self, before: int, frame: int, motion: Floats, velocity: Floats, trust: Floats, previous: Image
-    ) -> Floats:
-        """The best of: rest, constant velocity, and what the points' own flow says from either start."""
-        settings = self._settings
-        candidates = [motion, compose(translation(velocity), motion)]
-        scores = [self._score(frame, candidate, previous)[0] for candidate in candidates]
-        if min(scores) > settings.search:
-            place = apply(motion, self.points)
+    def _predict(self, before: int, frame: int, rest: _Fit, velocity: Floats, trust: Floats, previous: Image) -> _Fit:
+        """The best of: `rest`, constant velocity, and what the points' own flow says from either start."""
+        rule, fits = self._rule, [rest]
+        if velocity.any():
+            fits.append(self._fit(frame, compose(translation(velocity), rest.motion), previous))
+        if min(fit.score for fit in fits) > rule.search:
+            place = apply(rest.motion, self.points)
             starts = [place, place + velocity] if np.abs(velocity).max() > 1.0 else [place]
             for start in starts:
                 end, loop = self._flow(before, frame, place, start)
-                weights = self._weights * trust * np.exp(-((loop / settings.loop_px) ** 2))
+                weights = self._weights * trust * np.exp(-((loop / rule.loop) ** 2))
                 end = np.where(np.isfinite(loop)[:, None], end, place)
-                step = fit_update(place, end, weights, fit_px=settings.fit_px, affinity=settings.affinity)
-                candidates.append(compose(step, motion))
-                scores.append(self._score(frame, candidates[-1], previous)[0])
+                step = fit_update(place, end, weights, fit_px=rule.fit, affinity=rule.affinity)
+                fits.append(self._fit(frame, compose(step, rest.motion), previous))
         # Rest wins ties: an untextured layer must not wander.
-        scores[0] -= 0.3
-        return candidates[int(np.argmin(scores))]
+        return min(fits, key=lambda fit: fit.score - 0.6 * rule.bias * (fit is rest))
 
     def _flow(self, before: int, frame: int, place: Floats, start: Floats) -> tuple[Floats, Floats]:
         # A window around the layer is enough for its flow; a pyramid of the whole frame would cost more than the rest.
         ends = np.concatenate([place, start])
-        reach = self._settings.reach_px
+        reach = round(self._rule.reach)
         low = np.clip(np.floor(ends.min(axis=0)) - reach, 0, np.maximum(self._extent - 2 * reach, 0)).astype(int)
         high = np.maximum(np.ceil(ends.max(axis=0)) + reach, low + 2 * reach).astype(int)
         cut = (slice(low[1], high[1]), slice(low[0], high[0]))
@@ -265,91 +299,43 @@ class Layer:
             self._images[frame][cut],
             place - low,
             start - low,
-            levels=self._settings.levels,
-            settings=self._settings,
+            levels=3,
+            rule=self._rule,
         )
         return end + low, loop
 
-    def _register(self, frame: int, motion: Floats, previous: Image) -> tuple[Floats, Image, Floats]:
-        """`motion` corrected against the reference frame and, weaker, the frame before."""
-        settings = self._settings
-        score, warped = self._score(frame, motion, previous)
-        # What is hidden is carried on, not registered: there is nothing to see.
-        for attempt in range(self._attempts if score < settings.lost * settings.cut else 0):
+    def _register(self, frame: int, fit: _Fit, previous: Image) -> _Fit:
+        """`fit` corrected against the reference frame and, weaker, the frame before."""
+        rule = self._rule
+        # What is hidden is carried on, not registered: nothing of it is seen.
+        for attempt in range(self._attempts if fit.score < 0.9 * rule.cut else 0):
             levels = 2 if attempt == 0 else 1
-            matches = [self._matches(reference, warped, levels) for reference in (self._template, previous)]
+            matches = [self._matches(reference, fit.warped, levels) for reference in (self._template, previous)]
             start = np.concatenate([self._inside, self._inside]) + self._corner
             end = np.concatenate([place for place, _ in matches]) + self._corner
             weights = np.concatenate([matches[0][1], 0.3 * matches[1][1]])
-            update = fit_update(start, end, weights, fit_px=settings.fit_px, affinity=settings.affinity)
-            better = compose(motion, update)
-            new_score, new_warped = self._score(frame, better, previous)
-            if new_score > score + 0.05:
+            update = fit_update(start, end, weights, fit_px=rule.fit, affinity=rule.affinity)
+            worse, fit = fit, self._fit(frame, compose(fit.motion, update), previous)
+            if fit.score > worse.score + 0.05:
+                return worse
+            if fit.score >= worse.score or np.abs(apply(update, self.points) - self.points).max() < 0.1:
                 break
-            gained = score - new_score
-            motion, score, warped = better, new_score, new_warped
-            if gained <= 0.0 or np.abs(apply(update, self.points) - self.points).max() < 0.1:
-                break
-        return motion, warped, self._difference(warped, self._template, motion)
+        return fit
 
     def _matches(self, reference: Image, warped: Image, levels: int) -> tuple[Floats, Floats]:
-        settings = self._settings
-        end, loop = match(reference, warped, self._inside, self._inside, levels=levels, settings=settings)
-        side = (settings.patch, settings.patch)
+        rule = self._rule
+        end, loop = match(reference, warped, self._inside, self._inside, levels=levels, rule=rule)
+        side = (_odd(rule.patch),) * 2
         end = np.where(np.isfinite(loop)[:, None], end, self._inside)
-        found, wanted = sample(cv2.blur(warped, side), end), sample(cv2.blur(reference, side), self._inside)
-        alike = np.exp(-((np.abs(found - wanted).mean(axis=-1) / settings.noise) ** 2))
-        return end, self._weights * alike * np.exp(-((loop / settings.loop_px) ** 2))
+        found, colour = sample(cv2.blur(warped, side), end), sample(cv2.blur(reference, side), self._inside)
+        alike = np.exp(-((np.abs(found - colour).mean(axis=-1) / rule.noise) ** 2))
+        return end, self._weights * alike * np.exp(-((loop / rule.loop) ** 2))
 
 
 def _weighted_median(values: Floats, weights: Floats) -> float:
     order = np.argsort(values, kind="stable")
     total = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(total, total[-1] / 2.0)])
-
-
-@dataclass(frozen=True, slots=True)
-class Grouping:
-    """How points are dealt out to layers.
-
-    Attributes:
-        explained: mean colour difference (grey levels) below which the background explains a point.
-        support_px: spacing of the extra points that fill up the surroundings of the queries, pixels.
-        reach_px: how far from a query extra points are posed, pixels.
-        cells: sizes of the regions tried, one round each, in squares of `support_px`.
-        most_points: points of a layer that are matched.
-        max_regions: most regions tried at one scale.
-        price: what a further layer must save, in grey levels x independent points.
-        max_regions: most regions tried in one round.
-        bias: advantage of the background, grey levels.
-        margin: what a further layer must save at a point that is not the background's, grey levels.
-        stir_px: a layer that never strays farther from the background is the background.
-        hiding: factor on the cost of moving layers when points are dealt out.
-        lead: how much better the background fits where it is seen, grey levels.
-        poor: colour difference of a match that is hardly one, grey levels.
-        doubt: advantage of the layer of a point's clear neighbours, grey levels.
-        clear: lead of the best layer over the next at which a point is clear, grey levels.
-        near_px, like: distance (pixels) and colour difference (grey levels) over which points share their evidence.
-    """
-
-    explained: float = 2.0
-    support_px: float = 6.0
-    reach_px: float = 18.0
-    cells: tuple[int, ...] = (40, 12)
-    max_regions: int = 5
-    draft_points: int = 16
-    most_points: int = 30
-    price: float = 10.0
-    bias: float = 0.5
-    stir_px: float = 1.5
-    hiding: float = 0.87
-    lead: float = 6.0
-    poor: float = 12.0
-    doubt: float = 4.0
-    clear: float = 2.0
-    margin: float = 4.0
-    near_px: float = 6.0
-    like: float = 12.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -365,45 +351,41 @@ class Assigned:
     layer: NDArray[np.int64]
 
 
-def assign_layers(
-    images: Sequence[Image], frame: int, queries: Floats, settings: LayerSettings, grouping: Grouping
-) -> Assigned:
-    """Finds the layers that explain `queries` (N, 2) of image `frame` best over all images.
+def assign_layers(images: Sequence[Image], frame: int, queries: Floats, rule: LayerRule) -> Assigned:
+    """Finds the layers that explain `queries` (N, 2) of image `frame` best over all images; `rule` in pixels.
 
     Candidate layers (the background, and regions of like colour at several scales) are followed through the clip;
     greedy selection keeps those that lower the colour difference at the points by more than a layer costs; each
     kept layer is followed again with all points that it won.
     """
-    background = _background(images, frame, settings)
-    points = np.concatenate([queries, _support(images, frame, queries, background, settings, grouping)])
-    judge = _Judge(images, frame, points, settings, grouping)
-    behind = Backdrop(images, frame, background, settings, grouping)
-    motions, costs = [background], [judge.cost(background) - grouping.bias]
+    background = _background(images, frame, rule)
+    points = np.concatenate([queries, _support(images, frame, queries, background, rule)])
+    judge = _Judge(images, frame, points, rule)
+    # Kept for all layers: made again for each of them, they were a tenth of the work.
+    behind = [Backdrop(images, frame, t, background[t], rule) for t in judge.frames]
+    motions, costs = [background], [judge.cost(background) - rule.bias]
     kept, layer = [0], np.zeros(len(points), dtype=np.int64)
-
     still = np.zeros(len(points), dtype=np.bool_)
 
-    def follow(members: NDArray[np.intp], *, draft: bool) -> None:
-        most = grouping.draft_points if draft else grouping.most_points
+    def follow(members: NDArray[np.intp], most: int, attempts: int) -> None:
         chosen = points[members[_thinned(points[members], most)]]
-        followed = follow_both_ways(Layer(images, frame, chosen, settings, attempts=2 if draft else 3), len(images))
+        followed = follow_both_ways(Layer(images, frame, chosen, rule, attempts=attempts), len(images))
         apart = np.linalg.norm(_carried(followed, chosen) - _carried(background, chosen), axis=-1)
-        if np.median(apart, axis=1).max() < grouping.stir_px:
+        if np.median(apart, axis=1).max() < rule.stir:
             still[members] = True
             return
         motions.append(followed)
-        costs.append(judge.cost(motions[-1], behind))
+        costs.append(judge.cost(followed, behind))
 
-    for cells in grouping.cells:
-        loose = np.flatnonzero((np.min([costs[index] for index in kept], axis=0) > grouping.explained) & ~still)
-        for members in _regions(points, judge.colours, loose, cells, grouping):
-            follow(members, draft=True)
+    for cells in rule.cells:
+        loose = np.flatnonzero((np.min([costs[index] for index in kept], axis=0) > rule.explained) & ~still)
+        for members in _regions(points, judge.colours, loose, cells, rule):
+            follow(members, rule.draft_points, 2)
         before = layer
         kept, layer = judge.select(np.stack(costs))
         for index in kept[1:]:
-            members = np.flatnonzero(layer == index)
             if not np.array_equal(layer == index, before == index):
-                follow(members, draft=False)
+                follow(np.flatnonzero(layer == index), rule.points, 3)
         kept, layer = judge.select(np.stack(costs))
     number = np.full(len(motions), -1)
     number[kept] = np.arange(len(kept))
@@ -423,163 +405,143 @@ def follow_both_ways(layer: Layer, n_frames: int) -> Floats:
     return np.concatenate([backward[:0:-1], forward])
 
 
-def _background(images: Sequence[Image], frame: int, settings: LayerSettings) -> Floats:
+def _background(images: Sequence[Image], frame: int, rule: LayerRule) -> Floats:
     """Motions (T, 2, 3) of what fills most of the picture: exact rest where the camera stands still."""
     height, width = images[frame].shape[:2]
     x, y = np.meshgrid((np.arange(16) + 0.5) * width / 16 - 0.5, (np.arange(16) + 0.5) * height / 16 - 0.5)
-    layer = Layer(images, frame, np.stack([x.ravel(), y.ravel()], axis=1), settings)
-    rest = np.broadcast_to(IDENTITY, (len(images), 2, 3))
-    unmoved = [np.median(layer.differences(t, IDENTITY)) < settings.search for t in range(len(images))]
+    layer = Layer(images, frame, np.stack([x.ravel(), y.ravel()], axis=1), rule)
+    shown = sample_indices(len(images), rule.judged)
+    unmoved = [np.median(layer.differences(int(t), IDENTITY)) < rule.search for t in shown]
     # A robot before the lens hides most of the picture for a while; a moving camera changes nearly all frames.
     if np.mean(unmoved) > 0.5:
-        return rest.copy()
+        return np.broadcast_to(IDENTITY, (len(images), 2, 3)).copy()
     return follow_both_ways(layer, len(images))
 
 
-def _support(
-    images: Sequence[Image],
-    frame: int,
-    queries: Floats,
-    background: Floats,
-    settings: LayerSettings,
-    grouping: Grouping,
-) -> Floats:
-    """(M, 2) further points around the queries that the background does not explain."""
-    judge = _Judge(images, frame, queries, settings, grouping)
-    loose = queries[judge.cost(background) > grouping.explained]
-    if not len(loose):
-        return np.empty((0, 2))
+def _support(images: Sequence[Image], frame: int, queries: Floats, background: Floats, rule: LayerRule) -> Floats:
+    """(M, 2) further points around the queries that the background does not explain.
+
+    Without them points beside a moving thing, which it covers for a while, would be all that is known of it, and go
+    with it.
+    """
+    loose = queries[_Judge(images, frame, queries, rule).cost(background) > rule.explained]
     height, width = images[frame].shape[:2]
-    x, y = np.meshgrid(np.arange(2.0, width, grouping.support_px), np.arange(2.0, height, grouping.support_px))
+    x, y = np.meshgrid(np.arange(rule.near / 3, width, rule.near), np.arange(rule.near / 3, height, rule.near))
     lattice = np.stack([x.ravel(), y.ravel()], axis=1)
     smooth = cv2.blur(images[frame], (3, 3))
     colours = sample(smooth, lattice)
     fitting = np.zeros(len(lattice), dtype=np.bool_)
-    for query, colour in zip(loose, sample(smooth, loose), strict=True):
-        close = np.linalg.norm(lattice - query, axis=1) < grouping.reach_px
-        fitting |= close & (np.abs(colours - colour).mean(axis=1) < settings.noise)
+    for query, colour in zip(loose, sample(smooth, loose) if len(loose) else (), strict=True):
+        close = np.square(lattice - query).sum(axis=1) < (3 * rule.near) ** 2
+        fitting |= close & (np.abs(colours - colour).mean(axis=1) < rule.noise)
     lattice = lattice[fitting]
     if not len(lattice):
         return lattice
-    judge = _Judge(images, frame, lattice, settings, grouping)
-    return lattice[judge.cost(background) > grouping.explained]
+    return lattice[_Judge(images, frame, lattice, rule).cost(background) > rule.explained]
 
 
 class Backdrop:
-    """The background, and where it is seen: nothing else can be at such a place in such a frame."""
+    """The background of one frame, and where it is seen: nothing else can be at such a place in such a frame."""
 
-    def __init__(
-        self, images: Sequence[Image], frame: int, motions: Floats, settings: LayerSettings, grouping: Grouping
-    ) -> None:
-        """`motions` (T, 2, 3) carry image `frame`'s background to every image."""
-        self.motions = motions
-        self._images, self._frame, self._side = images, frame, (settings.patch, settings.patch)
-        self._away, self._lead = grouping.stir_px, grouping.lead
+    def __init__(self, images: Sequence[Image], reference: int, frame: int, motion: Floats, rule: LayerRule) -> None:
+        """`motion` (2, 3) carries image `reference`'s background to image `frame`."""
+        height, width = images[frame].shape[:2]
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        back = images[frame]
+        if not np.array_equal(motion, IDENTITY):
+            back = cv2.warpAffine(back, motion, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        self._inverse = cv2.invertAffineTransform(motion).astype(np.float64)
+        grey = cv2.transform(cv2.absdiff(back, images[reference]), np.full((1, 3), 1 / 3))
+        self._residual = cv2.blur(grey, (_odd(rule.patch),) * 2)
+        self._corner, self._rule = np.array([width - 1, height - 1]), rule
 
-    def seen(self, frame: int, points: Floats, motion: Floats, difference: Floats) -> NDArray[np.bool_]:
-        """(N,) True where `motion` puts a point at a place that shows the background in `frame`.
+    def seen(self, points: Floats, motion: Floats, difference: Floats) -> NDArray[np.bool_]:
+        """(N,) True where `motion` puts a point at a place that shows the background.
 
         That is: the background fits there better than the point itself (`difference`, grey levels) by a clear lead.
         """
-        place = apply(motion, points)
-        inverse = cv2.invertAffineTransform(self.motions[frame]).astype(np.float64)
-        origin = apply(inverse, place)
-        height, width = self._images[self._frame].shape[:2]
-        known = np.all((origin >= 0) & (origin <= [width - 1, height - 1]), axis=1)
-        moved = np.linalg.norm(origin - points, axis=1) > self._away
-        background = sample(self._residual(frame), origin).mean(axis=-1)
-        seen: NDArray[np.bool_] = known & moved & (background < difference - self._lead)
+        origin = apply(self._inverse, apply(motion, points))
+        inside = np.all((origin >= 0) & (origin <= self._corner), axis=1)
+        moved = np.linalg.norm(origin - points, axis=1) > self._rule.stir
+        seen: NDArray[np.bool_] = inside & moved & (sample(self._residual, origin) < difference - self._rule.lead)
         return seen
-
-    def _residual(self, frame: int) -> Image:
-        height, width = self._images[frame].shape[:2]
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        warped = cv2.warpAffine(
-            self._images[frame], self.motions[frame], (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
-        )
-        return np.asarray(cv2.blur(cv2.absdiff(warped, self._images[self._frame]), self._side), dtype=np.uint8)
 
 
 class _Judge:
     """Says how well a motion explains each of a set of points, and picks layers by it."""
 
-    def __init__(
-        self, images: Sequence[Image], frame: int, points: Floats, settings: LayerSettings, grouping: Grouping
-    ) -> None:
-        self._layer = Layer(images, frame, points, settings, border=settings.patch)
-        self._n_frames, self._grouping = len(images), grouping
-        self._cut, self._poor = settings.cut, grouping.poor
+    def __init__(self, images: Sequence[Image], frame: int, points: Floats, rule: LayerRule) -> None:
+        self._layer = Layer(images, frame, points, replace(rule, border=rule.patch))
+        self._rule = rule
+        self.frames: list[int] = sample_indices(len(images), rule.judged).tolist()
         self.colours = sample(cv2.blur(images[frame], (3, 3)), points).astype(np.float64)
-        apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
-        unlike = np.abs(self.colours[:, None] - self.colours[None]).mean(axis=-1)
+        apart = np.square(points[:, None] - points[None]).sum(axis=-1)
+        unlike = sum(np.abs(channel[:, None] - channel[None]) for channel in self.colours.T) / 3
+        closeness = apart / rule.near**2 + np.square(unlike / rule.poor)
+        # A point in a crowd counts for less: what matters is the area that the points stand for.
+        self._weights = 1.0 / np.exp(-4 * apart / rule.near**2).sum(axis=1)
         # Points that are hidden whenever it matters follow their like-coloured neighbours.
-        alike = np.exp(-0.5 * (apart / grouping.near_px) ** 2 - 0.5 * (unlike / grouping.like) ** 2)
-        self._weights = 1.0 / np.exp(-((apart / 3.0) ** 2)).sum(axis=1)
-        alike *= self._weights
-        self._apart = apart
-        self._nearness = self._weights * np.exp(
-            -0.5 * (apart / (2.0 * grouping.near_px)) ** 2 - 0.5 * (unlike / (2.0 * grouping.like)) ** 2
-        )
+        alike = self._weights * np.exp(-closeness / 2)
         self._smooth = alike / alike.sum(axis=1, keepdims=True)
+        self._nearness = self._weights * np.exp(-closeness / 8) + 1e-12 / (1.0 + apart)
 
-    def cost(self, motions: Floats, behind: Backdrop | None = None) -> Floats:
-        """(N,) mean colour difference over the clip, smoothed over neighbours of like colour.
+    def cost(self, motions: Floats, behind: Sequence[Backdrop] = ()) -> Floats:
+        """(N,) mean colour difference over `frames`, smoothed over neighbours of like colour.
 
-        Where `behind` is seen, a layer that should be in front of it is not.
+        Where the background is seen (`behind`, one for each of `frames`), a layer in front of it is not.
         """
         total = np.zeros(len(self._weights))
-        for frame, motion in enumerate(motions):
-            difference = self._layer.differences(frame, motion)
-            if behind is not None:
-                difference[behind.seen(frame, self._layer.points, motion, difference)] = self._cut
+        for place, frame in enumerate(self.frames):
+            difference = self._layer.differences(frame, motions[frame])
+            if behind:
+                difference[behind[place].seen(self._layer.points, motions[frame], difference)] = self._rule.cut
             # A poor match counts nearly as none: what sweeps over a point must not earn by resembling it a little.
-            total += self._cut * (1.0 - np.exp(-((difference / self._poor) ** 2)))
-        return np.asarray(self._smooth @ (total / self._n_frames))
+            total += self._rule.cut * (1.0 - np.exp(-((difference / self._rule.poor) ** 2)))
+        return np.asarray(self._smooth @ (total / len(self.frames)))
 
     def select(self, costs: Floats) -> tuple[list[int], NDArray[np.int64]]:
         """The layers worth their price out of `costs` (L, N), the background first, and each point's layer (N,)."""
         kept = [0]
         best, winner = costs[0].copy(), np.zeros(costs.shape[1], dtype=np.int64)
         while True:
-            margin = np.where(winner == 0, 0.0, self._grouping.margin)
+            margin = np.where(winner == 0, 0.0, self._rule.doubt)
             saved = np.maximum(best - costs - margin, 0.0)
             choice = int(np.argmax(saved @ self._weights))
-            if saved[choice] @ self._weights <= self._grouping.price:
+            if saved[choice] @ self._weights <= self._rule.price:
                 break
             kept.append(choice)
             won = saved[choice] > 0.0
             best, winner = np.where(won, costs[choice], best), np.where(won, choice, winner)
-        winner = self._settled(costs, kept, best)
+        winner = self._settled(costs, kept)
         return [0] + [index for index in kept[1:] if np.any(winner == index)], winner
 
-    def _settled(self, costs: Floats, kept: list[int], best: Floats) -> NDArray[np.int64]:
+    def _settled(self, costs: Floats, kept: list[int]) -> NDArray[np.int64]:
         """Each point's layer (N,) among `kept`, with the layers of the clear points around it as prior."""
         numbers = np.asarray(kept)
         among = costs[numbers]
         # A point hidden under every layer costs each the same; it is then rather carried off than left behind covered.
-        among[1:] *= self._grouping.hiding
+        among[1:] *= self._rule.hiding
         first = np.argmin(among, axis=0)
         runner_up = np.partition(among, 1, axis=0)[1] if len(kept) > 1 else np.full(len(first), np.inf)
-        clear = runner_up - among.min(axis=0) > self._grouping.clear
-        if not clear.any():
-            clearest: NDArray[np.int64] = numbers[first]
-            return clearest
-        belongs = (first[clear][None] == np.arange(len(kept))[:, None]).astype(np.float64)
-        nearness = self._nearness[:, clear] + 1e-12 / (1.0 + self._apart[:, clear])
-        prior = belongs @ (nearness / nearness.sum(axis=1, keepdims=True)).T
-        settled: NDArray[np.int64] = numbers[np.argmin(among - self._grouping.doubt * prior, axis=0)]
+        clear = runner_up - among.min(axis=0) > self._rule.explained
+        if clear.any():
+            belongs = (first[clear][None] == np.arange(len(kept))[:, None]).astype(np.float64)
+            nearness = self._nearness[:, clear]
+            among -= self._rule.doubt * belongs @ (nearness / nearness.sum(axis=1, keepdims=True)).T
+        settled: NDArray[np.int64] = numbers[np.argmin(among, axis=0)]
         return settled
 
 
 def _regions(
-    points: Floats, colours: Floats, loose: NDArray[np.intp], cells: int, grouping: Grouping
+    points: Floats, colours: Floats, loose: NDArray[np.intp], cells: int, rule: LayerRule
 ) -> list[NDArray[np.intp]]:
-    """Sets of `loose` points, near each other and of like colour, of about `cells` support squares each."""
+    """Sets of `loose` points, near each other and of like colour, of about `cells` squares each."""
     if not len(loose):
         return []
-    filled = len(np.unique(np.floor(points[loose] / grouping.support_px), axis=0))
-    count = int(np.clip(np.ceil(filled / cells), 1, grouping.max_regions))
-    features = np.concatenate([points[loose] / (2.0 * grouping.support_px), colours[loose] / 30.0], axis=1)
+    filled = len(np.unique(np.floor(points[loose] / rule.near), axis=0))
+    count = int(np.clip(np.ceil(filled / cells), 1, rule.regions))
+    # Two squares apart is as different as two matches under other light may be.
+    features = np.concatenate([points[loose] / (2.0 * rule.near), colours[loose] / (2.0 * rule.noise)], axis=1)
     label = _cluster(features, min(count, len(loose)))
     return [loose[label == index] for index in range(count) if np.any(label == index)]
 
@@ -593,17 +555,12 @@ def _thinned(points: Floats, count: int) -> NDArray[np.intp]:
     while len(chosen) < count:
         chosen.append(int(np.argmax(nearest)))
         nearest = np.minimum(nearest, np.linalg.norm(points - points[chosen[-1]], axis=1))
-    return np.sort(np.asarray(chosen))
+    return np.asarray(chosen)
 
 
 def _cluster(features: Floats, count: int) -> NDArray[np.int64]:
     """k-means labels (N,), begun with points each farthest from those before it, so that nothing is drawn."""
-    centres = [features[np.argmin(np.linalg.norm(features - features.mean(axis=0), axis=1))]]
-    nearest = np.linalg.norm(features - centres[0], axis=1)
-    while len(centres) < count:
-        centres.append(features[int(np.argmax(nearest))])
-        nearest = np.minimum(nearest, np.linalg.norm(features - centres[-1], axis=1))
-    centre = np.stack(centres)
+    centre = features[_thinned(features, count)]
     label = np.zeros(len(features), dtype=np.int64)
     for _ in range(20):
         label = np.argmin(np.linalg.norm(features[:, None] - centre[None], axis=-1), axis=1)

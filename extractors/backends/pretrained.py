@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +20,41 @@ HalfPrecision = Literal["auto", "fp32", "bf16"]
 
 
 def check_transformers(backend: str, needed: str) -> None:
-    """Raises ConfigError where the `transformers` package is not installed, or too old to have the class `needed`."""
+    """Raises ConfigError where `transformers` is not installed, lacks the class `needed`, or cannot be imported."""
     try:
         import transformers
 
         getattr(transformers, needed)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # what a package that does not fit another raises is its own affair
+        cause = _first_cause(error)
+        if "torchvision" in f"{cause}{_raised_in(cause)}" and importlib.util.find_spec("torchvision") is not None:
+            raise ConfigError(
+                f"masks.backend={backend}: the torchvision that is installed does not fit torch {torch.__version__} "
+                f"({type(cause).__name__}: {cause}); install the torchvision of the same build, or `pip uninstall "
+                "torchvision`, which this backend does not need"
+            ) from error
+        if not isinstance(cause, ImportError | AttributeError):
+            raise ConfigError(
+                f"masks.backend={backend}: transformers cannot be imported ({type(cause).__name__}: {cause}); mend "
+                "that package, or take masks.backend=motion"
+            ) from error
         raise ConfigError(
             f"masks.backend={backend} needs the transformers package with {needed} ({error}); install cuepack's extra "
             "`sam`, or take masks.backend=motion"
         ) from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What an exception comes from: `transformers` wraps what its imports raise, twice and with another meaning."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
+def _raised_in(error: BaseException) -> str:
+    """The file that raised an exception."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename if frames else ""
 
 
 def choose_precision(precision: str, device: str) -> tuple[torch.device, str, torch.dtype]:

@@ -102,7 +102,7 @@ class PromptedSegmenter(ABC):
             robot = _union([each for each in found.candidates if each.prompt == robot_text], episode.n_frames, size)
             report["robot_prompt"] = robot_text
         field = [each for each in found.candidates if each.prompt in prompts.texts]
-        choice = choose_candidate(field, episode.pixels, episode.gripper, by=self.choose, robot=robot)
+        choice = choose_candidate(field, episode.pixels, episode.gripper, fps=episode.fps, by=self.choose, robot=robot)
         report |= {"choose": self.choose, **choice.report(field)}
         if choice.index is None:
             asked_for = " or ".join(repr(text[:60]) for text in prompts.texts) or "anything: every prompt was dropped"

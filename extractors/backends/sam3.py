@@ -46,6 +46,22 @@ Plan = Literal["video", "frames"]
 N_TOKENS = 32
 """Length that texts are padded or cut to."""
 
+SESSION = (
+    "processed_frames",
+    "prompt_input_ids",
+    "prompt_attention_masks",
+    "obj_id_to_prompt_id",
+    "output_dict_per_obj",
+    "mask_inputs_per_obj",
+    "frames_tracked_per_obj",
+    "obj_id_to_tracker_score_frame_wise",
+    "suppressed_obj_ids",
+    "obj_first_frame_idx",
+    "unmatched_frame_inds",
+    "overlap_pair_to_frame_inds",
+)
+"""What is read and dropped of the library's session, which promises none of it: pyproject.toml pins its version."""
+
 _ADVICE = (
     "facebook/sam3 is gated: ask for access on its hub page, set HF_TOKEN or run `hf auth login`, then `cuepack models "
     "fetch sam3`, or name a local copy with masks.weights; masks.backend=grounded-sam has open weights, "
@@ -171,6 +187,12 @@ class Sam3(PromptedSegmenter):
             video_storage_device=self.device,
             dtype=self.model.dtype,
         )
+        lacking = [name for name in SESSION if not hasattr(session, name)]
+        if lacking:
+            raise ConfigError(
+                f"sam3: the transformers that is installed keeps its sessions otherwise (no {', '.join(lacking)}); "
+                "install transformers 5.23, or take masks.backend=grounded-sam"
+            )
         session.processed_frames = frames
         for text, (ids, attention, _) in zip(prompts, tokens, strict=True):
             prompt_id = session.add_prompt(text)
@@ -242,16 +264,30 @@ class _Sam3Video(Sam3VideoModel):  # type: ignore[misc, no-untyped-call, unused-
                 found[prompt_id] = {name: value[kept] for name, value in out.items()}
         return found
 
-    def run_tracker_propagation(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def run_tracker_propagation(self, inference_session: Any, frame_idx: int, reverse: bool) -> tuple[Tensor, Tensor]:
         """Masks (M, h, w) and scores of the objects that are followed, cleaned."""
-        masks, scores = super().run_tracker_propagation(*args, **kwargs)
+        masks, scores = super().run_tracker_propagation(
+            inference_session=inference_session, frame_idx=frame_idx, reverse=reverse
+        )
         return clean_logits(masks, max_area=self.own_fill_area), scores
 
-    def build_outputs(self, inference_session: Any, det_out: Any, *args: Any, **kwargs: Any) -> dict[int, Tensor]:
+    def build_outputs(
+        self,
+        inference_session: Any,
+        det_out: Any,
+        tracker_low_res_masks_global: Tensor,
+        tracker_update_plan: dict[str, Any],
+        reconditioned_obj_ids: Any = None,
+    ) -> dict[int, Tensor]:
         """Object id -> logits (1, h, w); those of new objects are cleaned here, the others were before."""
-        out: dict[int, Tensor] = super().build_outputs(inference_session, det_out, *args, **kwargs)
-        plan = args[1] if len(args) > 1 else kwargs["tracker_update_plan"]
-        for object_id in plan["new_det_obj_ids"]:
+        out: dict[int, Tensor] = super().build_outputs(
+            inference_session=inference_session,
+            det_out=det_out,
+            tracker_low_res_masks_global=tracker_low_res_masks_global,
+            tracker_update_plan=tracker_update_plan,
+            reconditioned_obj_ids=reconditioned_obj_ids,
+        )
+        for object_id in tracker_update_plan["new_det_obj_ids"]:
             out[object_id] = clean_logits(out[object_id], max_area=self.own_fill_area)
         return out
 

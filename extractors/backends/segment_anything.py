@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from numpy.typing import NDArray
 
+from extractors.backends.checkpoints import read_state
 from extractors.backends.devices import arithmetic, choose_device
 from extractors.backends.mask_cleanup import masks_at_size
 from extractors.backends.pretrained import HalfPrecision, check_transformers, choose_precision, load_pretrained
@@ -104,7 +105,9 @@ class SegmentAnything:
                 "install cuepack's extra `segment-anything`, or set masks.segmenter=sam"
             ) from error
         self.device = choose_device(device)
-        state = _read_state(Path(weights))
+        if not Path(weights).is_file():
+            raise WeightsError(f"weights for segment-anything not found: {weights}; {_PACKAGE_ADVICE}")
+        state = read_state(Path(weights), _PACKAGE_ADVICE)
         try:
             model = sam_model_registry[_WIDTHS[int(state["image_encoder.pos_embed"].shape[-1])]]()
             model.load_state_dict(state, strict=True)
@@ -135,17 +138,3 @@ def normalized(image: NDArray[np.uint8], size: Size, device: torch.device) -> to
     mean, std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
     # The published preprocessing resizes bytes: rounded before it is scaled.
     return (resized.round().clamp(0, 255) / 255 - mean) / std
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise WeightsError(f"weights for segment-anything not found: {path}; {_PACKAGE_ADVICE}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
-        raise WeightsError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}); {_PACKAGE_ADVICE}"
-        ) from error
-    if not isinstance(state, dict):
-        raise WeightsError(f"{path} holds no weights but a {type(state).__name__}; {_PACKAGE_ADVICE}")
-    return dict(state)

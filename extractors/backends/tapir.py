@@ -17,7 +17,6 @@ from torch import Tensor
 
 from extractors.backends.checkpoints import load_state, read_state
 from extractors.backends.devices import Precision, arithmetic, choose_device
-from extractors.backends.linear import pack_linears
 from extractors.backends.network_tracker import EncodedClip, NetworkTracker, VisibleBy, on_device
 from extractors.backends.tapir_features import COARSE_STRIDE, SIDE, FeatureMaps
 from extractors.backends.tapir_network import CPU_CHUNK, ITERATIONS, TEMPERATURE, TapirNetwork, pyramid
@@ -134,7 +133,6 @@ class Tapir(NetworkTracker[Pyramid]):
         self.network = load_network(Path(weights), causal=causal).to(self.device)
         for encoder in (self.network.resnet_torch, self.network.extra_convs):
             encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        pack_linears(self.network)
 
     def prepare(self, pixels: Frames) -> TapirClip:
         """The clip's features, ready for any number of query sets; see `encode_clip`."""

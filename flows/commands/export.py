@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--out",
     required=True,
     type=LocalPath(),
-    help="The file; for lerobot a new folder; for rerun a folder, or one .rrd.",
+    help="The file; for lerobot and webdataset a new folder; for rerun a folder, or one .rrd.",
 )
 @click.option("--selection", type=FilePath(), help="Only the episodes of this file, in its order.")
 @click.option(
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     "extra",
     multiple=True,
     metavar="DATASET",
-    help="lewm-hdf5, lerobot: one more dataset, such as centroids or tracks/grid; repeat.",
+    help="lewm-hdf5, lerobot, webdataset: one more dataset, such as centroids or tracks/grid; repeat.",
 )
 @click.option(
     "--names", type=click.Choice(["packet", "study"]), help="lewm-hdf5: names of these columns [default: packet]."
@@ -77,7 +77,8 @@ def export(
 
     lewm-hdf5: one flat file for stable-worldmodel and LeWM (pixels, action, state under its three names, ep_len,
     ep_offset), and OUT.episodes.csv that says which episode is where. lerobot: a LeRobotDataset v3.0 folder that stock
-    LeRobot trains on and edits; cues by --with, all of them with --full. rerun: recordings for the Rerun viewer.
+    LeRobot trains on and edits; cues by --with, all of them with --full. webdataset: tar shards, a sample
+    per episode. rerun: recordings for the Rerun viewer.
     """
     request = ExportRequest((), out, _progress(0), extra, without, pixels, trim, names, split, full, _splits(selection))
     check_request(form, request.options(), out)

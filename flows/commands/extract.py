@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import click
 
@@ -23,6 +23,7 @@ from flows.commands.options import (
     settings_options,
     start_logging,
 )
+from flows.config import StageName
 
 PROCESS_STARTED = time.monotonic()
 MOST_FAILURES_SHOWN = 20
@@ -80,7 +81,7 @@ def extract(source: str, out: OutputDirectory, **options: Any) -> None:
 @click.option(
     "--from",
     "force_from",
-    type=click.Choice(["masks", "depth", "tracks", "geometry", "quality", "pack"]),
+    type=click.Choice(get_args(StageName)),
     help="Redo this stage and those after it [default: what changed].",
 )
 @settings_options

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from extractors.errors import ConfigError, WeightsError
+from extractors.printable import printable
 from flows.commands.options import FAILED, FINISHED, print_json
 from flows.models.weights import (
     CHECKPOINTS,
@@ -65,25 +66,32 @@ def fetch(names: Sequence[str], as_json: bool) -> None:
 def check(names: Sequence[str], as_json: bool) -> None:
     """Load checkpoints as their backend would, and compare their sha256 with the one recorded.
 
-    Without names: those that are here. Exit code 1 where one is missing or damaged.
+    Without names: those that are here. Exit code 1 where one is missing or damaged. "unpinned": it loads and computes,
+    and no published sha256 is known to compare it with, so it may be any weights of that model.
     """
     chosen = _chosen(names) if names else [item for item in CHECKPOINTS.values() if checkpoint_file(item.name).exists()]
     rows: list[dict[str, Any]] = []
     for checkpoint in chosen:
         try:
             digest = check_checkpoint(checkpoint.name)
-            rows.append({"name": checkpoint.name, "sha256": digest, "error": None})
+            rows.append({"name": checkpoint.name, "sha256": digest, "pinned": bool(checkpoint.sha256), "error": None})
         except WeightsError as error:
-            rows.append({"name": checkpoint.name, "sha256": None, "error": str(error)})
+            rows.append({"name": checkpoint.name, "sha256": None, "pinned": False, "error": str(error)})
     bad = sum(row["error"] is not None for row in rows)
     if as_json:
         print_json("models check", FAILED if bad else FINISHED, counts={"checked": len(rows), "bad": bad}, models=rows)
     else:
         for row in rows:
-            print(f"{row['name']}: {row['error'] or 'good, sha256 ' + str(row['sha256'])}")
+            print(printable(f"{row['name']}: {row['error'] or _verdict(row)}"))
         if not rows:
             print("no checkpoint is here; `cuepack models list` shows what there is")
     sys.exit(FAILED if bad else FINISHED)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if row["pinned"]:
+        return f"good, the published file, sha256 {row['sha256']}"
+    return f"loads, unpinned (no published sha256 is known), sha256 {row['sha256']}"
 
 
 def _chosen(names: Sequence[str]) -> list[Checkpoint]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from extractors.errors import ConfigError
-from packers.printable import printable, printable_json
+from extractors.printable import printable, printable_json
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

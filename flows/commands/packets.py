@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from extractors.errors import ConfigError
+from extractors.printable import printable
 from flows.commands.options import FAILED, FINISHED, OutputOrFile, print_json
 from flows.commands.sources import inspect_and_exit
-from packers.printable import printable
 
 if TYPE_CHECKING:
     from flows.output.directory import Opened

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from extractors.printable import printable
 from flows.commands.options import FAILED, FINISHED, OutputOrFile, print_json
 from flows.commands.packets import fetched, packet_files
-from packers.printable import printable
 
 if TYPE_CHECKING:
     from flows.output.directory import Opened

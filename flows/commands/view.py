@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from extractors.errors import ConfigError
+from extractors.printable import printable
 from flows.commands.options import FAILED, LocalPath, OutputOrFile
-from packers.printable import printable
 
 if TYPE_CHECKING:
     from flows.output.directory import Opened

@@ -37,7 +37,6 @@ def _masks_settings(config: MasksConfig) -> dict[str, Any]:
     """
     if config.backend == "motion":
         return {
-            "choose": config.choose,
             "working_px": config.motion_working_px,
             "max_candidates": config.motion_max_candidates,
             "min_score": config.motion_min_score,

@@ -33,6 +33,7 @@ class Checkpoint:
         gated: whether the hub asks for access to be granted first.
         without: the way on without it.
         also: patterns of the other files of a folder; with none, the checkpoint is the one file.
+        sha256: of the published file, "" where nobody we trust has told it: then what is here is "unpinned".
         host: the Hugging Face "hub"; "web" where https://repository/file is the file; "other" cannot be fetched.
     """
 
@@ -45,11 +46,19 @@ class Checkpoint:
     without: str = "--profile cpu needs no weights"
     also: tuple[str, ...] = ()
     host: Literal["hub", "web", "other"] = "hub"
+    sha256: str = ""
 
     @property
     def is_open(self) -> bool:
         """Whether anyone may use the weights for anything, companies included."""
         return self.licence in OPEN_LICENCES
+
+
+_PUBLISHED = {
+    "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    "video_depth_anything_vits.pth": "13379300b739e659f076a59d52e9801bd8d38c541a7e71f73bbca4dcfb013609",
+}
+"""sha256 of published files. Ten public repositories each state the same for them (looked up in November 2026)."""
 
 
 def _video_depth_anything(size: str, title: str, licence: str, *, metric: bool) -> Checkpoint:
@@ -60,6 +69,7 @@ def _video_depth_anything(size: str, title: str, licence: str, *, metric: bool) 
         repository=f"depth-anything/{'Metric-' if metric else ''}Video-Depth-Anything-{title}",
         file=f"{prefix}video_depth_anything_{size}.pth",
         licence=licence,
+        sha256=_PUBLISHED.get(f"{prefix}video_depth_anything_{size}.pth", ""),
         without="--set depth.backend=off, or --profile cpu, needs no weights",
     )
 
@@ -130,6 +140,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             file="sam_vit_b_01ec64.pth",
             licence="Apache-2.0",
             without="masks.segmenter=sam takes facebook/sam-vit-base from the hub instead",
+            sha256=_PUBLISHED["sam_vit_b_01ec64.pth"],
             host="other",
         ),
         _tapir("tapir", "bootstapir_checkpoint_v2.pt"),
@@ -237,7 +248,14 @@ def fetch_checkpoint(name: str) -> Path:
         raise WeightsError(
             f"{name} cannot be fetched from {checkpoint.repository} ({reason}); {by_hand}, or {checkpoint.without}"
         ) from error
-    _record_path(path).write_text(checkpoint_digest(path) + "\n")
+    digest = checkpoint_digest(path)
+    if not is_published(name, digest):
+        path.unlink()
+        raise WeightsError(
+            f"what {checkpoint.repository} sent for {name} is not the published file: wanted sha256 "
+            f"{checkpoint.sha256}, got {digest}; it was removed; {by_hand}, or {checkpoint.without}"
+        )
+    _record_path(path).write_text(digest + "\n")
     return path
 
 
@@ -256,16 +274,26 @@ def check_checkpoint(name: str) -> str:
     """Loads a checkpoint as its backend would; returns its sha256.
 
     Raises:
-        WeightsError: it is missing, of another model, truncated, or differs from what was fetched.
+        WeightsError: it is missing, of another model, truncated, or differs from what was fetched or published.
     """
     path = checkpoint_path(name)
     digest = checkpoint_digest(path)
     record = _record_path(path)
     if record.exists() and record.read_text().strip() != digest:
         raise WeightsError(f"{path} has changed since it was fetched; `cuepack models fetch {name}` gets it again")
+    if not is_published(name, digest):
+        raise WeightsError(
+            f"{path} is not the published {CHECKPOINTS[name].file}: wanted sha256 {CHECKPOINTS[name].sha256}, got "
+            f"{digest}; `cuepack models fetch {name}` gets it, and weights of your own are named in the configuration"
+        )
     load = _LOADERS[CHECKPOINTS[name].backend]
     load(name, path)
     return digest
+
+
+def is_published(name: str, digest: str) -> bool:
+    """Whether a checkpoint of this sha256 is, or may be, the published one; False where it is known to be another."""
+    return CHECKPOINTS[name].sha256 in ("", digest)
 
 
 def checkpoint_digest(path: Path) -> str:

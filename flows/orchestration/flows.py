@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
 from prefect import flow, runtime, tags
@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
-from flows.config import load_config
+from flows.config import StageName, load_config
 from flows.orchestration.artifacts import report_run, reported_progress
 from flows.orchestration.dispatch import (
     ServerWatch,
@@ -51,7 +51,6 @@ MOST_RERUN = 1000
 """Episode ids that fit into the parameters of one flow run (512 KiB)."""
 
 Setting = Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z_0-9]+=")]
-Stage = Literal["masks", "depth", "tracks", "geometry", "quality", "pack"]
 
 
 @dataclass(slots=True)
@@ -180,7 +179,7 @@ def extract_dataset(
 def rerun_episode(
     out: str,
     episode_ids: Annotated[list[str], Field(min_length=1, max_length=MOST_RERUN)],
-    from_stage: Stage | None = None,
+    from_stage: StageName | None = None,
     settings: list[Setting] | None = None,
 ) -> State[Any]:
     """Redoes single episodes of an output directory with its own configuration; their packets are replaced in one step.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from extractors.errors import printable
+from extractors.printable import printable
 from extractors.types import Episode
 
 _MAX_ID = 180  # leaves room for a camera's name and a suffix in a file name of 255 bytes

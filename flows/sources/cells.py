@@ -73,7 +73,7 @@ def tasks(value: Any) -> tuple[str | int, ...]:
     if isinstance(value, (list, tuple)):
         return tuple(task for item in value[:1000] for task in tasks(item) if not isinstance(item, (list, tuple)))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return () if value != value or value != int(value) else (int(value),)
+        return (int(value),) if 0 <= value < MOST and value == int(value) else ()
     return (text(value),) if text(value) else ()
 
 

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.parquet as pq
 
-from extractors.errors import CuepackError, EpisodeError, printable
+from extractors.errors import CuepackError, EpisodeError
+from extractors.printable import printable
 from flows.sources.base import Source
 from flows.sources.bridge import BridgeRawSource
 from flows.sources.bridge_folders import list_trajectory

@@ -31,6 +31,7 @@ from extractors.errors import (
     BlankCameraError,
     CorruptDataError,
     EpisodeError,
+    GeometryError,
     LengthMismatchError,
     MissingDataError,
     SourceError,
@@ -207,7 +208,7 @@ class LeRobotSource:
         valid = None if action is None else np.asarray(np.isfinite(action).all(axis=1))
         opening, convention, gripper_tags = self._gripper(rows, state, action)
         task, task_tags = self._task(info, rows)
-        recorded = self._recorded(rows, view.camera)
+        recorded = self._recorded(info.episode_index, rows, view.camera)
         tags = {*info.tags, *clock.tags, *view.tags, *task_tags, *gripper_tags}
         tags -= {"no-language"} if task else set()
         if rows.relative != self._data_file(info.key):
@@ -453,7 +454,7 @@ class LeRobotSource:
 
     def _frames(self, info: EpisodeInfo, rows: EpisodeRows, clock: _Clock, camera: str) -> _View:
         if not self._is_video(camera):
-            pixels = ColumnPictures(rows, camera, rgb_picture, self._folders(rows, camera))
+            pixels = ColumnPictures(rows, camera, rgb_picture, self._folders(info.episode_index, camera))
             return _View(camera, pixels, rows.relative, {"alignment": "picture of row i is frame i"})
         relative = self._video_file(info.key, camera)
         path = self._root / relative
@@ -478,12 +479,11 @@ class LeRobotSource:
             self._listed_pictures = key, list_pictures(path)
         return self._listed_pictures[1]
 
-    def _folders(self, rows: EpisodeRows, column: str) -> tuple[Path, ...]:
+    def _folders(self, episode_index: int, column: str) -> tuple[Path, ...]:
         """Where pictures lie that a row only names: below the root, or in the folder LeRobot's writer leaves."""
-        index = rows.table["episode_index"][0].as_py() if "episode_index" in rows.table.column_names else 0
-        return self._root, self._root / "images" / column / f"episode_{index:06d}"
+        return self._root, self._root / "images" / column / f"episode_{episode_index:06d}"
 
-    def _recorded(self, rows: EpisodeRows, camera: str) -> dict[str, Frames]:
+    def _recorded(self, index: int, rows: EpisodeRows, camera: str) -> dict[str, Frames]:
         """Recorded depth and masks of the camera's own name, lazily."""
         name = camera.rsplit(".", 1)[-1]
         recorded: dict[str, Frames] = {}
@@ -492,10 +492,10 @@ class LeRobotSource:
             unit = _UNIT_M.get(depth.depth_unit or "mm")
             if unit is None:
                 raise SourceError(f"depth_unit of {depth.key} should be 'mm' or 'm', got {depth.depth_unit!r}")
-            recorded[_DEPTH] = ColumnPictures(rows, depth.key, metres_picture(unit), self._folders(rows, depth.key))
+            recorded[_DEPTH] = ColumnPictures(rows, depth.key, metres_picture(unit), self._folders(index, depth.key))
         masks = self._info.features.get(_MASKS + name)
         if masks is not None and masks.dtype == "image":
-            folders = self._folders(rows, masks.key)
+            folders = self._folders(index, masks.key)
             recorded[_MASKS] = ColumnPictures(rows, masks.key, mask_picture(_OBJECT), folders)
             recorded["robot"] = ColumnPictures(rows, masks.key, mask_picture(_ROBOT), folders)
         return recorded
@@ -605,13 +605,16 @@ class LeRobotSource:
         if row is None:
             return None
         height, width = view.pixels.shape[1:3]
-        camera = Camera(
-            **{name: row[name] for name in ("fx", "fy", "cx", "cy")},
-            width=int(row["width"]),
-            height=int(row["height"]),
-            source="calibrated",
-        )
-        return camera.resized(width, height)
+        try:
+            camera = Camera(
+                **{name: row[name] for name in ("fx", "fy", "cx", "cy")},
+                width=int(row["width"]),
+                height=int(row["height"]),
+                source="calibrated",
+            )
+            return camera.resized(width, height)
+        except GeometryError as error:
+            raise CorruptDataError(f"meta/intrinsics.json: {error}") from error
 
     def _provenance(
         self, info: EpisodeInfo, rows: EpisodeRows, view: _View, gripper: dict[str, Any] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from flows.sources.files import read_json
 READABLE = ("v2.0", "v2.1", "v3.0")
 _PLACEHOLDERS = {"episode_chunk", "episode_index", "chunk_index", "file_index", "video_key"}
 _MAX_FEATURES = 10_000
+
+MAX_NAME = 255
+"""Bytes of the longest name of a file or folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,12 @@ def relative_path(template: str, fields: Mapping[str, int | str]) -> str:
     except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
         raise SourceError(f"path template {template!r} cannot be filled from {sorted(fields)}: {error}") from error
     pure = PurePosixPath(path)
+    try:
+        longest = max((len(os.fsencode(part)) for part in pure.parts), default=0)
+    except UnicodeEncodeError:
+        longest = MAX_NAME + 1
+    if longest > MAX_NAME or len(path) > 10 * MAX_NAME:
+        raise SourceError(f"path template {template[:80]!r} makes no name that a disk can hold; correct info.json")
     if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
         raise SourceError(f"path template {template!r} leads out of the dataset: {path!r}; correct info.json")
     return str(pure)

@@ -1,7 +1,7 @@
 """Rows of one episode in a LeRobot data file: numbers at once, pictures lazily.
 
-A v3.0 file holds many episodes. The row groups that can hold the wanted one are found from the footer's statistics,
-and only they are read; the last table is kept, so that a thousand episodes in one row group cost one read. Pictures
+A v3.0 file holds many episodes. The row groups that can hold the wanted one are found from their index column, and only
+they are read; the last table is kept, so that a thousand episodes in one row group cost one read. Pictures
 are decoded by named readers of a few formats only: Pillow's own guess among all its formats would start Ghostscript.
 """
 
@@ -86,6 +86,7 @@ class RowReader:
         """Reader of the data files below `root`."""
         self._root = root
         self._kept: tuple[object, pa.Table] | None = None
+        self._spread: tuple[object, list[dict[str, Any]]] | None = None
         self._places: dict[int, str] | None = None
 
     def read(self, relative: str, episode_index: int, columns: Sequence[str], *, one_episode: bool) -> EpisodeRows:
@@ -114,7 +115,7 @@ class RowReader:
         try:
             with open_parquet(path, columns, name) as file:
                 numbered = "episode_index" in file.schema_arrow.names
-                groups = _groups(file, episode_index) if numbered else tuple(range(file.num_row_groups))
+                groups = self._groups(path, file, episode_index) if numbered else tuple(range(file.num_row_groups))
                 table = self._table(path, file, groups, columns) if groups else None
                 if table is not None and numbered:
                     table = table.filter(pc.equal(table["episode_index"], episode_index))
@@ -134,6 +135,22 @@ class RowReader:
         if self._kept is None or self._kept[0] != key:
             self._kept = key, file.read_row_groups(list(groups), columns=there)
         return self._kept[1]
+
+    def _groups(self, path: Path, file: pq.ParquetFile, episode_index: int) -> tuple[int, ...]:
+        """Row groups that can hold the episode, by the smallest and largest index in each.
+
+        Not by the footer's statistics: pyarrow ends the whole process when a damaged footer is asked for them.
+        """
+        stat = path.stat()
+        key = (path, stat.st_mtime_ns, stat.st_size)
+        if self._spread is None or self._spread[0] != key:
+            columns = (file.read_row_group(i, ["episode_index"]).column(0) for i in range(file.num_row_groups))
+            self._spread = key, [pc.min_max(column).as_py() for column in columns]
+        return tuple(
+            group
+            for group, ends in enumerate(self._spread[1])
+            if ends["min"] is not None and ends["min"] <= episode_index <= ends["max"]
+        )
 
     def _elsewhere(self, episode_index: int) -> str | None:
         """The data file that has an episode's rows, looked for in all of them.
@@ -309,21 +326,6 @@ def _one_channel(image: Image.Image) -> NDArray[Any]:
     if values.ndim != 2:
         raise ValueError(f"wanted one channel, got mode {image.mode}")
     return values
-
-
-def _groups(file: pq.ParquetFile, episode_index: int) -> tuple[int, ...]:
-    """Row groups that can hold the episode, by the footer's smallest and largest index."""
-    metadata = file.metadata
-    leaf = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == "episode_index")
-    found = []
-    for group in range(metadata.num_row_groups):
-        stats = metadata.row_group(group).column(leaf).statistics
-        try:
-            if stats is None or not stats.has_min_max or stats.min <= episode_index <= stats.max:
-                found.append(group)
-        except TypeError:  # statistics of text: the comparison of rows decides
-            found.append(group)
-    return tuple(found)
 
 
 def _is_fixed(kind: pa.DataType) -> bool:

@@ -150,7 +150,7 @@ class Layout:
                 return self._gather(steps, _text(example.get("episode_metadata", {}).get("file_path", "")))
         except (
             *(ValueError, LookupError, AttributeError, TypeError, RuntimeError, OverflowError, MemoryError),
-            *(AssertionError, DecodeError),
+            *(AssertionError, DecodeError, SystemError),
         ) as error:
             # tensorflow-datasets has no exception of its own for this.
             kind = LengthMismatchError if "length of elements" in str(error) else CorruptDataError
@@ -192,7 +192,7 @@ def _load_features(root: Path) -> Any:
         raise
     except (
         *(OSError, ValueError, LookupError, AttributeError, TypeError, ImportError, RecursionError, OverflowError),
-        *(AssertionError, ParseError, RuntimeError),
+        *(AssertionError, ParseError, RuntimeError, SystemError),
     ) as error:
         raise SourceError(f"{path} cannot be used: {error!r}; fetch the dataset again") from error
 

@@ -13,6 +13,4 @@ from flows.stages.tracks import TRACKS
 STAGES: tuple[Stage, ...] = (SOURCE, MASKS, DEPTH, TRACKS, GEOMETRY, QUALITY)
 """Every stage but the last, `pack`, which writes what these made."""
 
-RERUN_FROM = ("masks", "depth", "tracks", "geometry", "quality", "pack")
-
-__all__ = ["RERUN_FROM", "STAGES", "Stage", "StageInputs", "StageOutput"]
+__all__ = ["STAGES", "Stage", "StageInputs", "StageOutput"]

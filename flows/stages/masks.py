@@ -24,7 +24,7 @@ def _settings(config: Config) -> Mapping[str, Any]:
     of_motion = {name for name in settings if name.startswith("motion_")}
     of_all = {"backend", "repair"}
     of_texts = settings.keys() - of_motion
-    read = {"motion": {*of_all, "choose", *of_motion}, "sam3": of_texts, "grounded-sam": of_texts}
+    read = {"motion": {*of_all, *of_motion}, "sam3": of_texts, "grounded-sam": of_texts}
     # What only another backend reads must not make this one work again.
     return {name: settings[name] for name in sorted(read.get(config.masks.backend, of_all))}
 

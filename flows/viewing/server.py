@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from extractors.errors import ConfigError, CuepackError, OutputError
+from extractors.printable import printable
 from flows.output.annotations import VERDICTS, Annotation, write_annotation
 from flows.viewing.library import Library
-from packers.printable import printable
 from packers.viewer.episode import POINTS_FRAMES
 from packers.viewer.pages import CONTENT_SECURITY_POLICY, MEDIA_TYPES, as_script, static_files
 

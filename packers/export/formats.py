@@ -24,7 +24,7 @@ class ExportRequest:
     Attributes:
         packets: the files, in the order of the episodes.
         out: the file or folder to write.
-        columns: further datasets to take (lewm-hdf5, lerobot).
+        columns: further datasets to take (lewm-hdf5, lerobot, webdataset).
         names: of those columns (lewm-hdf5): the packet's, or those of the study's author; None: the packet's.
         split: one file for each split (lewm-hdf5).
         full: every cue that all packets have, with frames that have no action (lerobot).
@@ -179,6 +179,19 @@ def _rerun(request: ExportRequest) -> dict[str, Any]:
     return {"recordings": [f"{packet.stem}.rrd" for packet in packets]}
 
 
+def _check_absent(out: Path) -> None:
+    if out.exists():
+        raise ConfigError(f"--out {out} exists already; name a new folder")
+
+
+def _webdataset(request: ExportRequest) -> dict[str, Any]:
+    from packers.export.webdataset import write_webdataset
+
+    with request.progress("packets") as tick:
+        written = write_webdataset(request.packets, request.out, request.columns, splits=request.splits, done=tick)
+    return {"episodes": written.episodes, "frames": written.frames, "shards": list(written.shards)}
+
+
 FORMATS: dict[str, ExportFormat] = {
     "lewm-hdf5": ExportFormat(
         "one flat file for stable-worldmodel and LeWM",
@@ -191,6 +204,9 @@ FORMATS: dict[str, ExportFormat] = {
         _lerobot,
         frozenset({"--with", "--without", "--pixels", "--trim", "--full"}),
         check=_check_new_folder,
+    ),
+    "webdataset": ExportFormat(
+        "tar shards with a sample per episode", _webdataset, frozenset({"--with"}), check=_check_absent
     ),
     "rerun": ExportFormat("recordings for the Rerun viewer", _rerun, check=_check_folder_or_recording),
 }

@@ -106,8 +106,12 @@ class PacketLoader(PacketBatches):
     """
 
     def __init__(self, dataset: PacketDataset, batch_size: int = 16, *, workers: int = 0, **options: Any) -> None:
-        from torch.utils.data import DataLoader
-
+        try:
+            from torch.utils.data import DataLoader
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                "PacketLoader needs torch: pip install 'cuepack[train]'; PacketBatches gives the same batches in NumPy"
+            ) from error
         own = {name: options.pop(name) for name in ("seed", "drop_last", "rank", "ranks") if name in options}
         super().__init__(dataset, batch_size, **own)
         options.setdefault("persistent_workers", workers > 0)

@@ -68,7 +68,7 @@ def test_what_is_copied_exists_and_is_not_ignored(path):
 
 
 def test_the_layer_of_requirements_holds_what_the_project_names():
-    command = [sys.executable, DOCKER / "requirements.py", REPOSITORY / "pyproject.toml", "sam"]
+    command = [sys.executable, DOCKER / "requirements.py", REPOSITORY / "pyproject.toml", "extract", "sam"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     assert any(line.startswith("prefect>=") for line in lines)
     assert any(line.startswith("transformers>=") for line in lines)

@@ -9,7 +9,7 @@ import pytest
 from extractors.build import TRACKERS
 from extractors.errors import ConfigError, MissingDataError, ShapeError
 from extractors.track_windows import WindowedTracker, plan_windows
-from extractors.types import Tracks
+from extractors.types import OnCpu, Tracks
 from tests.extractors.test_tracks import LazyFrames, sliding_square, textured
 
 
@@ -92,7 +92,7 @@ def test_no_more_than_the_overlap_is_held_of_a_long_clip():
     assert Counted.most <= 4 + 4 + 2
 
 
-class Scripted:
+class Scripted(OnCpu):
     """Points rest, and are seen as `seen(frame of the clip, point)` says; a frame's colour is its number."""
 
     def __init__(self, seen):

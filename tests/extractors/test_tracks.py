@@ -8,7 +8,7 @@ from extractors.build import TRACKERS
 from extractors.errors import ShapeError
 from extractors.track_queries import grid_queries, object_queries, rescale_queries
 from extractors.tracks import TrackPlan, extract_tracks, seen_on_object
-from extractors.types import Tracks
+from extractors.types import OnCpu, Tracks
 from tests.extractors.test_track_queries import all_queries, disc
 
 WITHOUT_WEIGHTS = ["lucas-kanade"]
@@ -209,7 +209,7 @@ def test_queries_and_pixels_of_another_shape_are_refused(tracker):
 # Track sets
 
 
-class Standing:
+class Standing(OnCpu):
     """A tracker under which nothing moves, and points are seen near their own frame only."""
 
     def __init__(self, reach=100):
@@ -253,9 +253,7 @@ def test_background_points_of_its_own_are_tracked_with_the_objects():
         masks,
         tracker,
         size=(224, 112),
-        count=50,
-        background="own",
-        min_object_tracks=20,
+        plan=TrackPlan(count=50, background="own", min_object_tracks=20),
     )
     assert [len(asked) for asked in tracker.asked] == [400, 50]
     assert tracker.grids == [True, False]

@@ -1,7 +1,9 @@
+from typing import get_args
+
 import pytest
 
 from extractors.errors import ConfigError
-from flows.config import Config, load_config
+from flows.config import Config, StageName, load_config
 from flows.models.build import profile_weights
 from flows.models.weights import CHECKPOINTS
 
@@ -86,3 +88,9 @@ def test_none_may_be_written_as_the_descriptions_say_it():
     base = load_config(assignments=["tracks.window_frames=32", "select.min_score=0.5"])
     config = load_config(assignments=["tracks.window_frames=none", "select.min_score=null"], base=base)
     assert (config.tracks.window_frames, config.select.min_score) == (None, None)
+
+
+def test_a_rerun_can_begin_with_every_stage_but_the_first():
+    from flows.stages import STAGES
+
+    assert get_args(StageName) == (*(stage.name for stage in STAGES[1:]), "pack")

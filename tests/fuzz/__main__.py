@@ -37,7 +37,11 @@ def main() -> int:
     cases = cases_of(options.only)
     if options.case is not None:
         cases = {options.case: cases[options.case]}
-    results = run(cases, options.count, seed=options.seed, seconds=options.seconds)
+    results = []
+    for name, module in cases.items():
+        results += run({name: module}, options.count, seed=options.seed, seconds=options.seconds)
+        # A long run says how far it is.
+        print(format_results(results[-1:]).rpartition("\n")[0], file=sys.stderr, flush=True)
     print(format_results(results))
     return 0 if all(result.good for result in results) else 1
 

@@ -146,9 +146,12 @@ def tamper(path: Path, change: Callable[[h5py.File], None], *, sign: bool = True
     with h5py.File(path, "r+") as file:
         change(file)
     if sign:
-        body = path.read_bytes()[512:]
-        head = b"CUEPACK1" + hashlib.sha256(body).hexdigest().encode()
-        path.write_bytes(head.ljust(512, b"\0") + body)
+        path.write_bytes(signed(path.read_bytes()[512:]))
+
+
+def signed(body: bytes) -> bytes:
+    """An HDF5 part as a packet with the sha256 that fits it."""
+    return (b"CUEPACK1" + hashlib.sha256(body).hexdigest().encode()).ljust(512, b"\0") + body
 
 
 def as_first_version(file: h5py.File) -> None:

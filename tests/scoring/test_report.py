@@ -108,9 +108,14 @@ def test_an_object_that_stays_is_tagged(clip):
     fields = dict(clip.tracks["foreground"])
     fields["xy"] = np.repeat(fields["xy"][:1], clip.n_frames, axis=0)
     fields["xy"] = fields["xy"] + np.random.default_rng(0).normal(0, 0.3, fields["xy"].shape)
-    verdict = assess(replace(clip, tracks={"foreground": fields}), SETTINGS)
+    stays = np.repeat(clip.masks[:1], clip.n_frames, axis=0)
+    verdict = assess(replace(clip, tracks={"foreground": fields}, masks=stays), SETTINGS)
     assert "low-motion" in verdict.tags
     assert verdict.scores["displacement"] < 0.05
+    # Under a mask that goes, points that stay were left behind, and say nothing about the object.
+    left = assess(replace(clip, tracks={"foreground": fields}), SETTINGS)
+    assert {"frozen-tracks"} == {"frozen-tracks", "low-motion"} & set(left.tags)
+    assert left.scores["displacement"] is None
 
 
 def test_a_judge_that_stumbles_does_not_take_the_episode_down(clip, monkeypatch):

@@ -10,19 +10,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.backends.motion.scene import Floats, MotionSettings, Scene
+from extractors.backends.motion.scene import Floats, Scene
 
 Motion = NDArray[np.float64]
+
+SEARCH = 0.055
+"""Share of the frame's width by which a step between two moments may differ from the last one."""
 
 _PATCH = np.stack(np.meshgrid(np.arange(-2, 3), np.arange(-2, 3)), -1).reshape(-1, 2).astype(np.float32)
 
 
-def follow(
-    scene: Scene, points: Floats, frames: Sequence[int], settings: MotionSettings, most: int = 150
-) -> tuple[Motion, Floats]:
-    """Similarity motions (T, 2, 3) that carry home `points` through `frames`, the first of them at home; cost (T,).
+def follow(scene: Scene, points: Floats, moments: Sequence[int], most: int = 150) -> tuple[Motion, Floats]:
+    """Similarity motions (T, 2, 3) that carry home `points` through `moments`, the first at home; cost (T,).
 
-    In each frame the Lucas-Kanade fit, the best shift within `search_px` of the last step, and rest compete. The cost
+    In each moment the Lucas-Kanade fit, the best shift near the last step, and rest compete. The cost
     is the mean colour difference of the better half of the points, so that the gripper may hide the other half.
     """
     if len(points) > most:
@@ -30,22 +31,22 @@ def follow(
     columns, rows = points.astype(int).T
     colours = scene.home[rows, columns]
     wanted = patches(scene.home, points)
-    motions = np.tile(np.eye(2, 3), (scene.n_frames, 1, 1))
-    cost = np.zeros(scene.n_frames, np.float32)
+    motions = np.tile(np.eye(2, 3), (scene.n_moments, 1, 1))
+    cost = np.zeros(scene.n_moments, np.float32)
     step = np.zeros(2)
     centre = points.mean(axis=0)[None]
-    for before, frame in pairwise(frames):
+    for before, frame in pairwise(moments):
         image, box = scene.pixels[frame].astype(np.float32), scene.blurred(frame)
         tried = [*_flow_fit(scene, before, frame, motions[before], points, wanted, image)]
         n_fits = len(tried)
-        tried.append(_search(image, box, motions[before], step, points, colours, settings))
+        tried.append(_search(image, box, motions[before], step, points, colours, scene.px(SEARCH)))
         tried.append(motions[before])
         costs = [_better_half(point_cost(image, box, carry(each, points), colours)) for each in tried]
         # A fit uses texture and sees rotation and scale: it wins where both are as good.
         best = int(np.argmin(np.array(costs) - 1.5 * (np.arange(len(tried)) < n_fits)))
         motions[frame], cost[frame] = tried[best], costs[best]
         step = (carry(motions[frame], centre) - carry(motions[before], centre))[0].astype(np.float64)
-        if cost[frame] > settings.appearance:
+        if cost[frame] > scene.settings.appearance:
             step *= 0.5
     return motions, cost
 
@@ -61,11 +62,11 @@ def _flow_fit(
 
 
 def _search(
-    image: Floats, box: Floats, motion: Motion, step: Motion, points: Floats, colours: Floats, settings: MotionSettings
+    image: Floats, box: Floats, motion: Motion, step: Motion, points: Floats, colours: Floats, reach_px: float
 ) -> Motion:
     """`motion` shifted to where the points match best, searched every second pixel, then every one."""
     start = carry(motion, points) + step.astype(np.float32)
-    reach = np.arange(-settings.search_px, settings.search_px + 1, 2, dtype=np.float32)
+    reach = np.arange(-reach_px, reach_px + 1, 2, dtype=np.float32)
     best = np.zeros(2, np.float32)
     for offsets, price in ((reach, 0.08), (np.arange(-1, 2, dtype=np.float32), 0.0)):
         shifts = best + np.stack(np.meshgrid(offsets, offsets), -1).reshape(-1, 2)
@@ -137,7 +138,7 @@ def patch_error(found: Floats, wanted: Floats) -> Floats:
 
 
 def _fit_similarity(points: Floats, found: Floats, start: Motion) -> Motion:
-    """Similarity (2, 3) that carries `points` to `found` (N, 2), reweighted with Tukey's biweight at 5 px."""
+    """Similarity (2, 3) that carries `points` to `found` (N, 2), reweighted by Tukey's biweight (5 pixels)."""
     motion = start.copy()
     motion[:, 2] += np.median(found - carry(motion, points), axis=0)
     for _ in range(6):

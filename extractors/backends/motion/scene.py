@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from extractors.geometry import sample_indices
+from extractors.moments import RATE
 from extractors.types import Size
 
 Bools = NDArray[np.bool_]
@@ -22,74 +24,64 @@ UNIFORM = 1.0 / LEVELS**3
 """Share of a histogram bin when all colours are alike."""
 
 
+SETUP_S = 0.6
+"""Seconds at a clip's start in which a closing gripper is being set up."""
+
+
 @dataclass(frozen=True, slots=True)
 class MotionSettings:
-    """Thresholds of the motion segmenter; grey levels are of 255, pixels those of the working images.
+    """Thresholds of the motion segmenter; grey levels are of 255.
 
     Attributes:
-        working_px: longer side of the working images.
+        working_px: longer side of the working images: a resolution, at which all work is done.
+        max_candidates: proposals that are checked by following them.
+        min_score: a proposal scoring less is no object.
         match: colour difference up to which a pixel shows its home colour, grey levels.
+        at_home: the same, averaged over neighbours.
         foreground: colour difference, shadow discounted, above which a pixel is foreground, grey levels.
         appearance: colour difference up to which a followed patch is the same, grey levels.
-        min_shift_px: a point has moved when it is found this far from home.
-        min_frames_moved: frames in which a point must be found elsewhere.
-        reach_px: how far around a candidate its extent is looked for.
-        search_px: how far a candidate may jump from one frame to the next beyond its last step.
-        max_candidates: candidates that are checked by following them.
-        horizon: frames after departure over which candidates are compared.
-        min_score: a candidate scoring less is no object.
-        max_labelled: of these, the best few distinct ones get masks and are compared by them.
-        rival_share: a candidate scoring less than this share of the best is not among them.
     """
 
     working_px: int = 256
+    max_candidates: int = 6
+    min_score: float = 0.02
     match: float = 12.0
+    at_home: float = 10.0
     foreground: float = 20.0
     appearance: float = 14.0
-    min_shift_px: float = 2.5
-    min_frames_moved: int = 3
-    reach_px: int = 30
-    search_px: int = 14
-    max_candidates: int = 6
-    horizon: int = 40
-    min_score: float = 0.02
-    max_labelled: int = 4
-    rival_share: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """The clip at working size, and what each pixel does over time.
+    """The clip's moments at working size, and what each pixel does over time.
 
     Attributes:
+        settings: thresholds.
         pixels: (T, h, w, 3) uint8.
         grey: (T, h, w) uint8.
-        contact: frame in which the gripper first closes, None where unknown.
-        window: frames 0 .. window-1 made the home image.
+        contact: moment in which the gripper first closes, None where unknown.
+        window: moments 0 .. window-1 made the home image.
         home: (h, w, 3) float32, the scene before contact.
-        support: (h, w) share of the window in which the pixel shows its home colour.
         distance: (T, h, w) uint8, difference from home with shading discounted, grey levels.
-        departure: (h, w) frame after which the pixel never again shows home (0: never did, T: still does).
-        stillness: (h, w) share of the frames before departure that show home.
+        departure: (h, w) moment after which the pixel never again shows home (0: never did, T: still does).
+        stillness: (h, w) share of the moments before departure that show home.
         arm_colours: histogram of the foreground before contact.
-        arm_likeness: (h, w) in [0, 1], that a home pixel has the arm's colour.
     """
 
+    settings: MotionSettings
     pixels: NDArray[np.uint8]
     grey: NDArray[np.uint8]
     contact: int | None
     window: int
     home: Floats
-    support: Floats
     distance: NDArray[np.uint8]
     departure: NDArray[np.int64]
     stillness: Floats
     arm_colours: NDArray[np.float64]
-    arm_likeness: Floats
 
     @property
-    def n_frames(self) -> int:
-        """Frames of the clip."""
+    def n_moments(self) -> int:
+        """T."""
         return len(self.pixels)
 
     @property
@@ -97,80 +89,75 @@ class Scene:
         """(h, w) of the working images."""
         return int(self.home.shape[0]), int(self.home.shape[1])
 
-    def blurred(self, frame: int, side: int = 3) -> Floats:
-        """(h, w) distance of a frame from home, averaged over a box."""
-        return np.asarray(cv2.blur(self.distance[frame].astype(np.float32), (side, side)), np.float32)
+    @property
+    def smallest(self) -> float:
+        """Pixels of the smallest thing, hole or part that counts: 0.02 % of the frame, a centimetre in half a metre."""
+        return 0.0002 * self.home.shape[0] * self.home.shape[1]
+
+    def px(self, share: float) -> float:
+        """Working pixels in a `share` of the frame's longer side."""
+        return share * max(self.size)
+
+    def blurred(self, moment: int, side: int = 3) -> Floats:
+        """(h, w) distance of a moment from home, averaged over a box."""
+        return np.asarray(cv2.blur(self.distance[moment].astype(np.float32), (side, side)), np.float32)
 
 
 def watch(pixels: NDArray[np.uint8], contact: int | None, window: int, settings: MotionSettings) -> Scene:
-    """What each pixel of `pixels` (T, h, w, 3) uint8 does; the first `window` frames make the home image."""
-    n_frames = len(pixels)
-    home, support = _home_image(pixels[:window], settings.match)
-    distance = np.stack([_difference(frame, home) for frame in pixels])
-    at_home = np.stack([cv2.blur(each, (3, 3)) for each in distance]) < 10
-    departure = np.where(at_home.any(axis=0), n_frames - at_home[::-1].argmax(axis=0), 0)
-    before = np.arange(n_frames)[:, None, None] < departure
-    stillness = (at_home & before).sum(axis=0) / np.maximum(departure, 1)
-    n_before = max(window - 3, 1)
-    arm_colours = histogram(pixels[:n_before][distance[:n_before] > settings.foreground])
-    # Without the places to which the arm came and stayed: those would call its colours the scene's.
-    scene_colours = histogram(home[stillness > 0.9])
-    arm, other = lookup(arm_colours, home), lookup(scene_colours, home)
+    """What each pixel of `pixels` (T, h, w, 3) uint8 does; the first `window` moments make the home image."""
+    n_moments = len(pixels)
+    home = _home_image(pixels[:window], settings.match)
+    distance = np.stack([_difference(image, home) for image in pixels])
+    at_home = np.stack([cv2.blur(each, (3, 3)) for each in distance]) < settings.at_home
+    departure = np.where(at_home.any(axis=0), n_moments - at_home[::-1].argmax(axis=0), 0)
+    before = np.arange(n_moments)[:, None, None] < departure
     return Scene(
+        settings=settings,
         pixels=pixels,
-        grey=np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pixels]),
+        grey=np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in pixels]),
         contact=contact,
         window=window,
         home=home,
-        support=support,
         distance=distance,
         departure=departure,
-        stillness=stillness.astype(np.float32),
-        arm_colours=arm_colours,
-        arm_likeness=((arm + 1e-5) / (arm + other + 2e-5)).astype(np.float32),
+        stillness=((at_home & before).sum(axis=0) / np.maximum(departure, 1)).astype(np.float32),
+        arm_colours=histogram(pixels[:window][distance[:window] > settings.foreground]),
     )
 
 
-def closing_frame(gripper: NDArray[np.float32] | None) -> int | None:
-    """First frame at which an open gripper has closed by half of its range, None where it never does."""
-    if gripper is None or not np.isfinite(gripper).any():
+def closing_moment(opening: NDArray[np.float32] | None) -> int | None:
+    """First moment at which an open gripper has closed by half of its range, None where it never does."""
+    if opening is None or not np.isfinite(opening).any():
         return None
-    opening = np.where(np.isfinite(gripper), gripper, np.nanmedian(gripper))
+    opening = np.where(np.isfinite(opening), opening, np.nanmedian(opening))
     low, high = float(opening.min()), float(opening.max())
     # The gripper of a push trembles; a grasp closes by much more.
     if high - low < 0.2:
         return None
     is_open = opening > (low + high) / 2
     closing = np.flatnonzero(is_open[:-1] & ~is_open[1:]) + 1
-    # A gripper that closes in the first frames is being set up, not grasping.
-    closing = closing[closing >= 3]
+    # A gripper that closes at once is being set up, not grasping.
+    closing = closing[closing >= round(SETUP_S * RATE)]
     return int(closing[0]) if len(closing) else None
 
 
-def _home_image(pixels: NDArray[np.uint8], match: float, most: int = 40) -> tuple[Floats, Floats]:
-    """The commonest colour of each pixel (h, w, 3), later frames counting more, and its share of the weight (h, w).
-
-    Later frames count up to four times as much, so that what the arm hid at first and then left is seen.
-    """
-    chosen = np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), most)).round().astype(int))
-    stack = pixels[chosen]
-    weights = (0.3 + np.arange(len(stack)) / max(len(stack) - 1, 1)).astype(np.float32)
+def _home_image(pixels: NDArray[np.uint8], match: float, most: int = 40) -> Floats:
+    """The commonest colour of each pixel (h, w, 3), in at most `most` images spread evenly (bounds the work)."""
+    stack = pixels[sample_indices(len(pixels), most)]
     home = np.median(stack, axis=0).astype(np.float32)
-    support = np.ones(home.shape[:2], np.float32)
     span = stack.max(axis=0).astype(np.int16) - stack.min(axis=0)
     changed = span.max(axis=-1) > match
     values = stack[:, changed].astype(np.int16)
-    best = np.zeros(values.shape[1], np.float32)
+    best = np.zeros(values.shape[1], np.int64)
     colour = values[0].astype(np.float32)
+    # The latest of equally common ones: what the arm hid at first and then left is seen.
     for candidate in values:
-        near = np.abs(values - candidate).max(axis=-1) < match
-        weight = weights @ near.astype(np.float32)
-        better = weight > best
-        best[better] = weight[better]
+        votes = (np.abs(values - candidate).max(axis=-1) < match).sum(axis=0)
+        better = votes >= best
+        best[better] = votes[better]
         colour[better] = candidate[better]
     home[changed] = colour
-    support[changed] = best / weights.sum()
-    return home, support
+    return home
 
 
 def _difference(frame: NDArray[np.uint8], home: Floats) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 "use strict";
 // What all pages share. Data arrive as scripts, because pages opened from disk may not fetch().
+// oxlint-disable-next-line no-unused-vars -- the other scripts of a page take it from here
 var cuepack = (function () {
   // Every text goes through textContent or an attribute: instructions and names never become HTML.
   function el(tag, attributes, ...children) {
@@ -75,7 +76,7 @@ var cuepack = (function () {
     }
     values(name) {
       const column = this.columns.get(name);
-      return column ? column.values : new Array(this.n).fill(null);
+      return column ? column.values : Array.from({ length: this.n }, () => null);
     }
     get(row, name) {
       const column = this.columns.get(name);
@@ -113,7 +114,8 @@ var cuepack = (function () {
   function readFilter(text) {
     const at = text.indexOf(":");
     if (at < 1) return null;
-    const column = text.slice(0, at), rest = text.slice(at + 1);
+    const column = text.slice(0, at),
+      rest = text.slice(at + 1);
     if (rest === "none") return { column, kind: "none" };
     if (rest.startsWith("=")) return { column, kind: "is", value: rest.slice(1) };
     if (rest.startsWith("~")) return { column, kind: "has", value: rest.slice(1) };
@@ -147,9 +149,13 @@ var cuepack = (function () {
     if (filter.kind === "is") return (row) => String(values[row] ?? "") === filter.value;
     if (filter.kind === "has") {
       const part = filter.value.toLowerCase();
-      return (row) => String(values[row] ?? "").toLowerCase().includes(part);
+      return (row) =>
+        String(values[row] ?? "")
+          .toLowerCase()
+          .includes(part);
     }
-    const low = filter.low ?? -Infinity, high = filter.high ?? Infinity;
+    const low = filter.low ?? -Infinity,
+      high = filter.high ?? Infinity;
     return (row) => values[row] !== null && values[row] >= low && values[row] <= high;
   }
 
@@ -164,7 +170,10 @@ var cuepack = (function () {
       if (!state.tags.every((tag) => table.tags[row].includes(tag))) continue;
       if (!tests.every((test) => test(row))) continue;
       if (words.length) {
-        const text = searched.map((values) => values[row] ?? "").join("\n").toLowerCase();
+        const text = searched
+          .map((values) => values[row] ?? "")
+          .join("\n")
+          .toLowerCase();
         if (!words.every((word) => text.includes(word))) continue;
       }
       found.push(row);
@@ -175,11 +184,13 @@ var cuepack = (function () {
   function ordered(table, state) {
     const rows = matching(table, state);
     const sort = state.sort || (table.columns.has("score") ? "-score" : "episode_id");
-    const down = sort.startsWith("-"), values = table.values(down ? sort.slice(1) : sort);
+    const down = sort.startsWith("-"),
+      values = table.values(down ? sort.slice(1) : sort);
     const sign = down ? -1 : 1;
     // Rows without a value come last either way; equal ones keep the manifest's order.
     return rows.sort((a, b) => {
-      const x = values[a], y = values[b];
+      const x = values[a],
+        y = values[b];
       if (x === y) return a - b;
       if (x === null) return 1;
       if (y === null) return -1;
@@ -198,7 +209,7 @@ var cuepack = (function () {
     let kept = {};
     try {
       kept = JSON.parse(localStorage.getItem(storageName(table.overview)) || "{}");
-    } catch (error) {
+    } catch {
       return;
     }
     for (const [id, { verdict, note }] of Object.entries(kept)) {
@@ -226,10 +237,12 @@ var cuepack = (function () {
   function annotate(table, row, verdict, note) {
     const before = [table.get(row, "verdict"), table.get(row, "note")];
     table.annotate(row, verdict, note);
-    const saved = saving.then(() => save(table.overview, table.get(row, "episode_id"), verdict, note)).catch((error) => {
-      table.annotate(row, ...before);
-      throw error;
-    });
+    const saved = saving
+      .then(() => save(table.overview, table.get(row, "episode_id"), verdict, note))
+      .catch((error) => {
+        table.annotate(row, ...before);
+        throw error;
+      });
     saving = saved.catch(() => {});
     return saved;
   }
@@ -238,7 +251,8 @@ var cuepack = (function () {
     const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
     const lines = ["episode_id,verdict,note"];
     for (let row = 0; row < table.n; row++) {
-      const verdict = table.get(row, "verdict") || "", note = table.get(row, "note") || "";
+      const verdict = table.get(row, "verdict") || "",
+        note = table.get(row, "note") || "";
       if (verdict || note) lines.push([table.get(row, "episode_id"), verdict, note].map(quoted).join(","));
     }
     return lines.join("\n") + "\n";
@@ -268,7 +282,23 @@ var cuepack = (function () {
   }
 
   return {
-    el, svg, receive, load, bytes, number, Table, readState, stateText, filterText, matching, ordered, recall,
-    annotate, annotationsCsv, qualityMark, typing, help,
+    el,
+    svg,
+    receive,
+    load,
+    bytes,
+    number,
+    Table,
+    readState,
+    stateText,
+    filterText,
+    matching,
+    ordered,
+    recall,
+    annotate,
+    annotationsCsv,
+    qualityMark,
+    typing,
+    help,
   };
 })();

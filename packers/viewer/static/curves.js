@@ -28,14 +28,22 @@
 
     chart(series, lines, others) {
       const high = series.apart ? 30 : 56;
-      const same = (line) => others.map((other) => other && other.lines.find((one) => one.name === line.name)).filter(Boolean);
-      const known = lines.flatMap((line) => [line, ...same(line)]).flatMap((line) => line.values.filter((value) => value !== null));
+      const same = (line) =>
+        others.map((other) => other && other.lines.find((one) => one.name === line.name)).filter(Boolean);
+      const known = lines
+        .flatMap((line) => [line, ...same(line)])
+        .flatMap((line) => line.values.filter((value) => value !== null));
       const least = series.low ?? (known.length ? known.reduce((a, b) => Math.min(a, b), Infinity) : 0);
       let most = series.high ?? (known.length ? known.reduce((a, b) => Math.max(a, b), -Infinity) : 1);
       if (most - least < 1e-9) most = least + 1e-9 + Math.abs(least) * 0.02 + 1e-6;
       const x = (t) => (this.n > 1 ? (t / (this.n - 1)) * WIDE : WIDE / 2);
       const y = (value) => 3 + (high - 6) * (1 - (value - least) / (most - least));
-      const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${high}`, preserveAspectRatio: "none", height: high, role: "img" });
+      const picture = svg("svg", {
+        viewBox: `0 0 ${WIDE} ${high}`,
+        preserveAspectRatio: "none",
+        height: high,
+        role: "img",
+      });
       if (series.shaded) this.shade(picture, series.shaded.values, x, high);
       for (const mark of series.marks || []) {
         picture.append(svg("line", { class: "event", x1: x(mark.frame), x2: x(mark.frame), y1: 0, y2: high }));
@@ -46,7 +54,13 @@
         const colour = COLOURS[(series.apart ? 0 : index) % COLOURS.length];
         if (line.sigma) picture.append(band(line, x, y, colour));
         [line, ...same(line)].forEach((one, packet) => {
-          picture.append(svg("path", { class: packet ? "curve other" : "curve", d: path(one.values, x, y), stroke: packet ? "#c4551c" : colour }));
+          picture.append(
+            svg("path", {
+              class: packet ? "curve other" : "curve",
+              d: path(one.values, x, y),
+              stroke: packet ? "#c4551c" : colour,
+            }),
+          );
         });
         const label = el("span", { text: line.name });
         label.style.color = colour;
@@ -63,7 +77,8 @@
         });
       });
       if (series.shaded) names.append(el("span", { class: "quiet", text: `▒ ${series.shaded.name}` }));
-      for (const mark of series.marks || []) names.append(el("span", { class: "quiet", text: `¦ ${mark.name} ${mark.frame}` }));
+      for (const mark of series.marks || [])
+        names.append(el("span", { class: "quiet", text: `¦ ${mark.name} ${mark.frame}` }));
       const row = el("div", { class: "chart" }, names, el("div", { class: "plot" }, picture), values);
       this.area.append(row);
       this.plot = row.querySelector(".plot");
@@ -74,7 +89,9 @@
         if (!values[t] || values[t - 1]) continue;
         let end = t;
         while (values[end + 1]) end++;
-        picture.append(svg("rect", { class: "shaded", x: x(t), y: 0, width: Math.max(2, x(end) - x(t)), height: high }));
+        picture.append(
+          svg("rect", { class: "shaded", x: x(t), y: 0, width: Math.max(2, x(end) - x(t)), height: high }),
+        );
       }
     }
 
@@ -90,7 +107,9 @@
         seek(at(event));
       });
       window.addEventListener("pointermove", (event) => held && seek(at(event)));
-      window.addEventListener("pointerup", () => { held = false; });
+      window.addEventListener("pointerup", () => {
+        held = false;
+      });
     }
 
     show(t) {
@@ -104,7 +123,8 @@
 
   // Gaps stay gaps; a lone value is drawn as a dot's width.
   function path(values, x, y) {
-    let text = "", open = false;
+    let text = "",
+      open = false;
     values.forEach((value, t) => {
       if (value === null) {
         open = false;
@@ -118,7 +138,8 @@
   }
 
   function band(line, x, y, colour) {
-    let text = "", run = [];
+    let text = "",
+      run = [];
     const close = () => {
       if (run.length > 1) {
         const up = run.map((t) => `${x(t).toFixed(1)} ${y(line.values[t] + line.sigma[t]).toFixed(1)}`);

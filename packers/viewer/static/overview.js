@@ -7,12 +7,19 @@
   const SUB_SCORES = ["task", "length", "displacement", "mask", "depth"];
   const POLL_MS = 4000;
   const at = (id) => document.getElementById(id);
-  let table, state, rows = [], stamp = null;
+  let table,
+    state,
+    rows = [],
+    stamp = null;
 
   const keys = cuepack.help([
-    ["/", "search"], ["← → ↑ ↓", "go from card to card"], ["Enter", "open the episode"],
-    ["n  p", "next, previous page"], ["a  r", "accept or reject the card in focus; again to take it back"],
-    ["Esc", "leave the search; clear all filters"], ["?", "this list"],
+    ["/", "search"],
+    ["← → ↑ ↓", "go from card to card"],
+    ["Enter", "open the episode"],
+    ["n  p", "next, previous page"],
+    ["a  r", "accept or reject the card in focus; again to take it back"],
+    ["Esc", "leave the search; clear all filters"],
+    ["?", "this list"],
   ]);
 
   function commit(change) {
@@ -43,8 +50,11 @@
   function showCounts() {
     const counted = {};
     for (const status of table.values("status")) if (status) counted[status] = (counted[status] || 0) + 1;
-    const parts = Object.entries(counted).sort().map(([status, n]) => `${number(n)} ${status}`);
-    const shown = rows.length === table.n ? `${number(table.n)} episodes` : `${number(rows.length)} of ${number(table.n)} episodes`;
+    const parts = Object.entries(counted)
+      .sort()
+      .map(([status, n]) => `${number(n)} ${status}`);
+    const shown =
+      rows.length === table.n ? `${number(table.n)} episodes` : `${number(rows.length)} of ${number(table.n)} episodes`;
     at("counts").textContent = [shown, ...parts].join(" · ");
   }
 
@@ -62,26 +72,46 @@
     const values = table.values(name);
     const isScore = name.startsWith("score");
     const all = values.filter((value) => value !== null);
-    const low = isScore ? 0 : Math.min(...all.slice(0, 1), all.reduce((a, b) => Math.min(a, b), Infinity));
-    const high = isScore ? 1 : Math.max(all.reduce((a, b) => Math.max(a, b), -Infinity), low + 1);
+    const low = isScore
+      ? 0
+      : Math.min(
+          ...all.slice(0, 1),
+          all.reduce((a, b) => Math.min(a, b), Infinity),
+        );
+    const high = isScore
+      ? 1
+      : Math.max(
+          all.reduce((a, b) => Math.max(a, b), -Infinity),
+          low + 1,
+        );
     const bin = (value) => Math.min(BINS - 1, Math.max(0, Math.floor(((value - low) / (high - low)) * BINS)));
     const count = (selected) => {
-      const bins = new Array(BINS).fill(0);
+      const bins = Array.from({ length: BINS }, () => 0);
       for (const row of selected) if (values[row] !== null) bins[bin(values[row])]++;
       return bins;
     };
-    const before = count(values.keys()), now = count(matching(table, state, name));
+    const before = count(values.keys()),
+      now = count(matching(table, state, name));
     const tallest = Math.max(1, ...before);
     const height = (n) => (n ? Math.max(1.5, 40 * Math.sqrt(n / tallest)) : 0);
-    const bars = (bins, kind) => svg("path", {
-      class: kind,
-      d: bins.map((n, i) => (n ? `M${i * 6 + 0.5} 44v-${height(n).toFixed(1)}h5v${height(n).toFixed(1)}z` : "")).join(""),
-    });
-    const picture = svg("svg", { viewBox: `0 0 ${BINS * 6} 46`, preserveAspectRatio: "none", role: "img" }, bars(before, "all"), bars(now, "now"));
+    const bars = (bins, kind) =>
+      svg("path", {
+        class: kind,
+        d: bins
+          .map((n, i) => (n ? `M${i * 6 + 0.5} 44v-${height(n).toFixed(1)}h5v${height(n).toFixed(1)}z` : ""))
+          .join(""),
+      });
+    const picture = svg(
+      "svg",
+      { viewBox: `0 0 ${BINS * 6} 46`, preserveAspectRatio: "none", role: "img" },
+      bars(before, "all"),
+      bars(now, "now"),
+    );
     const filter = state.filters.find((other) => other.column === name && other.kind === "range");
     const place = (value) => ((value - low) / (high - low)) * BINS * 6;
     if (filter) {
-      const from = place(filter.low ?? low), to = place(filter.high ?? high);
+      const from = place(filter.low ?? low),
+        to = place(filter.high ?? high);
       picture.append(svg("rect", { class: "brushed", x: from, y: 0, width: Math.max(1, to - from), height: 46 }));
     }
     const lines = (table.overview.thresholds[name] || []).filter(({ value }) => value >= low && value <= high);
@@ -91,9 +121,20 @@
     const title = el("figcaption", {}, el("span", { text: name.replace(/^score_/, "") }));
     const without = table.n - all.length;
     const thresholdText = lines.map(({ name: label, value }) => `${label} ${number(value)}`).join(" ");
-    title.append(el("span", { class: "quiet", title: thresholdText, text: thresholdText || (without ? `${number(without)} without` : "") }));
-    const figure = el("figure", { class: "distribution", "data-column": name }, title, picture,
-      el("div", { class: "ends quiet" }, el("span", { text: number(low) }), el("span", { text: number(high) })));
+    title.append(
+      el("span", {
+        class: "quiet",
+        title: thresholdText,
+        text: thresholdText || (without ? `${number(without)} without` : ""),
+      }),
+    );
+    const figure = el(
+      "figure",
+      { class: "distribution", "data-column": name },
+      title,
+      picture,
+      el("div", { class: "ends quiet" }, el("span", { text: number(low) }), el("span", { text: number(high) })),
+    );
     brushed(picture, (from, to) => {
       const value = (share) => +(low + share * (high - low)).toPrecision(3);
       setFilter(name, to - from < 0.01 ? null : { column: name, kind: "range", low: value(from), high: value(to) });
@@ -144,27 +185,57 @@
   }
 
   function showFilters() {
-    const chips = state.filters.map((filter) => el("button", {
-      class: "chip on", title: "Remove this filter", onclick: () => setFilter(filter.column, null),
-    }, filterText(filter).replace(":", " ").replace(/^(\S+) =/, "$1 = ") + " ×"));
+    const chips = state.filters.map((filter) =>
+      el(
+        "button",
+        {
+          class: "chip on",
+          title: "Remove this filter",
+          onclick: () => setFilter(filter.column, null),
+        },
+        filterText(filter)
+          .replace(":", " ")
+          .replace(/^(\S+) =/, "$1 = ") + " ×",
+      ),
+    );
     const tags = countedTags();
     const tagChips = tags.slice(0, 14).map(([tag, n]) => {
       const on = state.tags.includes(tag);
       const change = () => commit({ tags: on ? state.tags.filter((other) => other !== tag) : [...state.tags, tag] });
-      return el("button", { class: on ? "chip on" : "chip", "aria-pressed": on, onclick: change, "data-tag": tag },
-        tag, el("small", { text: ` ${number(n)}` }));
+      return el(
+        "button",
+        { class: on ? "chip on" : "chip", "aria-pressed": on, onclick: change, "data-tag": tag },
+        tag,
+        el("small", { text: ` ${number(n)}` }),
+      );
     });
     const more = tags.slice(14);
     const picker = more.length
-      ? el("select", { "aria-label": "More tags", onchange: (e) => e.target.value && commit({ tags: [...state.tags, e.target.value] }) },
-        el("option", { value: "", text: `${more.length} more tags…` }), ...more.map(([tag, n]) => el("option", { value: tag, text: `${tag} (${n})` })))
+      ? el(
+          "select",
+          {
+            "aria-label": "More tags",
+            onchange: (e) => e.target.value && commit({ tags: [...state.tags, e.target.value] }),
+          },
+          el("option", { value: "", text: `${more.length} more tags…` }),
+          ...more.map(([tag, n]) => el("option", { value: tag, text: `${tag} (${n})` })),
+        )
       : null;
-    const add = el("select", { id: "add", "aria-label": "Add a filter", onchange: (e) => editor(e.target.value) },
+    const add = el(
+      "select",
+      { id: "add", "aria-label": "Add a filter", onchange: (e) => editor(e.target.value) },
       el("option", { value: "", text: "+ filter by…" }),
-      ...[...table.columns.keys()].map((name) => el("option", { value: name, text: name })));
-    const clear = state.filters.length || state.tags.length || state.q
-      ? el("button", { class: "plain", text: "Clear all", onclick: () => commit({ filters: [], tags: [], q: "" }) }) : null;
-    at("filters").replaceChildren(...[add, ...chips, clear, tagChips.length ? el("span", { class: "divider" }) : null, ...tagChips, picker].filter(Boolean));
+      ...[...table.columns.keys()].map((name) => el("option", { value: name, text: name })),
+    );
+    const clear =
+      state.filters.length || state.tags.length || state.q
+        ? el("button", { class: "plain", text: "Clear all", onclick: () => commit({ filters: [], tags: [], q: "" }) })
+        : null;
+    at("filters").replaceChildren(
+      ...[add, ...chips, clear, tagChips.length ? el("span", { class: "divider" }) : null, ...tagChips, picker].filter(
+        Boolean,
+      ),
+    );
   }
 
   function editor(name) {
@@ -184,8 +255,12 @@
     } else {
       const values = countedValues(name);
       if (values.length <= 40) {
-        const choice = el("select", { "aria-label": name }, el("option", { value: "", text: "choose…" }),
-          ...values.map(([text, n], index) => el("option", { value: index + 1, text: `${text || "(none)"} · ${n}` })));
+        const choice = el(
+          "select",
+          { "aria-label": name },
+          el("option", { value: "", text: "choose…" }),
+          ...values.map(([text, n], index) => el("option", { value: index + 1, text: `${text || "(none)"} · ${n}` })),
+        );
         choice.addEventListener("change", () => {
           const text = values[choice.value - 1][0];
           finish(text ? { column: name, kind: "is", value: text } : { column: name, kind: "none" });
@@ -200,8 +275,16 @@
         });
       }
     }
-    form.append(el("button", { type: "button", class: "plain", title: "Rows that have no value here", text: "none", onclick: () => finish({ column: name, kind: "none" }) }),
-      el("button", { text: "Apply" }));
+    form.append(
+      el("button", {
+        type: "button",
+        class: "plain",
+        title: "Rows that have no value here",
+        text: "none",
+        onclick: () => finish({ column: name, kind: "none" }),
+      }),
+      el("button", { text: "Apply" }),
+    );
     at("add").replaceWith(form);
     form.querySelector("input, select").focus();
   }
@@ -214,14 +297,28 @@
     const shown = rows.slice(from, from + PAGE);
     at("cards").replaceChildren(...shown.map(card));
     if (!shown.length) {
-      at("cards").append(el("p", { class: "empty", text: table.n ? "No episode passes these filters." : "No episode is listed yet; a running batch fills this page by itself." }));
+      at("cards").append(
+        el("p", {
+          class: "empty",
+          text: table.n
+            ? "No episode passes these filters."
+            : "No episode is listed yet; a running batch fills this page by itself.",
+        }),
+      );
     }
-    const turn = (page, text, label) => el("button", { text, "aria-label": label, disabled: page < 1 || page > last, onclick: () => turnTo(page) });
-    at("pages").replaceChildren(...(last > 1 ? [
-      turn(1, "«", "First page"), turn(state.page - 1, "‹ previous", "Previous page"),
-      el("span", { text: `${number(from + 1)} to ${number(from + shown.length)} of ${number(rows.length)}` }),
-      turn(state.page + 1, "next ›", "Next page"), turn(last, "»", "Last page"),
-    ] : []));
+    const turn = (page, text, label) =>
+      el("button", { text, "aria-label": label, disabled: page < 1 || page > last, onclick: () => turnTo(page) });
+    at("pages").replaceChildren(
+      ...(last > 1
+        ? [
+            turn(1, "«", "First page"),
+            turn(state.page - 1, "‹ previous", "Previous page"),
+            el("span", { text: `${number(from + 1)} to ${number(from + shown.length)} of ${number(rows.length)}` }),
+            turn(state.page + 1, "next ›", "Next page"),
+            turn(last, "»", "Last page"),
+          ]
+        : []),
+    );
   }
 
   function turnTo(page) {
@@ -237,14 +334,40 @@
     const instruction = table.get(row, "language_instruction");
     const list = stateText({ ...state, page: 1 });
     const link = `episode.html?id=${encodeURIComponent(id)}${list ? `#list=${encodeURIComponent(list)}` : ""}`;
-    const body = el("div", { class: "about" },
-      el("p", { class: instruction ? "instruction" : "instruction quiet", title: instruction || "", text: instruction || "(no instruction)" }));
+    const body = el(
+      "div",
+      { class: "about" },
+      el("p", {
+        class: instruction ? "instruction" : "instruction quiet",
+        title: instruction || "",
+        text: instruction || "(no instruction)",
+      }),
+    );
     if (status === "done" || table.get(row, "score") !== null) body.append(scoreLine(row));
-    if (table.get(row, "error")) body.append(el("p", { class: "error", title: table.get(row, "error"), text: `${table.get(row, "stage") || status}: ${table.get(row, "error")}` }));
+    if (table.get(row, "error"))
+      body.append(
+        el("p", {
+          class: "error",
+          title: table.get(row, "error"),
+          text: `${table.get(row, "stage") || status}: ${table.get(row, "error")}`,
+        }),
+      );
     body.append(facts(row));
-    if (table.tags[row].length) body.append(el("p", { class: "tags" }, ...table.tags[row].map((tag) => el("span", { text: tag }))));
+    if (table.tags[row].length)
+      body.append(el("p", { class: "tags" }, ...table.tags[row].map((tag) => el("span", { text: tag }))));
     const top = table.has(row) ? thumbnail(row) : el("div", { class: "thumb none" }, el("span", { text: status }));
-    const node = el("a", { class: `card ${status}`, href: link, "data-row": row, "data-id": id, "aria-label": `${instruction || id}, ${status}` }, top, body);
+    const node = el(
+      "a",
+      {
+        class: `card ${status}`,
+        href: link,
+        "data-row": row,
+        "data-id": id,
+        "aria-label": `${instruction || id}, ${status}`,
+      },
+      top,
+      body,
+    );
     mark(node, row);
     return node;
   }
@@ -271,7 +394,14 @@
     const marks = el("span", { class: "marks" });
     for (const modality of ["masks", "depth", "tracks"]) {
       const verdict = table.get(row, `quality_${modality}`);
-      if (verdict) marks.append(el("span", { class: `mark ${verdict}`, title: `${modality}: ${verdict}`, text: `${qualityMark(verdict)} ${modality}` }));
+      if (verdict)
+        marks.append(
+          el("span", {
+            class: `mark ${verdict}`,
+            title: `${modality}: ${verdict}`,
+            text: `${qualityMark(verdict)} ${modality}`,
+          }),
+        );
     }
     return el("div", { class: "scoreline" }, el("b", { title: "score", text: number(score, 2) }), bars, marks);
   }
@@ -282,7 +412,7 @@
     if (table.get(row, "camera")) known.push(table.get(row, "camera"));
     if (!["score", "n_frames", "camera", "language_instruction", "status", "episode_id"].includes(sort)) {
       const value = table.get(row, sort);
-      known.push(`${sort} ${typeof value === "number" ? number(value) : value ?? "–"}`);
+      known.push(`${sort} ${typeof value === "number" ? number(value) : (value ?? "–")}`);
     }
     return el("p", { class: "facts quiet", title: table.get(row, "episode_id"), text: known.join(" · ") });
   }
@@ -290,10 +420,17 @@
   function mark(node, row) {
     const old = node.querySelector(".verdict");
     if (old) old.remove();
-    const verdict = table.get(row, "verdict"), note = table.get(row, "note");
+    const verdict = table.get(row, "verdict"),
+      note = table.get(row, "note");
     if (!verdict && !note) return;
     const sign = verdict === "accept" ? "✓" : verdict === "reject" ? "✕" : "✎";
-    node.append(el("span", { class: `verdict ${verdict || "note"}`, title: [verdict, note].filter(Boolean).join(": "), text: sign }));
+    node.append(
+      el("span", {
+        class: `verdict ${verdict || "note"}`,
+        title: [verdict, note].filter(Boolean).join(": "),
+        text: sign,
+      }),
+    );
   }
 
   async function judge(node, verdict) {
@@ -309,7 +446,8 @@
   }
 
   function showSave() {
-    at("save").hidden = table.overview.server || !table.values("verdict").some(Boolean) && !table.values("note").some(Boolean);
+    at("save").hidden =
+      table.overview.server || (!table.values("verdict").some(Boolean) && !table.values("note").some(Boolean));
   }
 
   function notice(text) {
@@ -362,7 +500,10 @@
   });
   at("keys").addEventListener("click", () => keys.showModal());
   at("save").addEventListener("click", () => {
-    const link = el("a", { download: "annotations.csv", href: `data:text/csv;charset=utf-8,${encodeURIComponent(cuepack.annotationsCsv(table))}` });
+    const link = el("a", {
+      download: "annotations.csv",
+      href: `data:text/csv;charset=utf-8,${encodeURIComponent(cuepack.annotationsCsv(table))}`,
+    });
     link.click();
   });
   window.addEventListener("hashchange", () => {
@@ -392,7 +533,7 @@
         const now = await (await fetch("data/stamp")).text();
         if (stamp !== null && now !== stamp) await begin();
         stamp = now;
-      } catch (error) {
+      } catch {
         // The server was stopped; the page goes on showing what it has.
         return;
       }
@@ -400,5 +541,7 @@
     setTimeout(look, POLL_MS);
   }
 
-  begin().then(() => table.overview.server && look()).catch((error) => notice(`The list of episodes cannot be loaded: ${error.message}`));
+  begin()
+    .then(() => table.overview.server && look())
+    .catch((error) => notice(`The list of episodes cannot be loaded: ${error.message}`));
 })();

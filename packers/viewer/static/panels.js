@@ -7,8 +7,13 @@
   const MOST_TRAILS = 80;
   const KEPT_SHEETS = 6;
   const TITLES = {
-    rgb: "RGB", masks: "Masks", tracks: "Tracks", depth: "Depth", stabilized: "Stabilized",
-    metric: "Metric depth", object_depth: "Object depth",
+    rgb: "RGB",
+    masks: "Masks",
+    tracks: "Tracks",
+    depth: "Depth",
+    stabilized: "Stabilized",
+    metric: "Metric depth",
+    object_depth: "Object depth",
   };
   const ORDER = ["rgb", "masks", "tracks", "depth", "stabilized", "metric", "object_depth"];
   // Okabe and Ito's palette: on the object, off it, grid.
@@ -30,7 +35,14 @@
         const image = new Image();
         image.src = this.path(index);
         entry = { image, ready: false };
-        entry.loading = image.decode().then(() => { entry.ready = true; }, () => { entry.failed = entry.ready = true; });
+        entry.loading = image.decode().then(
+          () => {
+            entry.ready = true;
+          },
+          () => {
+            entry.failed = entry.ready = true;
+          },
+        );
       }
       this.kept.set(index, entry);
       while (this.kept.size > KEPT_SHEETS) this.kept.delete(this.kept.keys().next().value);
@@ -56,10 +68,15 @@
         this.kept.delete(index);
       } else {
         entry = { ready: false };
-        entry.loading = load(`${this.folder}points-${index}.js`).then((payload) => {
-          entry.data = this.decoded(payload);
-          entry.ready = true;
-        }, () => { entry.ready = entry.failed = true; });
+        entry.loading = load(`${this.folder}points-${index}.js`).then(
+          (payload) => {
+            entry.data = this.decoded(payload);
+            entry.ready = true;
+          },
+          () => {
+            entry.ready = entry.failed = true;
+          },
+        );
       }
       this.kept.set(index, entry);
       while (this.kept.size > KEPT_SHEETS) this.kept.delete(this.kept.keys().next().value);
@@ -74,12 +91,16 @@
     }
     // x, y in packet pixels and whether point n is seen at frame t; null where the file is not here yet.
     reader(name) {
-      const n = this.episode.tracks[name].n, step = this.episode.view.xy_step, row = Math.ceil(n / 8);
+      const n = this.episode.tracks[name].n,
+        step = this.episode.view.xy_step,
+        row = Math.ceil(n / 8);
       return (t) => {
         const entry = this.kept.get(Math.floor(t / this.size));
         const track = entry && entry.data && entry.data.tracks[name];
         if (!track) return null;
-        const local = t % this.size, base = local * n * 2, bits = local * row;
+        const local = t % this.size,
+          base = local * n * 2,
+          bits = local * row;
         return {
           x: (i) => track.xy[base + 2 * i] * step,
           y: (i) => track.xy[base + 2 * i + 1] * step,
@@ -118,7 +139,11 @@
     }
 
     panel(name) {
-      const canvas = el("canvas", { "data-panel": name, role: "img", "aria-label": `${TITLES[name]} of the current frame` });
+      const canvas = el("canvas", {
+        "data-panel": name,
+        role: "img",
+        "aria-label": `${TITLES[name]} of the current frame`,
+      });
       const place = this.box.children.length + 1;
       const caption = el("figcaption", {}, el("span", { text: TITLES[name] }), this.legend(name));
       const figure = el("figure", { class: "panel", "data-panel": name, tabindex: -1 }, caption, canvas);
@@ -131,7 +156,12 @@
     }
 
     absent(name) {
-      const caption = el("figcaption", {}, el("span", { text: TITLES[name] }), el("span", { class: "legend", text: "not in this packet" }));
+      const caption = el(
+        "figcaption",
+        {},
+        el("span", { text: TITLES[name] }),
+        el("span", { class: "legend", text: "not in this packet" }),
+      );
       this.box.append(el("figure", { class: "panel absent" }, caption));
     }
 
@@ -156,7 +186,8 @@
 
     ramp() {
       const canvas = el("canvas", { class: "ramp", width: 64, height: 1 });
-      const context = canvas.getContext("2d"), colours = bytes(this.episode.depth_colours);
+      const context = canvas.getContext("2d"),
+        colours = bytes(this.episode.depth_colours);
       for (let i = 0; i < 64; i++) {
         const at = Math.round((i / 63) * 255) * 3;
         context.fillStyle = `rgb(${colours[at]},${colours[at + 1]},${colours[at + 2]})`;
@@ -223,7 +254,8 @@
       this.redraw();
       const sheet = Math.floor(t / this.episode.view.sheet_frames);
       for (const sheets of Object.values(this.sheets)) sheets.prefetch(sheet + 1);
-      if (Math.floor(t / this.points.size) + 1 < this.points.count) this.points.get(Math.floor(t / this.points.size) + 1);
+      if (Math.floor(t / this.points.size) + 1 < this.points.count)
+        this.points.get(Math.floor(t / this.points.size) + 1);
       return true;
     }
 
@@ -233,8 +265,10 @@
     }
 
     draw({ name, canvas, context }, t) {
-      const ratio = window.devicePixelRatio || 1, [height, width] = this.episode.view.size;
-      const wide = Math.max(1, Math.round(canvas.clientWidth * ratio)), high = Math.round((wide * height) / width);
+      const ratio = window.devicePixelRatio || 1,
+        [height, width] = this.episode.view.size;
+      const wide = Math.max(1, Math.round(canvas.clientWidth * ratio)),
+        high = Math.round((wide * height) / width);
       if (canvas.width !== wide || canvas.height !== high) {
         canvas.width = wide;
         canvas.height = high;
@@ -253,7 +287,17 @@
       const entry = this.sheets[name].get(Math.floor(t / frames));
       if (!entry.ready || entry.failed) return;
       const place = t % frames;
-      context.drawImage(entry.image, (place % columns) * stride[1], Math.floor(place / columns) * stride[0], size[1], size[0], 0, 0, wide, high);
+      context.drawImage(
+        entry.image,
+        (place % columns) * stride[1],
+        Math.floor(place / columns) * stride[0],
+        size[1],
+        size[0],
+        0,
+        0,
+        wide,
+        high,
+      );
     }
 
     drawTracks(context, t, wide, high) {
@@ -266,12 +310,19 @@
     }
 
     drawSet(context, name, t, scale) {
-      const track = this.episode.tracks[name], reader = this.points.reader(name);
+      const track = this.episode.tracks[name],
+        reader = this.points.reader(name);
       const now = reader(t);
       if (!now) return;
       const radius = Math.max(1.4, scale * (name === "grid" ? 0.8 : 1.1));
       const at = (value) => (value + 0.5) * scale;
-      const groups = name === "grid" ? [[() => true, POINT.grid]] : [[(i) => !track.on_object[i], POINT.off], [(i) => track.on_object[i], POINT.on]];
+      const groups =
+        name === "grid"
+          ? [[() => true, POINT.grid]]
+          : [
+              [(i) => !track.on_object[i], POINT.off],
+              [(i) => track.on_object[i], POINT.on],
+            ];
       for (const [belongs, colour] of groups) {
         const points = [];
         for (let i = 0; i < track.n; i++) if (belongs(i) && track.from_frame[i] <= t) points.push(i);
@@ -279,7 +330,8 @@
         context.strokeStyle = context.fillStyle = colour;
         if (this.options.trails) {
           for (let back = Math.min(TRAIL, t); back > 0; back--) {
-            const from = reader(t - back), to = reader(t - back + 1);
+            const from = reader(t - back),
+              to = reader(t - back + 1);
             if (!from || !to) continue;
             context.globalAlpha = 0.75 * (1 - (back - 1) / TRAIL);
             context.lineWidth = Math.max(1, scale * 0.55);
@@ -327,16 +379,44 @@
       this.speed = 1;
       this.playing = false;
       this.changed = () => {};
-      const button = (text, label, action) => el("button", { text, title: label, "aria-label": label, onclick: action });
+      const button = (text, label, action) =>
+        el("button", { text, title: label, "aria-label": label, onclick: action });
       this.playButton = button("▶", "Play or pause (space)", () => this.toggle());
       this.playButton.id = "play";
-      this.range = el("input", { type: "range", id: "scrubber", min: 0, max: this.n - 1, value: 0, step: 1, "aria-label": "Frame" });
+      this.range = el("input", {
+        type: "range",
+        id: "scrubber",
+        min: 0,
+        max: this.n - 1,
+        value: 0,
+        step: 1,
+        "aria-label": "Frame",
+      });
       this.range.addEventListener("input", () => this.go(Number(this.range.value)));
       this.label = el("output", { id: "frame", class: "numbers" });
-      this.speeds = el("select", { id: "speed", "aria-label": "Speed", onchange: (e) => { this.speed = Number(e.target.value); } },
-        ...[0.25, 0.5, 1, 2, 4, 8].map((speed) => el("option", { value: speed, text: `${speed}×`, selected: speed === 1 })));
-      box.append(button("«", "First frame (Home)", () => this.go(0)), button("‹", "One frame back (←)", () => this.step(-1)), this.playButton,
-        button("›", "One frame on (→)", () => this.step(1)), button("»", "Last frame (End)", () => this.go(this.n - 1)), this.range, this.label, this.speeds);
+      this.speeds = el(
+        "select",
+        {
+          id: "speed",
+          "aria-label": "Speed",
+          onchange: (e) => {
+            this.speed = Number(e.target.value);
+          },
+        },
+        ...[0.25, 0.5, 1, 2, 4, 8].map((speed) =>
+          el("option", { value: speed, text: `${speed}×`, selected: speed === 1 }),
+        ),
+      );
+      box.append(
+        button("«", "First frame (Home)", () => this.go(0)),
+        button("‹", "One frame back (←)", () => this.step(-1)),
+        this.playButton,
+        button("›", "One frame on (→)", () => this.step(1)),
+        button("»", "Last frame (End)", () => this.go(this.n - 1)),
+        this.range,
+        this.label,
+        this.speeds,
+      );
     }
     async go(t) {
       this.frame = Math.min(this.n - 1, Math.max(0, Math.round(t)));

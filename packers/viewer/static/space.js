@@ -8,15 +8,33 @@
       this.episode = episode;
       this.points = points;
       this.space = episode.space;
-      this.canvas = el("canvas", { role: "img", "aria-label": "3-D view of the object's points and the centroid's path", tabindex: 0 });
+      this.canvas = el("canvas", {
+        role: "img",
+        "aria-label": "3-D view of the object's points and the centroid's path",
+        tabindex: 0,
+      });
       this.context = this.canvas.getContext("2d");
       this.scene = new Float32Array(bytes(this.space.scene).buffer);
       this.colours = bytes(this.space.scene_colours);
       this.path = (this.space.path || []).filter((point) => point && point[0] !== null);
       this.withScene = true;
-      const toggle = el("input", { type: "checkbox", checked: true, onchange: (e) => { this.withScene = e.target.checked; this.show(this.frame); } });
-      box.append(this.canvas, el("p", { class: "quiet under" }, el("label", {}, toggle, "scene of frame 0"),
-        el("span", { text: `${this.space.dataset}, ${this.space.units}; drag turns, wheel zooms` })));
+      const toggle = el("input", {
+        type: "checkbox",
+        checked: true,
+        onchange: (e) => {
+          this.withScene = e.target.checked;
+          this.show(this.frame);
+        },
+      });
+      box.append(
+        this.canvas,
+        el(
+          "p",
+          { class: "quiet under" },
+          el("label", {}, toggle, "scene of frame 0"),
+          el("span", { text: `${this.space.dataset}, ${this.space.units}; drag turns, wheel zooms` }),
+        ),
+      );
       this.home();
       this.listen();
       this.frame = 0;
@@ -47,23 +65,40 @@
         last = [event.clientX, event.clientY];
         this.show(this.frame);
       });
-      this.canvas.addEventListener("pointerup", () => { last = null; });
-      this.canvas.addEventListener("dblclick", () => { this.home(); this.show(this.frame); });
-      this.canvas.addEventListener("wheel", (event) => {
-        event.preventDefault();
-        this.zoom = Math.max(0.2, Math.min(20, this.zoom * Math.exp(-event.deltaY * 0.001)));
+      this.canvas.addEventListener("pointerup", () => {
+        last = null;
+      });
+      this.canvas.addEventListener("dblclick", () => {
+        this.home();
         this.show(this.frame);
-      }, { passive: false });
+      });
+      this.canvas.addEventListener(
+        "wheel",
+        (event) => {
+          event.preventDefault();
+          this.zoom = Math.max(0.2, Math.min(20, this.zoom * Math.exp(-event.deltaY * 0.001)));
+          this.show(this.frame);
+        },
+        { passive: false },
+      );
     }
 
     projection(wide, high) {
-      const cy = Math.cos(this.yaw), sy = Math.sin(this.yaw), cp = Math.cos(this.pitch), sp = Math.sin(this.pitch);
-      const [ox, oy, oz] = this.centre, unit = this.radius * 2.6;
+      const cy = Math.cos(this.yaw),
+        sy = Math.sin(this.yaw),
+        cp = Math.cos(this.pitch),
+        sp = Math.sin(this.pitch);
+      const [ox, oy, oz] = this.centre,
+        unit = this.radius * 2.6;
       const scale = Math.min(wide, high) * 1.25 * this.zoom;
       return (x, y, z) => {
-        const dx = (x - ox) / unit, dy = (y - oy) / unit, dz = (z - oz) / unit;
-        const turnedX = cy * dx + sy * dz, turnedZ = -sy * dx + cy * dz;
-        const away = cp * turnedZ - sp * dy + 2.2, down = cp * dy + sp * turnedZ;
+        const dx = (x - ox) / unit,
+          dy = (y - oy) / unit,
+          dz = (z - oz) / unit;
+        const turnedX = cy * dx + sy * dz,
+          turnedZ = -sy * dx + cy * dz;
+        const away = cp * turnedZ - sp * dy + 2.2,
+          down = cp * dy + sp * turnedZ;
         if (away < 0.15) return null;
         return [wide / 2 + (scale * turnedX) / away, high / 2 + (scale * down) / away, away];
       };
@@ -74,7 +109,8 @@
       const ratio = window.devicePixelRatio || 1;
       const wide = (this.canvas.width = Math.max(1, Math.round(this.canvas.clientWidth * ratio)));
       const high = (this.canvas.height = Math.max(1, Math.round(this.canvas.clientHeight * ratio)));
-      const context = this.context, project = this.projection(wide, high);
+      const context = this.context,
+        project = this.projection(wide, high);
       context.clearRect(0, 0, wide, high);
       if (this.withScene) this.dots(project, this.scene, this.colours, 1.6 * ratio, 0.42);
       const object = this.points.object(t);
@@ -85,7 +121,8 @@
     }
 
     dots(project, xyz, rgb, size, alpha) {
-      const context = this.context, found = [];
+      const context = this.context,
+        found = [];
       for (let i = 0; i < xyz.length; i += 3) {
         const at = project(xyz[i], xyz[i + 1], xyz[i + 2]);
         if (at) found.push([at, i]);
@@ -101,7 +138,8 @@
     }
 
     drawPath(project, t, ratio) {
-      const context = this.context, path = this.space.path || [];
+      const context = this.context,
+        path = this.space.path || [];
       const line = (from, to, colour, width) => {
         context.beginPath();
         let open = false;
@@ -133,14 +171,17 @@
     }
 
     axes(project, ratio) {
-      const context = this.context, at = project(...this.centre);
+      const context = this.context,
+        at = project(...this.centre);
       if (!at) return;
-      const length = this.radius * 0.5 / this.zoom, corner = [34 * ratio, this.canvas.height - 34 * ratio];
+      const length = (this.radius * 0.5) / this.zoom,
+        corner = [34 * ratio, this.canvas.height - 34 * ratio];
       ["x", "y", "z"].forEach((name, axis) => {
         const end = project(...this.centre.map((value, other) => value + (other === axis ? length : 0)));
         if (!end) return;
         const size = (22 * ratio) / Math.max(1, Math.min(this.canvas.width, this.canvas.height) * 0.11);
-        const x = corner[0] + (end[0] - at[0]) * size, y = corner[1] + (end[1] - at[1]) * size;
+        const x = corner[0] + (end[0] - at[0]) * size,
+          y = corner[1] + (end[1] - at[1]) * size;
         context.strokeStyle = context.fillStyle = "#5a6472";
         context.lineWidth = ratio;
         context.beginPath();

@@ -417,7 +417,7 @@ def test_truncated_weights_are_refused(weights: Path, tmp_path: Path):
     for length in (0, 100, len(data) // 2, len(data) - 10):
         cut = tmp_path / "scaled_offline.pth"
         cut.write_bytes(data[:length])
-        with pytest.raises(WeightsError, match="may be cut off"):
+        with pytest.raises(WeightsError, match=r"may be cut off|an empty file"):
             load_network(cut)
 
 

@@ -7,7 +7,7 @@ from extractors.backends.lucas_kanade import LucasKanade
 from extractors.backends.lucas_kanade_layers import (
     IDENTITY,
     Layer,
-    LayerSettings,
+    LayerRule,
     apply,
     compose,
     fit_update,
@@ -54,7 +54,7 @@ def test_a_layer_grows_and_turns_with_its_object():
     motions = [cv2.getRotationMatrix2D((64, 64), 2.0 * t, 1.0 + 0.02 * t) for t in range(8)]
     images = [cv2.warpAffine(canvas, motion, (128, 128)) for motion in motions]
     points = np.stack(np.meshgrid(np.arange(45, 85, 6.0), np.arange(45, 85, 6.0)), axis=-1).reshape(-1, 2)
-    found = Layer(images, 0, points, LayerSettings()).follow(range(8))
+    found = Layer(images, 0, points, LayerRule().at(images[0])).follow(range(8))
     assert np.abs(apply(found[-1], points) - apply(motions[-1], points)).max() < 1.0
 
 
@@ -90,6 +90,16 @@ def test_a_blank_clip_has_tracks_at_rest():
     tracks = LucasKanade().track(np.zeros((4, 32, 48, 3), np.uint8), grid_queries((32, 48), side=4))
     np.testing.assert_allclose(tracks.xy, np.broadcast_to(tracks.xy[:1], tracks.xy.shape), atol=1e-3)
     assert tracks.visibility.all()
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 12])
+@pytest.mark.parametrize("size", [(1, 1), (16, 40), (64, 64)])
+def test_any_length_and_size_is_tracked(n_frames, size):
+    pixels, _ = sliding_square(n_frames, size=96)
+    queries = grid_queries(size, side=3, frame=n_frames - 1)
+    tracks = LucasKanade().track(np.ascontiguousarray(pixels[:, 20 : 20 + size[0], 8 : 8 + size[1]]), queries)
+    assert tracks.xy.shape == (n_frames, 9, 2)
+    assert np.isfinite(tracks.xy).all()
 
 
 @pytest.mark.shared

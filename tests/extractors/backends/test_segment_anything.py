@@ -88,5 +88,5 @@ def test_wrong_files_are_refused(package, tmp_path):
     with pytest.raises(WeightsError, match="no Segment Anything checkpoint"):
         SegmentAnything(weights=tmp_path / "other.pth")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(WeightsError, match="holds no weights but a list"):
+    with pytest.raises(WeightsError, match="no plain dict of tensors"):
         SegmentAnything(weights=tmp_path / "list.pth")

@@ -340,7 +340,7 @@ def test_truncated_weights_are_refused(small_weights: Path, tmp_path: Path):
     for length in (0, 100, len(data) // 2, len(data) - 10):
         cut = tmp_path / "cut.pt"
         cut.write_bytes(data[:length])
-        with pytest.raises(WeightsError, match="may be cut off"):
+        with pytest.raises(WeightsError, match=r"may be cut off|an empty file"):
             load_network(cut)
 
 
@@ -369,7 +369,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_unopened(tmp_path: Path):
     with pytest.raises(WeightsError, match="no plain dict of tensors"):
         load_network(path)
     torch.save({"resnet_torch.initial_conv.weight": print}, path)  # a pickle that names a function
-    with pytest.raises(WeightsError, match="cannot be read as a checkpoint"):
+    with pytest.raises(WeightsError, match="asks for more than tensors"):
         load_network(path)
 
 

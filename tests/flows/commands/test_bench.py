@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from extractors.types import Tracks
+from extractors.types import OnCpu, Tracks
 from flows.cli import main
 from flows.run.bench import BenchSettings, bench_files, in_pixels, mean_results
 from tests.support import square_clip
@@ -94,7 +94,7 @@ def test_a_folder_without_files_and_no_tracker_are_usage_errors(tmp_path: Path, 
     assert bench("--path", folder, "--set", "tracks.backend=tapir", "--set", "tracks.weights=none.pt").exit_code == 2
 
 
-class _Knows:
+class _Knows(OnCpu):
     """Gives the truth of the carried square, the centre of the first pixel at 0."""
 
     def __init__(self, off: float = 0.0, score: float = 0.75) -> None:

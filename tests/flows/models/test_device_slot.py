@@ -65,6 +65,8 @@ def test_what_has_no_network_says_that_it_runs_on_the_cpu(name):
 def test_full_precision_holds_for_a_thread_whose_neighbour_ends_first(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: contextlib.nullcontext())
+    # Two that overlap in one thread would leave it in inference mode; here only the flag is looked at.
+    monkeypatch.setattr(torch, "inference_mode", contextlib.nullcontext)
     first, second = (arithmetic("fp32", torch.device("cuda")) for _ in range(2))
     first.__enter__()
     second.__enter__()

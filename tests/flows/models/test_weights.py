@@ -1,6 +1,8 @@
+import dataclasses
 import hashlib
 import io
 import json
+import re
 import urllib.request
 
 import httpx
@@ -192,7 +194,7 @@ def test_a_file_on_the_web_is_fetched_listed_with_its_digest_and_checked(on_the_
     assert row["sha256"] in models("list").output
     result = models("check", "tapir")
     assert result.exit_code == 1
-    assert "cannot be read as a checkpoint" in result.output
+    assert "get bootstapir_checkpoint_v2.pt" in result.output
 
 
 def test_a_download_that_is_cut_leaves_nothing(on_the_web):
@@ -204,13 +206,39 @@ def test_a_download_that_is_cut_leaves_nothing(on_the_web):
     assert not list(checkpoint_file("tapir").parent.iterdir())
 
 
-def test_a_seeded_checkpoint_in_the_published_form_is_good():
+def test_random_weights_of_the_right_form_load_and_are_not_called_good():
     path = checkpoint_file("tapir-online")
     path.parent.mkdir(parents=True)
     torch.save(seed_model(TapirNetwork()).state_dict(), path)
     result = models("check", "tapir-online")
     assert result.exit_code == 0, result.output
-    assert "tapir-online: good" in result.output
+    assert "tapir-online: loads, unpinned" in result.output
+    assert "good" not in result.output
+    (row,) = json.loads(models("check", "tapir-online", "--json").stdout)["models"]
+    assert row["pinned"] is False
+
+
+def test_weights_that_are_not_the_published_ones_are_refused_by_check_and_fetch(on_the_web, monkeypatch):
+    path = checkpoint_file("tapir")
+    published = dataclasses.replace(CHECKPOINTS["tapir"], sha256=hashlib.sha256(b"published").hexdigest())
+    monkeypatch.setitem(CHECKPOINTS, "tapir", published)
+    on_the_web(b"something else")
+    result = models("fetch", "tapir")
+    assert result.exit_code == 2
+    assert "is not the published file" in result.output
+    assert not list(path.parent.iterdir())
+    path.write_bytes(b"something else")
+    result = models("check", "tapir")
+    assert result.exit_code == 1
+    assert "is not the published bootstapir_checkpoint_v2.pt" in result.output
+    on_the_web(b"published")
+    assert models("fetch", "tapir").exit_code == 0
+
+
+def test_pinned_sums_are_sha256():
+    pinned = {name: checkpoint.sha256 for name, checkpoint in CHECKPOINTS.items() if checkpoint.sha256}
+    assert set(pinned) == {"segment-anything", "video_depth_anything_vits"}
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in pinned.values())
 
 
 def test_the_open_profile_s_name_fetches_all_that_it_needs(monkeypatch):
@@ -236,5 +264,5 @@ def test_check_loads_folders_as_their_backends_do():
     fill(checkpoint_file("grounding-dino-tiny").parent)
     result = models("check")
     assert result.exit_code == 1
-    assert "sam-vit-base: good" in result.output
+    assert "sam-vit-base: loads, unpinned" in result.output
     assert "grounding-dino-tiny: " in result.output

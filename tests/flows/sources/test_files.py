@@ -4,9 +4,11 @@ import os
 
 import pytest
 
-from extractors.errors import CorruptDataError, MissingDataError, SourceError, printable
+from extractors.errors import CorruptDataError, MissingDataError, SourceError
+from extractors.printable import printable
 from flows.sources.cells import number, tasks, text, whole
 from flows.sources.files import check_plain, decode_text, foreign_content, read_bytes, read_json
+from flows.sources.lerobot_info import relative_path
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
 
@@ -87,3 +89,14 @@ def test_instructions_of_every_writer():
 def test_messages_obey_no_terminal():
     assert printable("a\x1b]0;x\x07b\udcff") == "a\\x1b]0;x\\x07b\\udcff"
     assert str(CorruptDataError("bad \x1b[2J name \udc80")) == "bad \\x1b[2J name \\udc80"
+
+
+@pytest.mark.parametrize("name", ["1" + "0" * 400, "x/" * 2000, "\ud800.parquet"])
+def test_a_path_that_no_disk_can_hold_is_refused(name):
+    with pytest.raises(SourceError, match="no name that a disk can hold"):
+        relative_path(name, {})
+
+
+@pytest.mark.parametrize("value", [float("inf"), -1, 10**400, 1e308, True, 2.5])
+def test_task_numbers_that_are_none_are_no_tasks(value):
+    assert tasks(value) == tasks([value]) == ()

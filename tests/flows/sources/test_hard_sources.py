@@ -751,3 +751,21 @@ def test_an_instruction_in_utf_16_is_read(tmp_path):
     (folder / "lang.txt").write_bytes("put the pot on the towel\r\nconfidence: 1\r\n".encode("utf-16"))
     (info,) = BridgeRawSource(tmp_path).episodes()
     assert info.language_instruction == "put the pot on the towel"
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_an_index_column_that_is_nested_or_text_fails_its_episodes(joined, nested):
+    path = joined / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    cells = [[index] if nested else f"{index}" for index in table["episode_index"].to_pylist()]
+    pq.write_table(with_column(table, "episode_index", pa.array(cells)), path)
+    source = LeRobotSource(joined)
+    for info in source.episodes():
+        with pytest.raises(CorruptDataError, match="cannot be read"):
+            source.open(info)
+
+
+def test_a_footer_is_never_asked_for_its_statistics():
+    """pyarrow 26 aborts the process over those of a damaged footer: fuzz case lerobot-v3.0, seed 5425."""
+    folder = Path(__file__).parents[3] / "flows" / "sources"
+    assert not [path.name for path in folder.glob("*.py") if ".statistics" in path.read_text(encoding="utf-8")]

@@ -17,6 +17,7 @@ from flows.sources.bridge import BridgeRawSource
 from flows.sources.lerobot import LeRobotSource
 from flows.sources.pickles import load_pickle
 from flows.sources.sample import FOLDERS, SAMPLE, sample_files, write_sample
+from packers.atomic import TEMPORARY
 
 EPISODES = json.loads((SAMPLE / "truth" / "episodes.json").read_text())
 LENGTHS = {"block_on_plate": 36, "can_in_tray": 35, "box_on_stand": 36, "cube_out_of_box": 40}
@@ -239,7 +240,7 @@ def test_copying_again_writes_only_what_is_missing(tmp_path: Path):
     kept, lost = tmp_path / "truth" / "episodes.json", tmp_path / "truth" / "can_in_tray.npz"
     before = kept.stat().st_mtime_ns
     lost.unlink()
-    (tmp_path / "truth" / ".cuepack-copy-abc").write_bytes(b"cut off")
+    (tmp_path / "truth" / f"{TEMPORARY}abc").write_bytes(b"cut off")
     write_sample(tmp_path)
     assert kept.stat().st_mtime_ns == before
     assert lost.read_bytes() == (SAMPLE / "truth" / "can_in_tray.npz").read_bytes()

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows.models.device_slot import device_label
+from tests.extractors.test_tracks import Standing
 from tests.flows.run.test_shard import extract, packets
 from tests.support import ArraySource
 
@@ -37,6 +38,12 @@ class Sweep(ArraySource):
     def open(self, info, camera=None):
         n_frames, fps = self.pairs[info.episode_index]
         return ArraySource(self.root, 1, n_frames, seed=self.seed, fps=fps).open(replace(info, n_frames=n_frames))
+
+
+@pytest.fixture(autouse=True)
+def standing_points(monkeypatch):
+    """What a tracker costs is no part of the sweep: its points stand."""
+    monkeypatch.setattr("flows.models.build.tracker", lambda config: Standing())
 
 
 def sweep(tmp_path, pairs):

@@ -1,0 +1,262 @@
+"""Robust bundle adjustment: one camera, many points, the points eliminated.
+
+Levenberg-Marquardt on soft-L1 of each observation's distance (Triggs et al. 2000, "Bundle adjustment: a modern
+synthesis", sections 3 and 6): a point meets the camera's twelve parameters in a 12 x 3 block and no other point, so the
+normal equations are reduced to the camera's (Schur complement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.handeye.path import HandPath, Poses
+from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors
+from extractors.handeye.project import Observations, poses_at, project_only, project_points, stepped
+
+RESIDUAL_FLOOR = 4e-4
+"""Smallest noise believed, widths of the frame (0.1 px at 256): trackers round, and cameras are no pinholes."""
+
+_PER_DISTANCE = 1 / 1.1774
+"""Deviation per axis of a 2-D normal error over its median distance (Rayleigh)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """Everything that stays as it is while the solver moves.
+
+    Attributes:
+        seen: observations that count.
+        paths: one a clip.
+        priors: what is believed.
+        free: (12,) bool, parameters of the camera that may move.
+    """
+
+    seen: Observations
+    paths: Sequence[HandPath]
+    priors: Priors
+    free: NDArray[np.bool_]
+
+    @property
+    def own_information(self) -> float:
+        """One over the variance of each point about the shared offset.
+
+        Points of a palm lie together, and so do those of what it holds: they are no independent draws. However many
+        they are, they count as `Priors.independent`; as independent ones, fifty would pull an object into the palm.
+        """
+        many = max(int(_present(self.seen).sum()) / self.priors.independent, 1.0)
+        return float(self.priors.own_m**-2 / many)
+
+    def prior_information(self) -> Floats:
+        """(12,) one over the variance of each camera parameter before any track is seen."""
+        priors = self.priors
+        information = np.zeros(N_CAMERA)
+        information[0] = priors.focal_log_sigma**-2
+        information[COLUMNS["position"]] = priors.camera_m**-2
+        information[COLUMNS["shared"]] = priors.shared_m**-2
+        information[10] = priors.delay_s**-2 if priors.delay_s > 0 else 0.0
+        information[11] = priors.distortion**-2 if priors.distortion > 0 else 0.0
+        return information
+
+    def prior_offset(self, state: CameraState) -> Floats:
+        """(12,) how far the camera is from what was believed."""
+        offset = np.zeros(N_CAMERA)
+        offset[0] = state.log_focal - np.log(self.priors.focal)
+        offset[COLUMNS["position"]] = state.position
+        offset[COLUMNS["shared"]] = state.shared
+        offset[10], offset[11] = state.delay_s, state.distortion
+        return offset
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """Where the solver stopped.
+
+    Attributes:
+        state, points: camera, and (N, 3) points in metres (the shared offset where a track has no observation).
+        cost: minus the logarithm of the posterior, up to a constant.
+        scale: noise per axis that `cost` was weighed with, widths of the frame.
+        residual: (O, 2) projections less observations, widths of the frame.
+    """
+
+    state: CameraState
+    points: Floats
+    cost: float
+    scale: float
+    residual: Floats
+
+    @property
+    def distance(self) -> Floats:
+        """(O,) of each observation from its projection, widths of the frame."""
+        return np.asarray(np.linalg.norm(self.residual, axis=1))
+
+
+def free_columns(priors: Priors) -> NDArray[np.bool_]:
+    """(12,) bool: all of the camera but what the priors leave out."""
+    free = np.ones(N_CAMERA, np.bool_)
+    free[10], free[11] = priors.delay_s > 0, priors.distortion > 0
+    return free
+
+
+def solve(
+    problem: Problem, state: CameraState, points: Floats, scale: float, *, steps: int = 30, tolerance: float = 1e-5
+) -> Solution:
+    """The best camera and points near a start, for noise of `scale` widths of the frame per axis.
+
+    Stops where a step would lower the cost by less than `tolerance` of itself, or after `steps`.
+    """
+    all_points, used = points, np.flatnonzero(_present(problem.seen))
+    problem, points = replace(problem, seen=problem.seen.renumbered()), points[used]
+    poses = poses_at(problem.paths, state.delay_s)
+    cost, residual = _cost(problem, state, points, poses, scale)
+    damping = 1e-3
+    for _ in range(steps):
+        normal = normal_equations(problem, state, points, poses, scale)
+        gain = 0.0
+        while damping < 1e8:
+            step, moves = _step(problem, normal, damping)
+            tried, tried_points = stepped(state, step), points + moves
+            tried_poses = poses if tried.delay_s == state.delay_s else poses_at(problem.paths, tried.delay_s)
+            tried_cost, tried_residual = _cost(problem, tried, tried_points, tried_poses, scale)
+            if tried_cost < cost:
+                gain = cost - tried_cost
+                state, points, poses = tried, tried_points, tried_poses
+                cost, residual, damping = tried_cost, tried_residual, max(damping / 5, 1e-9)
+                break
+            damping *= 4
+        if gain < tolerance * (1 + cost):
+            break
+    placed = all_points.copy()
+    placed[used] = points
+    return Solution(state, placed, cost, scale, residual)
+
+
+def settle(problem: Problem, state: CameraState, points: Floats, scale: float, *, rounds: int = 4) -> Solution:
+    """`solve` with the noise measured from its own residuals, until it stays within a tenth of itself."""
+    solution = solve(problem, state, points, scale)
+    for _ in range(rounds):
+        measured = noise(solution.distance)
+        if abs(measured - solution.scale) < 0.1 * solution.scale:
+            break
+        # Halved at most: with a scale that falls faster, points left behind by a poor start look like outliers.
+        solution = solve(problem, solution.state, solution.points, max(measured, 0.5 * solution.scale))
+    return solution
+
+
+def noise(distance: Floats) -> float:
+    """Deviation per axis from distances in the plane, half of which may be outliers."""
+    return max(float(np.median(distance)) * _PER_DISTANCE, RESIDUAL_FLOOR) if len(distance) else RESIDUAL_FLOOR
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Normal:
+    """Normal equations in blocks: camera (12, 12), points (N, 3, 3), both (N, 12, 3), and gradients.
+
+    `weighted` keeps what sandwich estimates need: weights (O,), residuals (O, 2) and both Jacobians.
+    """
+
+    camera: Floats
+    point: Floats
+    mixed: Floats
+    camera_gradient: Floats
+    point_gradient: Floats
+    weight: Floats
+    residual: Floats
+    by_camera: Floats
+    by_point: Floats
+
+
+def normal_equations(problem: Problem, state: CameraState, points: Floats, poses: Poses, scale: float) -> Normal:
+    """The blocks at a state, observations weighed down as soft-L1 has it (1 / sqrt(1 + z))."""
+    seen = problem.seen
+    found = project_points(state, points, poses, seen)
+    residual = found.xy - seen.xy
+    weight = poses.inside[seen.frame] / np.sqrt(1 + (residual**2).sum(axis=1) / scale**2) / scale**2
+    weighed_point = found.by_point * weight[:, None, None]
+    camera = np.tensordot(found.by_camera * weight[:, None, None], found.by_camera, ((0, 1), (0, 1)))
+    point = seen.per_track(np.swapaxes(weighed_point, 1, 2) @ found.by_point)
+    mixed = seen.per_track(np.swapaxes(found.by_camera, 1, 2) @ weighed_point)
+    camera_gradient = np.tensordot(found.by_camera, residual * weight[:, None], ((0, 1), (0, 1)))
+    point_gradient = seen.per_track((residual[:, None] @ weighed_point)[:, 0])
+    _add_priors(problem, state, points, camera, point, mixed, camera_gradient, point_gradient)
+    return Normal(
+        camera, point, mixed, camera_gradient, point_gradient, weight, residual, found.by_camera, found.by_point
+    )
+
+
+def _add_priors(
+    problem: Problem,
+    state: CameraState,
+    points: Floats,
+    camera: Floats,
+    point: Floats,
+    mixed: Floats,
+    camera_gradient: Floats,
+    point_gradient: Floats,
+) -> None:
+    """Adds what is believed of the camera and of the points about their shared offset, in place."""
+    information = problem.prior_information()
+    camera[np.diag_indices(N_CAMERA)] += information
+    camera_gradient += information * problem.prior_offset(state)
+    own = problem.own_information
+    present = _present(problem.seen)
+    apart = np.where(present[:, None], points - state.shared, 0.0)
+    shared = COLUMNS["shared"]
+    point += own * np.eye(3)
+    mixed[present, shared] -= own * np.eye(3)
+    camera[shared, shared] += own * present.sum() * np.eye(3)
+    camera_gradient[shared] -= own * apart.sum(axis=0)
+    point_gradient += own * apart
+
+
+def _present(seen: Observations) -> NDArray[np.bool_]:
+    present = np.zeros(seen.n_tracks, np.bool_)
+    present[seen.track] = True
+    return present
+
+
+def reduced(normal: Normal) -> tuple[Floats, Floats, Floats]:
+    """Schur complement of the points: (12, 12), its gradient (12,), and mixed @ point^-1 (N, 12, 3)."""
+    carried = normal.mixed @ np.linalg.inv(normal.point)
+    schur = normal.camera - np.tensordot(carried, normal.mixed, ((0, 2), (0, 2)))
+    gradient = normal.camera_gradient - np.einsum("nij,nj->i", carried, normal.point_gradient)
+    return schur, gradient, carried
+
+
+def _step(problem: Problem, normal: Normal, damping: float) -> tuple[Floats, Floats]:
+    point = normal.point + damping * normal.point * np.eye(3)
+    inverse = np.linalg.inv(point)
+    carried = normal.mixed @ inverse
+    # A parameter that no observation in reach depends on stays where it is instead of stopping the solver.
+    camera = normal.camera + (damping * normal.camera + 1e-9) * np.eye(N_CAMERA)
+    schur = camera - np.tensordot(carried, normal.mixed, ((0, 2), (0, 2)))
+    gradient = normal.camera_gradient - np.einsum("nij,nj->i", carried, normal.point_gradient)
+    step, free = np.zeros(N_CAMERA), problem.free
+    if free.any():
+        step[free] = -np.linalg.solve(schur[np.ix_(free, free)], gradient[free])
+    moves = -np.einsum("nij,nj->ni", inverse, normal.point_gradient + np.einsum("nij,i->nj", normal.mixed, step))
+    return step, moves
+
+
+def _cost(problem: Problem, state: CameraState, points: Floats, poses: Poses, scale: float) -> tuple[float, Floats]:
+    xy, depth = project_only(state, points, poses, problem.seen)
+    residual = xy - problem.seen.xy
+    squared = (residual**2).sum(axis=1)
+    loss = np.sqrt(1 + squared / scale**2) - 1
+    # A point behind the camera projects nowhere: it costs what an observation a frame's width off costs.
+    loss = np.where(depth > 0, loss, loss + 1 / scale)
+    cost = float((loss * poses.inside[problem.seen.frame]).sum())
+    present = _present(problem.seen)
+    cost += 0.5 * problem.own_information * float(((points - state.shared)[present] ** 2).sum())
+    cost += 0.5 * float((problem.prior_information() * problem.prior_offset(state) ** 2).sum())
+    return cost, residual
+
+
+def place_points(problem: Problem, state: CameraState, scale: float, near: Floats | None = None) -> Solution:
+    """The points of all tracks with the camera held as it is, sought from `near` (N, 3), or from the shared offset."""
+    held = replace(problem, free=np.zeros(N_CAMERA, np.bool_))
+    start = np.repeat(state.shared[None], problem.seen.n_tracks, axis=0) if near is None else near
+    return solve(held, state, start, scale, tolerance=1e-4)

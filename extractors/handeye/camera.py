@@ -1,0 +1,185 @@
+"""The solver: clips of one camera in, its calibration out, or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from extractors.errors import GeometryError
+from extractors.handeye.adjust import solve
+from extractors.handeye.judge import Limits, Uncertainty, judge, uncertainty
+from extractors.handeye.path import HandPath
+from extractors.handeye.problem import N_CAMERA, WRIST_PRIORS, Calibration, Floats, Priors, Rig, TrackedClip
+from extractors.handeye.project import Observations
+from extractors.handeye.search import Found, Search, alike
+from extractors.handeye.start import affine_groups
+
+RIVAL_EXCESS = 5.0
+"""A camera in another basin is ruled out if it is less likely by this factor's exponential (e^5 is 150)."""
+
+HALVES_APART = 12.0
+"""Squared distance per parameter at which two halves tell different cameras. Up to here sigmas are widened by it:
+tracks that drift differ by 2 to 8, a camera that is nudged by a twentieth of the width by 50 and more."""
+
+DELAYS_S = tuple(np.linspace(-0.6, 0.6, 13).tolist())
+"""Delays that starts are tried with; the solver moves on from the best."""
+
+
+def calibrate_camera(
+    clips: Sequence[TrackedClip],
+    *,
+    rig: Rig = "fixed",
+    priors: Priors | None = None,
+    limits: Limits | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """The camera of one or more clips, from tracks and the hand's recorded poses.
+
+    Which tracks ride on the hand is found: groups of tracks that move as an affine camera would see the hand move are
+    each brought to a full solution from several focal lengths, the tracks that agree with it are chosen again, and the
+    solution that explains most of what moves is kept.
+
+    Args:
+        clips: of one camera that stays where it is; their frames have one size.
+        rig: "fixed": the camera stands, tracks ride on the hand; "wrist": the camera rides, the scene stands.
+        priors: what is believed before; by default broad.
+        limits: what counts as observable.
+        seed: fixes the draws; equal arguments give equal results.
+
+    Returns:
+        The calibration; where it is not observable it holds the reasons, and NaN where nothing was solved.
+
+    Raises:
+        GeometryError: no clip, clips of different frame sizes, or a path that is none (see `HandPath.through`).
+    """
+    _check(clips)
+    priors = priors or (WRIST_PRIORS if rig == "wrist" else Priors())
+    limits = limits or Limits()
+    places = np.concatenate([clip.hand_pose[:, :3, 3] for clip in clips])
+    origin = np.nan_to_num(np.nanmean(places, axis=0))
+    paths = [HandPath.through(clip.hand_pose, clip.timestamp, origin, rig) for clip in clips]
+    search = Search(clips, paths, rig, priors, seed)
+    delays = DELAYS_S if priors.delay_s > 0 else (0.0,)
+    groups = affine_groups(clips, paths, delays, lever_m=search.lever_m, seed=seed)
+    found = [solved for group in groups if (solved := search.solve_group(group)) is not None]
+    if not found:
+        reason = f"fewer than {limits.min_tracks} tracks move as the recorded hand does"
+        return _nothing(search.n_tracks, reason, {"groups": len(groups)})
+    best = max(found, key=lambda each: each.explained)
+    spread = uncertainty(best.problem, best.solution)
+    halves = _halves(best, len(clips))
+    spread = spread.widened(max(halves, 1.0))
+    verdict = judge(best.problem, best.solution, best.riding, spread, limits) + _undecided(best, spread)
+    if halves > HALVES_APART:
+        what = "every other clip" if len(clips) > 1 else "the clip's two halves"
+        verdict += (f"{what} tell different cameras ({np.sqrt(halves):.1f} sigmas apart)",)
+    return _calibration(clips, search, best, spread, verdict, origin, halves)
+
+
+def _undecided(found: Found, spread: Uncertainty) -> tuple[str, ...]:
+    """Reasons from other basins: a camera that explains the tracks about as well and is not the same."""
+    best = found.solution
+    for rival in found.rivals:
+        excess = (rival.cost - best.cost) / spread.inflation
+        if excess < RIVAL_EXCESS and not alike(rival.state, best.state, focal=max(3 * spread.focal, 0.1)):
+            apart = np.exp(abs(rival.state.log_focal - best.state.log_focal)) - 1
+            return (f"two cameras explain the tracks about as well; their focal lengths are {apart:.0%} apart",)
+    return ()
+
+
+def _halves(found: Found, n_clips: int) -> float:
+    """Squared distance a parameter, in their own sigmas, of the cameras that two halves of the data tell; about 1.
+
+    A camera that is nudged, an object that slips, poses that are not the hand's and tracks that drift leave their
+    trace here, also where the residual is small: parameters bend to one half or the other. Halves in time of a clip;
+    every other clip of many.
+    """
+    seen = found.problem.seen
+    frames = np.cumsum([0, *(len(path.timestamp) for path in found.problem.paths)])
+    clip_of = np.searchsorted(frames, seen.frame, side="right") - 1
+    first = clip_of % 2 == 0 if n_clips > 1 else seen.frame < np.median(seen.frame)
+    told = []
+    for half in (first, ~first):
+        problem = replace(
+            found.problem, seen=Observations(seen.xy[half], seen.frame[half], seen.track[half], seen.n_tracks)
+        )
+        solution = solve(problem, found.solution.state, found.solution.points, found.solution.scale)
+        told.append((solution.state, uncertainty(problem, solution).covariance[:7, :7]))
+    (one, one_covariance), (other, other_covariance) = told
+    turn = Rotation.from_matrix(one.rotation.T @ other.rotation).as_rotvec()
+    apart = np.array([other.log_focal - one.log_focal, *turn, *(other.position - one.position)])
+    return float(apart @ np.linalg.solve(one_covariance + other_covariance, apart)) / len(apart)
+
+
+def _calibration(
+    clips: Sequence[TrackedClip],
+    search: Search,
+    best: Found,
+    spread: Uncertainty,
+    reasons: tuple[str, ...],
+    origin: Floats,
+    halves: float,
+) -> Calibration:
+    state, solution, riding = best.solution.state, best.solution, best.riding
+    carrier_from_camera = np.eye(4)
+    carrier_from_camera[:3, :3] = state.rotation
+    wrist = search.rig == "wrist"
+    carrier_from_camera[:3, 3] = state.position + (0 if wrist else origin)
+    points = solution.points + (origin if wrist else 0)
+    return Calibration(
+        observable=not reasons,
+        reasons=reasons,
+        focal_px=state.focal * clips[0].size[1],
+        focal_sigma=spread.focal,
+        carrier_from_camera=carrier_from_camera,
+        position_sigma_m=spread.position_m,
+        rotation_sigma_deg=spread.rotation_deg,
+        delay_s=state.delay_s,
+        delay_sigma_s=spread.delay_s,
+        points=np.where(riding[:, None], points, np.nan),
+        points_sigma=np.where(riding[:, None], spread.points_m, np.nan),
+        riding=riding,
+        residual=solution.scale,
+        covariance=spread.covariance,
+        report={
+            "riding": int(riding.sum()),
+            "moving": int(search.candidates.sum()),
+            "inflation": spread.inflation,
+            "halves_apart": halves,
+            "explained": best.explained,
+            "shared_m": state.shared.tolist(),
+        },
+    )
+
+
+def _nothing(n_tracks: int, reason: str, report: dict[str, Any]) -> Calibration:
+    nan = float("nan")
+    return Calibration(
+        observable=False,
+        reasons=(reason,),
+        focal_px=nan,
+        focal_sigma=nan,
+        carrier_from_camera=np.full((4, 4), nan),
+        position_sigma_m=nan,
+        rotation_sigma_deg=nan,
+        delay_s=nan,
+        delay_sigma_s=nan,
+        points=np.full((n_tracks, 3), nan),
+        points_sigma=np.full((n_tracks, 3), nan),
+        riding=np.zeros(n_tracks, np.bool_),
+        residual=nan,
+        covariance=np.full((N_CAMERA, N_CAMERA), nan),
+        report=report,
+    )
+
+
+def _check(clips: Sequence[TrackedClip]) -> None:
+    if not clips:
+        raise GeometryError("a camera is calibrated from one clip at least, got none")
+    shapes = {(clip.size, clip.pixel_aspect) for clip in clips}
+    if len(shapes) > 1:
+        raise GeometryError(f"clips of one camera have one frame size, got {sorted(shapes)}; group them by camera")

@@ -1,0 +1,317 @@
+"""Points of a held object in metres, and the object's pose through the clip, from one camera that is known.
+
+While an object is held its tracks are structure from motion with known motion. Before and after it rests: one pose
+explains all frames of a rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from extractors.errors import ShapeError
+from extractors.handeye.adjust import RESIDUAL_FLOOR, Problem, Solution, normal_equations, settle
+from extractors.handeye.path import HandPath
+from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors, TrackedClip
+from extractors.handeye.project import Observations, poses_at
+
+SLIP_SCALES = 3.0
+"""A frame in which the object's tracks are all off together by this many times what noise does, has slipped."""
+
+MIN_HELD_TURN_M = 0.03
+"""Least deviation of the hand's path while it holds, metres: below it depth is not seen."""
+
+REST_M, REST_RAD = 0.015, 0.15
+"""How far an object is believed to move in the frames between its rest and its grasp or release: a signal that is two
+frames late at 5 Hz costs centimetres, fingers that close push it, and what is let go settles."""
+
+POINT_PRIORS = Priors(shared_m=0.10, own_m=0.05, delay_s=0.0)
+"""An object is near the hand that holds it, and its points are near each other."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownCamera:
+    """A fixed camera.
+
+    Attributes:
+        focal_px: along x.
+        base_from_camera: (4, 4), maps camera-frame points to the base frame.
+        delay_s: poses are ahead of images by so much.
+        covariance: (12, 12) in `COLUMNS`' order, zero where it is known exactly.
+    """
+
+    focal_px: float
+    base_from_camera: Floats
+    delay_s: float = 0.0
+    covariance: Floats = field(default_factory=lambda: np.zeros((N_CAMERA, N_CAMERA)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldObject:
+    """A rigid object that the hand carried.
+
+    Attributes:
+        points: (N, 3) float64 metres in the object's frame, one a track; NaN for tracks that do not ride. The object's
+            frame has its origin in the median of its points and the hand's axes at the grasp.
+        points_sigma: (N, 3), with the camera's uncertainty.
+        hand_from_object: (4, 4), constant while held.
+        pose: (T, 4, 4) object to base; NaN where `pose_valid` is False.
+        pose_valid: (T,) bool.
+        pose_sigma: (T, 2) metres and degrees; NaN where `pose_valid` is False.
+        trusted: (T,) bool, held frames that the points rest on: those before a slip.
+        residual: noise of the tracks while held, widths of the frame.
+        reasons: why there are no points, or () .
+        report: JSON types only.
+    """
+
+    points: Floats
+    points_sigma: Floats
+    hand_from_object: Floats
+    pose: Floats
+    pose_valid: NDArray[np.bool_]
+    pose_sigma: Floats
+    trusted: NDArray[np.bool_]
+    residual: float
+    reasons: tuple[str, ...] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def held_object(clip: TrackedClip, held: NDArray[np.bool_], camera: KnownCamera, *, min_tracks: int = 6) -> HeldObject:
+    """Points and poses of the object whose tracks `clip` has.
+
+    Args:
+        clip: the object's tracks, visible wherever the tracker saw them, held or not.
+        held: (T,) bool, the object is grasped.
+        camera: the fixed camera.
+        min_tracks: fewest tracks that must ride.
+
+    Raises:
+        ShapeError: `held` has another length.
+    """
+    if held.shape != clip.visibility.shape[:1] or held.dtype != np.bool_:
+        raise ShapeError(f"held must be (T,) bool with {len(clip.visibility)} frames, got {held.shape} {held.dtype}")
+    stretch = _longest(held)
+    if stretch.sum() < 4:
+        return _none(clip, f"the object is held in {int(stretch.sum())} frames")
+    view = _View(clip, camera)
+    travel = float(np.sqrt(view.poses.translation[stretch].var(axis=0).sum()))
+    if travel < MIN_HELD_TURN_M:
+        return _none(clip, f"the hand moves by {travel:.3f} m while it holds, below {MIN_HELD_TURN_M}")
+    for trusted in _shrinking(stretch):
+        solved = view.solve(trusted, min_tracks)
+        if solved is None:
+            return _none(clip, f"fewer than {min_tracks} tracks ride on the hand while the object is held")
+        if not view.slips(trusted, *solved):
+            return view.finish(trusted, stretch, *solved)
+    return _none(clip, "the object slips in the hand")
+
+
+class _View:
+    """One clip before one camera."""
+
+    def __init__(self, clip: TrackedClip, camera: KnownCamera) -> None:
+        self.clip, self.camera = clip, camera
+        origin = np.nanmean(clip.hand_pose[:, :3, 3], axis=0)
+        self.origin = origin
+        self.path = HandPath.through(clip.hand_pose, clip.timestamp, origin)
+        self.state = CameraState(
+            float(np.log(camera.focal_px / clip.size[1])),
+            camera.base_from_camera[:3, :3],
+            camera.base_from_camera[:3, 3] - origin,
+            np.zeros(3),
+            camera.delay_s,
+        )
+        self.poses = poses_at([self.path], camera.delay_s)
+        self.seen = _observed(clip, np.ones(len(clip.visibility), np.bool_))
+
+    def solve(self, trusted: NDArray[np.bool_], min_tracks: int) -> tuple[Problem, Solution, NDArray[np.bool_]] | None:
+        """Points from the frames that are trusted; tracks whose residual is not the others' are left out."""
+        free = np.zeros(N_CAMERA, np.bool_)
+        free[COLUMNS["shared"]] = True
+        count = _observed(self.clip, trusted)
+        riding = np.bincount(count.track, minlength=count.n_tracks) >= max(4, 0.3 * trusted.sum())
+        solution: Solution | None = None
+        for _ in range(4):
+            if riding.sum() < min_tracks:
+                return None
+            problem = Problem(count.of(riding), [self.path], POINT_PRIORS, free)
+            start = np.zeros((count.n_tracks, 3)) if solution is None else solution.points
+            solution = settle(problem, solution.state if solution else self.state, start, 0.01)
+            squared = np.minimum(solution.distance, 5 * solution.scale) ** 2
+            each = problem.seen.per_track(np.stack([squared, np.ones_like(squared)], axis=1))
+            deviation = np.sqrt(each[:, 0] / np.maximum(2 * each[:, 1] - 3, 1))
+            usual = max(float(np.quantile(deviation[riding], 0.4)), RESIDUAL_FLOOR)
+            again = riding & (deviation <= 1.6 * usual)
+            if (again == riding).all():
+                break
+            riding = again
+        assert solution is not None
+        return problem, solution, riding
+
+    def slips(
+        self, trusted: NDArray[np.bool_], problem: Problem, solution: Solution, riding: NDArray[np.bool_]
+    ) -> bool:
+        """Whether the tracks are off together, in more frames than chance has: noise is each track's own."""
+        frame = problem.seen.frame
+        count = np.bincount(frame, minlength=len(trusted))
+        total = np.stack([np.bincount(frame, solution.residual[:, k], len(trusted)) for k in (0, 1)], axis=1)
+        usable = trusted & (count >= 4)
+        mean = total[usable] / count[usable][:, None]
+        # Tracks of one object share part of their error: two frames' worth of a thousandth of the width is no slip.
+        allowed = SLIP_SCALES * np.hypot(solution.scale / np.sqrt(count[usable]), 2 * RESIDUAL_FLOOR)
+        return bool((np.linalg.norm(mean, axis=1) > allowed).mean() > 0.25)
+
+    def finish(
+        self,
+        trusted: NDArray[np.bool_],
+        stretch: NDArray[np.bool_],
+        problem: Problem,
+        solution: Solution,
+        riding: NDArray[np.bool_],
+    ) -> HeldObject:
+        """The object's frame, its points with sigma, and its poses."""
+        points_hand = np.where(riding[:, None], solution.points, np.nan)
+        hand_from_object = np.eye(4)
+        hand_from_object[:3, 3] = np.nanmedian(points_hand, axis=0)
+        points = points_hand - hand_from_object[:3, 3]
+        sigma = np.where(riding[:, None], self._sigma(problem, solution), np.nan)
+        carried = np.repeat(np.eye(4)[None], len(trusted), axis=0)
+        carried[:, :3, :3] = self.poses.rotation
+        carried[:, :3, 3] = self.poses.translation + self.origin
+        pose = np.where(trusted[:, None, None], carried @ hand_from_object, np.nan)
+        pose_sigma = np.full((len(trusted), 2), np.nan)
+        common = float(np.linalg.norm(np.nanmedian(sigma, axis=0)))
+        extent = max(float(np.sqrt(np.nanvar(points, axis=0).sum())), 0.005)
+        # Held, it turns with the hand: the axes are the hand's by definition, the origin is as good as the points.
+        pose_sigma[trusted] = common, np.degrees(common / (extent * np.sqrt(max(int(riding.sum()), 1))))
+        reports = []
+        for rest in _rests(stretch):
+            near = pose[np.flatnonzero(trusted)[0 if rest[0] else -1]]
+            fitted = self._rest(rest, points, sigma, near, solution.scale)
+            if fitted is not None:
+                pose[rest], pose_sigma[rest] = fitted[0], np.hypot(fitted[1], pose_sigma[trusted][0])
+            reports.append(fitted is not None)
+        return HeldObject(
+            points=points,
+            points_sigma=sigma,
+            hand_from_object=hand_from_object,
+            pose=pose,
+            pose_valid=np.asarray(np.isfinite(pose).all(axis=(1, 2))),
+            pose_sigma=pose_sigma,
+            trusted=trusted,
+            residual=solution.scale,
+            report={
+                "riding": int(riding.sum()),
+                "held_frames": int(stretch.sum()),
+                "trusted_frames": int(trusted.sum()),
+                "rests_found": reports,
+            },
+        )
+
+    def _sigma(self, problem: Problem, solution: Solution) -> Floats:
+        """(N, 3) from the tracks, and from what is not known of the camera."""
+        normal = normal_equations(problem, solution.state, solution.points, self.poses, solution.scale)
+        inverse = np.linalg.inv(normal.point)
+        carried = normal.mixed @ inverse
+        known = np.r_[0:7, 10:12]
+        camera = self.camera.covariance[np.ix_(known, known)]
+        through = np.einsum("nij,ik,nkl->njl", carried[:, known], camera, carried[:, known])
+        return np.asarray(np.sqrt(np.maximum(np.diagonal(inverse + through, axis1=1, axis2=2), 0)))
+
+    def _rest(
+        self, rest: NDArray[np.bool_], points: Floats, sigma: Floats, near: Floats, scale: float
+    ) -> tuple[Floats, Floats] | None:
+        """The one pose of a rest and its sigma (2,), where at least six points are seen and agree with it."""
+        xy, count = _resting_places(self.clip, rest)
+        usable = (count > 0) & np.isfinite(points).all(axis=1)
+        if usable.sum() < 6:
+            return None
+        xy, known = xy[usable], points[usable]
+        depth = max(
+            float((near[:3, 3] - self.camera.base_from_camera[:3, 3]) @ self.camera.base_from_camera[:3, 2]), 0.1
+        )
+        # A point's own error is the same in every frame of the rest: frames average noise away, not that.
+        weight = 1 / np.hypot(scale, sigma[usable].mean(axis=1) * self.state.focal / depth)
+
+        def off(step: Floats) -> Floats:
+            turned = near[:3, :3] @ Rotation.from_rotvec(step[:3]).as_matrix()
+            in_base = known @ turned.T + near[:3, 3] + step[3:]
+            in_camera = (in_base - self.camera.base_from_camera[:3, 3]) @ self.camera.base_from_camera[:3, :3]
+            rays = in_camera[:, :2] / np.maximum(in_camera[:, 2:], 0.02)
+            errors = ((self.state.focal * rays - xy) * weight[:, None]).ravel()
+            return np.concatenate([errors, step[:3] / REST_RAD, step[3:] / REST_M])
+
+        fitted = least_squares(off, np.zeros(6), loss="soft_l1")
+        spread = float(np.median(np.linalg.norm(off(fitted.x)[:-6].reshape(-1, 2), axis=1))) / 1.1774
+        if spread > 3:
+            return None
+        pose = near.copy()
+        pose[:3, :3] = near[:3, :3] @ Rotation.from_rotvec(fitted.x[:3]).as_matrix()
+        pose[:3, 3] += fitted.x[3:]
+        covariance = np.linalg.inv(fitted.jac.T @ fitted.jac) * max(spread, 1.0) ** 2
+        return pose, np.array(
+            [np.sqrt(np.trace(covariance[3:, 3:])), np.degrees(np.sqrt(np.trace(covariance[:3, :3])))]
+        )
+
+
+def _resting_places(clip: TrackedClip, rest: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.intp]]:
+    """Median place (N, 2) of each track over a rest, in widths from the centre, and in how many frames it is seen."""
+    visible = clip.visibility[rest]
+    count = visible.sum(axis=0)
+    places = np.where(visible[..., None], clip.centred[rest], np.nan)
+    median = np.zeros((len(count), 2))
+    median[count > 0] = np.nanmedian(places[:, count > 0], axis=0)
+    return median, count
+
+
+def _observed(clip: TrackedClip, frames: NDArray[np.bool_]) -> Observations:
+    visible = clip.visibility & frames[:, None] & np.isfinite(clip.xy).all(axis=2)
+    track, frame = np.nonzero(visible.T)
+    return Observations(clip.centred[frame, track], frame, track, clip.visibility.shape[1])
+
+
+def _longest(held: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The longest run of held frames alone: a second grasp holds the object elsewhere."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], held, [False]]).astype(int)))
+    kept = np.zeros_like(held)
+    if len(edges):
+        run = int(np.argmax(edges[1::2] - edges[::2]))
+        kept[edges[2 * run] : edges[2 * run + 1]] = True
+    return kept
+
+
+def _shrinking(stretch: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """The held frames, then their first parts: what slips was held well before."""
+    frames = np.flatnonzero(stretch)
+    for share in (1.0, 0.75, 0.5, 0.35):
+        kept = np.zeros_like(stretch)
+        kept[frames[: max(round(share * len(frames)), 4)]] = True
+        yield kept
+
+
+def _rests(stretch: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """Frames before the grasp and after the release, where there are some."""
+    frames = np.flatnonzero(stretch)
+    index = np.arange(len(stretch))
+    yield from (rest for rest in (index < frames[0], index > frames[-1]) if rest.any())
+
+
+def _none(clip: TrackedClip, reason: str) -> HeldObject:
+    n_frames, n_tracks = clip.visibility.shape
+    return HeldObject(
+        points=np.full((n_tracks, 3), np.nan),
+        points_sigma=np.full((n_tracks, 3), np.nan),
+        hand_from_object=np.full((4, 4), np.nan),
+        pose=np.full((n_frames, 4, 4), np.nan),
+        pose_valid=np.zeros(n_frames, np.bool_),
+        pose_sigma=np.full((n_frames, 2), np.nan),
+        trusted=np.zeros(n_frames, np.bool_),
+        residual=float("nan"),
+        reasons=(reason,),
+    )

@@ -1,0 +1,189 @@
+"""How sure a calibration is, and what cannot be observed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.handeye.adjust import Normal, Problem, Solution, normal_equations, reduced
+from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats
+from extractors.handeye.project import Observations, poses_at
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What counts as observable.
+
+    Attributes:
+        focal: largest relative sigma of the focal length.
+        position_m: largest sigma of the camera's position.
+        rotation_deg: largest sigma of its rotation.
+        residual: largest noise, widths of the frame.
+        noise_of_motion: largest noise over the deviation of the tracks' own motion.
+        min_tracks: fewest tracks that ride.
+        field_of_view: (least, most) degrees across the frame that a camera is believed to see.
+        farthest_m: largest distance of a camera from the hand's path that is believed.
+    """
+
+    focal: float = 0.05
+    position_m: float = 0.06
+    rotation_deg: float = 2.5
+    residual: float = 0.012
+    noise_of_motion: float = 0.5
+    min_tracks: int = 4
+    field_of_view: tuple[float, float] = (12.0, 130.0)
+    farthest_m: float = 4.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Uncertainty:
+    """Standard deviations at a solution.
+
+    Attributes:
+        covariance: (12, 12), zero for parameters that were held.
+        focal: relative.
+        position_m, rotation_deg: root mean square of the error's length.
+        delay_s: seconds.
+        points_m: (N, 3) metres, with the camera's uncertainty in them.
+        inflation: by how much the variance of the camera exceeds that of independent noise.
+    """
+
+    covariance: Floats
+    focal: float
+    position_m: float
+    rotation_deg: float
+    delay_s: float
+    points_m: Floats
+    inflation: float
+
+    def widened(self, factor: float) -> Uncertainty:
+        """The same with every variance times `factor`."""
+        root = float(np.sqrt(factor))
+        return Uncertainty(
+            covariance=self.covariance * factor,
+            focal=self.focal * root,
+            position_m=self.position_m * root,
+            rotation_deg=self.rotation_deg * root,
+            delay_s=self.delay_s * root,
+            points_m=self.points_m * root,
+            inflation=self.inflation * factor,
+        )
+
+
+def uncertainty(problem: Problem, solution: Solution) -> Uncertainty:
+    """Sigmas from the normal equations, with errors that tracks and frames share measured from the residuals.
+
+    Independent noise would give the inverse of the Schur complement. Errors of a track last over frames (drift), and
+    errors of a pose or of the clock are shared by the tracks of a frame; the sum of gradients within a track, and
+    within a frame, shows by how much (the cluster-robust sandwich of Liang and Zeger, 1986, reduced to one factor:
+    with a dozen tracks its full matrix is noise). Beliefs are not inflated.
+    """
+    poses = poses_at(problem.paths, solution.state.delay_s)
+    normal = normal_equations(problem, solution.state, solution.points, poses, solution.scale)
+    schur, _, carried = reduced(normal)
+    free = problem.free
+    inflation = _inflation(problem.seen, normal, schur, carried, free)
+    # Beliefs enter at full weight: the data's part alone is divided.
+    beliefs = _beliefs(problem)
+    information = (schur - beliefs) / inflation + beliefs
+    covariance = np.zeros((N_CAMERA, N_CAMERA))
+    covariance[np.ix_(free, free)] = np.linalg.pinv(information[np.ix_(free, free)])
+    blocks = {name: covariance[place, place] for name, place in COLUMNS.items()}
+    points = np.linalg.inv(normal.point) * inflation
+    points += np.einsum("nij,ik,nkl->njl", carried, covariance, carried)
+    return Uncertainty(
+        covariance=covariance,
+        focal=float(np.sqrt(covariance[0, 0])),
+        position_m=_length(blocks["position"]),
+        rotation_deg=float(np.degrees(_length(blocks["rotation"]))),
+        delay_s=float(np.sqrt(covariance[10, 10])),
+        points_m=np.sqrt(np.maximum(np.diagonal(points, axis1=1, axis2=2), 0)),
+        inflation=inflation,
+    )
+
+
+def _beliefs(problem: Problem) -> Floats:
+    return np.diag(problem.prior_information())
+
+
+def _inflation(seen: Observations, normal: Normal, schur: Floats, carried: Floats, free: NDArray[np.bool_]) -> float:
+    """Variance of the reduced gradient summed within tracks, or frames, over what independent noise would have."""
+    weighed = normal.residual * normal.weight[:, None]
+    gradient = np.einsum("oai,oa->oi", normal.by_camera, weighed)
+    gradient -= np.einsum("oij,oj->oi", carried[seen.track], np.einsum("oai,oa->oi", normal.by_point, weighed))
+    gradient = gradient[:, free]
+    inverse = np.linalg.pinv(schur[np.ix_(free, free)])
+    inflation = 1.0
+    for group in (seen.track, seen.frame):
+        sums = np.zeros((int(group.max()) + 1, gradient.shape[1]))
+        np.add.at(sums, group, gradient)
+        groups = len(np.unique(group))
+        ratio = float(np.einsum("gi,ij,gj->", sums, inverse, sums)) / gradient.shape[1]
+        # The fit took part of each sum: as many degrees of freedom as it has parameters, or half of them at most.
+        inflation = max(inflation, ratio * groups / max(groups - gradient.shape[1], groups / 2))
+    return inflation
+
+
+def _length(block: Floats) -> float:
+    """Root mean square length of an error with this covariance."""
+    return float(np.sqrt(max(np.trace(block), 0.0)))
+
+
+def judge(
+    problem: Problem,
+    solution: Solution,
+    riding: NDArray[np.bool_],
+    spread: Uncertainty,
+    limits: Limits,
+) -> tuple[str, ...]:
+    """Why a calibration must not be used; () where it may.
+
+    Args:
+        problem: what was solved.
+        solution: where it stopped.
+        riding: (N,) bool, tracks it rests on.
+        spread: its sigmas.
+        limits: what counts as observable.
+    """
+    state, reasons = solution.state, []
+    width = 2 * np.degrees(np.arctan(0.5 / state.focal))
+    motion = _motion(problem.seen)
+    measures = [
+        (spread.focal > limits.focal, f"the focal length's sigma is {spread.focal:.1%}, above {limits.focal:.1%}"),
+        (
+            spread.position_m > limits.position_m,
+            f"the camera's place is known to {spread.position_m:.3f} m only, above {limits.position_m} m: "
+            "the hand hardly turns",
+        ),
+        (
+            spread.rotation_deg > limits.rotation_deg,
+            f"the camera's rotation is known to {spread.rotation_deg:.1f} degrees only, above {limits.rotation_deg}",
+        ),
+        (int(riding.sum()) < limits.min_tracks, f"{int(riding.sum())} tracks ride, below {limits.min_tracks}"),
+        (solution.scale > limits.residual, f"residuals of {solution.scale:.2%} of the width"),
+        (
+            solution.scale > limits.noise_of_motion * motion,
+            f"residuals are {solution.scale / max(motion, 1e-9):.0%} of the tracks' motion",
+        ),
+        (
+            not limits.field_of_view[0] <= width <= limits.field_of_view[1],
+            f"the camera would see {width:.0f} degrees, which is no usual lens",
+        ),
+        (
+            float(np.linalg.norm(state.position)) > limits.farthest_m,
+            f"the camera would be {np.linalg.norm(state.position):.1f} m away: are the poses in metres?",
+        ),
+    ]
+    reasons += [reason for wrong, reason in measures if wrong]
+    return tuple(reasons)
+
+
+def _motion(seen: Observations) -> float:
+    """Median over tracks of the deviation of their places, widths of the frame."""
+    ones = seen.per_track(np.ones((len(seen.track), 1)))
+    mean = seen.per_track(seen.xy) / np.maximum(ones, 1)
+    off = ((seen.xy - mean[seen.track]) ** 2).sum(axis=1, keepdims=True)
+    total = seen.per_track(off)[:, 0] / np.maximum(ones[:, 0], 1)
+    return float(np.sqrt(np.median(total[ones[:, 0] > 0]))) if len(seen.track) else 0.0

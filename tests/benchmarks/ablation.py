@@ -1,0 +1,326 @@
+"""What each module, cue and rule of the weight-free backends earns: each is switched off alone, on episodes with truth.
+
+    python -m tests.benchmarks.ablation ../shared/data/groundtruth_dev sample          # all switches
+    python -m tests.benchmarks.ablation ../shared/data/groundtruth_dev --only motion   # those of one part
+    python -m tests.benchmarks.ablation --count                                        # lines and hand-set numbers
+
+A switch is a piece of source text and its replacement, applied to a copy of `extractors/` that a process of its own
+measures. A switch whose text is no longer in the source is an error, so that this table cannot fall behind the code.
+
+Masks are judged by J at packet size (DAVIS 2017), the mean over episodes with a fixed camera, each episode counting
+once; the choice by how often the true mask is taken out of the fields of mask_choice.py; tracks by TAP-Vid delta_avg
+and AJ on the truth's own object queries and on the moving and static points of its grid, the mean over all episodes.
+What earns less than 0.01 of all its metrics is deleted.
+
+Counted as a line: what is neither blank, comment nor docstring. Counted as a hand-set number: a numeric literal other
+than 0, 1, 2 and 255 (and their negatives) that is not part of a subscript.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tokenize
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MOTION = "extractors/backends/motion"
+WING = (
+    MOTION,
+    "extractors/backends/lucas_kanade.py",
+    "extractors/backends/lucas_kanade_layers.py",
+    "extractors/backends/mask_cleanup.py",
+    "extractors/mask_choice.py",
+    "extractors/moments.py",
+    "extractors/mask_watching.py",
+    "extractors/mask_linking.py",
+    "extractors/packed_masks.py",
+    "extractors/track_queries.py",
+)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One thing that is switched off.
+
+    Attributes:
+        part: "motion", "choice" or "tracks".
+        name: what is off.
+        file: path in the repository.
+        old, new: the text that is replaced, and what replaces it.
+    """
+
+    part: str
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+PROPOSALS, SCENE, LABELS = f"{MOTION}/proposals.py", f"{MOTION}/scene.py", f"{MOTION}/labels.py"
+FOLLOWING, EXTENT, SEGMENTER = f"{MOTION}/following.py", f"{MOTION}/extent.py", f"{MOTION}/segmenter.py"
+LAYERS, TRACKER = "extractors/backends/lucas_kanade_layers.py", "extractors/backends/lucas_kanade.py"
+WATCHING, CHOICE = "extractors/mask_watching.py", "extractors/mask_choice.py"
+
+CUES = ("still_before", "moves", "with_gripper", "inside", "follows", "same_look", "confidence")
+
+SWITCHES = (
+    Switch("motion", "moments", SEGMENTER, "moments(episode.pixels, episode.fps)", "np.arange(episode.n_frames)"),
+    Switch("motion", "second window", PROPOSALS, "for _ in range(2):", "for _ in range(1):"),
+    Switch("motion", "late ones are halved", PROPOSALS, "each.score *= 0.5 if", "each.score *= 1.0 if"),
+    Switch("motion", "second look of the check", PROPOSALS, "(20.0, 13.0)", "(13.0,)"),
+    Switch("motion", "score: restless", PROPOSALS, '(1 - facts["restless"]) ** 3', "1.0"),
+    Switch("motion", "score: area", PROPOSALS, ' * min(facts["area"] / 0.03, 1.0) ** 0.33', ""),
+    Switch("motion", "score: followed", PROPOSALS, ' * facts["followed"]', ""),
+    Switch("motion", "gripper", PROPOSALS, "contact = closing_moment(opening)", "contact = None"),
+    Switch("motion", "shading", SCENE, "np.where(shaded, np.minimum(rest, plain), plain)", "plain"),
+    Switch(
+        "motion",
+        "texture under a shadow",
+        SCENE,
+        " & _same_texture(image.mean(axis=-1), home.mean(axis=-1))",
+        "",
+    ),
+    Switch("motion", "home: commonest, not median", SCENE, "home[changed] = colour", "pass"),
+    Switch("motion", "follow: flow fit", FOLLOWING, "tried = [*_flow_fit(", "tried = [][:0] and [*_flow_fit("),
+    Switch("motion", "follow: search", FOLLOWING, "tried.append(_search(", "n_fits or tried.append(_search("),
+    Switch("motion", "follow: rotation and scale", FOLLOWING, "ridge = 20.0", "ridge = 1e9"),
+    Switch("motion", "extent: stillness", EXTENT, "& (scene.stillness[where] > 0.4)", ""),
+    Switch(
+        "motion",
+        "labels: refined extent",
+        LABELS,
+        "extent = _refined_extent(scene, proposal, motions, cost)",
+        "extent = proposal.extent",
+    ),
+    Switch("motion", "labels: moment before", LABELS, "if self._before is not None:", "if False:"),
+    Switch("motion", "labels: arm colours", LABELS, "0.5 * lookup(self._arm, image) + ", ""),
+    Switch("motion", "labels: colours", LABELS, "self._likelihood(moment))", "0 * self._likelihood(moment))"),
+    *(Switch("choice", f"cue {cue}", CHOICE, f'        "{cue}": ', f'        "{cue}": None and ') for cue in CUES),
+    Switch("tracks", "settled by neighbours", LAYERS, "winner = self._settled(costs, kept)", "pass"),
+    Switch("tracks", "hiding", LAYERS, "hiding: float = 0.87", "hiding: float = 1.0"),
+    Switch(
+        "tracks",
+        "second round of regions",
+        LAYERS,
+        "cells: tuple[int, ...] = (40, 12)",
+        "cells: tuple[int, ...] = (40,)",
+    ),
+    Switch(
+        "tracks",
+        "layers followed again",
+        LAYERS,
+        "if not np.array_equal(layer == index, before == index):",
+        "if False:",
+    ),
+    Switch("tracks", "background seen: choice", LAYERS, "            if behind:\n", "            if False:\n"),
+    Switch(
+        "tracks", "background seen: visibility", TRACKER, "                if index:\n", "                if False:\n"
+    ),
+    Switch(
+        "tracks", "smoothing over neighbours", LAYERS, "alike / alike.sum(axis=1, keepdims=True)", "np.eye(len(points))"
+    ),
+    Switch("tracks", "rest is kept", LAYERS, "if fit.score < self._rule.rest:", "if fit.score < 0:"),
+    Switch("tracks", "velocity", LAYERS, "mean(axis=0) - place.mean(axis=0)", "mean(axis=0) * 0"),
+    Switch("tracks", "registration again", LAYERS, "self._attempts if fit.score", "1 if fit.score"),
+    Switch("tracks", "points weighed by trust", LAYERS, "self._weights * trust * np", "self._weights * np"),
+    Switch(
+        "tracks",
+        "support points",
+        LAYERS,
+        "    if not len(lattice):\n",
+        "    if True:\n        return np.empty((0, 2))\n    if not len(lattice):\n",
+    ),
+    Switch(
+        "tracks", "score with the frame before", LAYERS, " + self._difference(warped, previous, motion)\n", " * 2\n"
+    ),
+    Switch("tracks", "registration with the frame before", LAYERS, "0.3 * matches[1][1]", "0.0 * matches[1][1]"),
+    Switch("tracks", "affine part", LAYERS, "affinity: float = 0.06", "affinity: float = 1e-6"),
+    Switch(
+        "tracks",
+        "hidden: own colour",
+        TRACKER,
+        "hidden = layer.hidden(t, motion)",
+        "hidden = layer.differences(t, motion)",
+    ),
+    Switch("tracks", "layers altogether", LAYERS, "for cells in rule.cells:", "for cells in ():"),
+)
+"""Everything that can be switched off, one at a time."""
+
+
+def measure_masks(truth: list[str]) -> dict[str, float]:
+    """Mean J of `motion` over the fixed cameras, played at BridgeData's 5 fps, and the CPU seconds of all of them."""
+    from extractors.build import SEGMENTERS
+    from extractors.masks import recorded_masks
+    from scoring.truth.davis import region_similarity
+
+    region, seconds = [], 0.0
+    for each in _episodes(truth):
+        if each.moving_camera:
+            continue
+        start = time.process_time()
+        masks = SEGMENTERS["motion"]().segment(replace(each.episode, fps=5.0), size=(224, 224))
+        seconds += time.process_time() - start
+        region.append(
+            float(region_similarity(masks.object, recorded_masks(each.episode, size=(224, 224)).object).mean())
+        )
+    return {"J": float(np.mean(region)), "least J": float(np.min(region)), "cpu s": seconds}
+
+
+def measure_choice(truth: list[str]) -> dict[str, float]:
+    """Share of the fields of tests/benchmarks/mask_choice.py out of which the true mask is chosen, and its margin."""
+    from tests.benchmarks import mask_choice
+
+    start = time.process_time()
+    results = [result for name in truth if name != "sample" for result in mask_choice.measure(Path(name))]
+    right = [result.chosen == mask_choice.TRUE for result in results]
+    lead = [2 * max(each.scores[mask_choice.TRUE], 0) - sum(sorted(each.scores.values())[-2:]) for each in results]
+    return {"right": float(np.mean(right)), "lead": float(np.mean(lead)), "cpu s": time.process_time() - start}
+
+
+def measure_tracks(truth: list[str]) -> dict[str, float]:
+    """Means of delta_avg and AJ of `lucas-kanade` over all episodes, and the CPU seconds of all of them."""
+    from extractors.build import TRACKERS
+    from tests.benchmarks.track_accuracy import COLUMNS, judge
+
+    rows: list[list[float]] = []
+    seconds = 0.0
+    for each in _episodes(truth):
+        start = time.process_time()
+        scores = judge(each, TRACKERS["lucas-kanade"]())["scores"]
+        seconds += time.process_time() - start
+        rows.append(
+            [value for column in COLUMNS for value in (scores[column].delta_avg, scores[column].average_jaccard)]
+        )
+    means = np.nanmean(np.array(rows), axis=0)
+    names = [f"{column} {metric}" for column in COLUMNS for metric in ("d_avg", "AJ")]
+    return {**dict(zip(names, means.tolist(), strict=True)), "cpu s": seconds}
+
+
+def _episodes(truth: list[str]) -> Iterator:  # type: ignore[type-arg]
+    from tests.benchmarks.accuracy import read_sample
+    from tests.benchmarks.groundtruth import read_folder
+
+    for name in truth:
+        if name == "sample":
+            with tempfile.TemporaryDirectory() as folder:
+                yield from read_sample(Path(folder), "")
+        else:
+            yield from read_folder(Path(name))
+
+
+def measured(switch: Switch | None, kind: str, truth: list[str]) -> dict[str, float]:
+    """What a process finds that runs `kind` ("masks" or "tracks") on a copy of the source with `switch` applied."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("scoring", "tests", "flows", "packers"):
+            (Path(folder) / name).symlink_to(REPOSITORY / name)
+        shutil.copytree(REPOSITORY / "extractors", Path(folder) / "extractors")
+        if switch is not None:
+            path = Path(folder) / switch.file
+            text = path.read_text()
+            if switch.old not in text:
+                raise SystemExit(
+                    f"the switch {switch.name!r} is stale: {switch.old!r} is not in {switch.file}; mend it"
+                )
+            path.write_text(text.replace(switch.old, switch.new))
+        command = [sys.executable, "-m", "tests.benchmarks.ablation", "--measure", kind, *truth]
+        environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return {"failed": float("nan"), done.stderr.strip().splitlines()[-1][:100]: float("nan")}
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def counts(paths: Iterable[str] = WING) -> dict[str, tuple[int, int, int]]:
+    """Per file: lines in all, lines of code, hand-set numbers; see the module's text for the rule."""
+    out = {}
+    for name in paths:
+        path = REPOSITORY / name
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            text = file.read_text()
+            out[str(file.relative_to(REPOSITORY))] = len(text.splitlines()), _code_lines(text), _hand_set(text)
+    return out
+
+
+def _code_lines(text: str) -> int:
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in silent | {tokenize.ENDMARKER}:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
+
+
+def _hand_set(text: str) -> int:
+    tree = ast.parse(text)
+    indices = {inner for node in ast.walk(tree) if isinstance(node, ast.Subscript) for inner in ast.walk(node.slice)}
+    return sum(
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, int | float)
+        and not isinstance(node.value, bool)
+        and node.value not in (0, 1, 2, 255)
+        and node not in indices
+        for node in ast.walk(tree)
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("truth", nargs="*", help="folders of ground-truth episodes (*.npz), or: sample")
+    parser.add_argument("--only", nargs="+", help="parts (motion, choice, tracks) or names of switches; default: all")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at once; default: 2")
+    parser.add_argument("--count", action="store_true", help="print lines and hand-set numbers, and measure nothing")
+    parser.add_argument("--measure", choices=("masks", "choice", "tracks"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.count:
+        found = counts()
+        for name, row in [*found.items(), ("all", tuple(map(sum, zip(*found.values(), strict=True))))]:
+            print(f"{name:45s} {row[0]:6d} lines {row[1]:6d} of code {row[2]:5d} hand-set numbers")
+        return
+    if options.measure:
+        measure = {"masks": measure_masks, "choice": measure_choice, "tracks": measure_tracks}[options.measure]
+        print(json.dumps(measure(options.truth)))
+        return
+    truth = [name if name == "sample" else str(Path(name).resolve()) for name in options.truth]
+    chosen = [each for each in SWITCHES if not options.only or {each.part, each.name} & {*options.only}]
+    kinds = sorted({_kind(each) for each in chosen})
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        bases = {kind: pool.submit(measured, None, kind, truth) for kind in kinds}
+        results = [(each, pool.submit(measured, each, _kind(each), truth)) for each in chosen]
+        for kind in kinds:
+            print(_row(f"[{kind}] as it is", bases[kind].result()), flush=True)
+        for each, result in results:
+            base = bases[_kind(each)].result()
+            lost = {name: value - base.get(name, float("nan")) for name, value in result.result().items()}
+            print(_row(f"{each.part}: {each.name}", lost), flush=True)
+
+
+def _kind(switch: Switch) -> str:
+    return "masks" if switch.part == "motion" else switch.part
+
+
+def _row(name: str, values: dict[str, float]) -> str:
+    return f"{name:44s}" + "  ".join(f"{key} {value:+.3f}" for key, value in values.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from extractors.errors import ShapeError
+from extractors.handeye.held import KnownCamera, held_object
+from tests.benchmarks.handeye_scenes import OBJECT, Recipe, random_scene
+
+RECIPE = Recipe(turn=(20, 40), travel=(0.3, 0.4), fps=(10, 10), seconds=(5, 6), distance=(0.7, 1.0))
+
+
+def of_object(scene):
+    chosen = scene.kind == OBJECT
+    return replace(scene.clip, xy=scene.clip.xy[:, chosen], visibility=scene.clip.visibility[:, chosen])
+
+
+def test_a_held_object_has_points_in_metres_and_a_pose_before_and_after():
+    scene = random_scene(0, RECIPE)
+    camera = KnownCamera(scene.focal_px, scene.carrier_from_camera)
+    found = held_object(of_object(scene), scene.held, camera)
+    assert found.reasons == ()
+    truth = scene.points[scene.kind == OBJECT]
+    rides = np.isfinite(found.points).all(axis=1)
+    in_hand = found.points[rides] + found.hand_from_object[:3, 3]
+    assert np.median(np.linalg.norm(in_hand - truth[rides], axis=1)) < 0.015
+    assert found.pose_valid[scene.held].all()
+    centre = np.r_[truth.mean(axis=0), 1]
+    inverse = np.linalg.inv(found.hand_from_object)
+    for frames in (scene.held, ~scene.held & found.pose_valid):
+        places = (found.pose[frames] @ inverse @ centre)[:, :3]
+        exact = (scene.object_pose[frames] @ centre)[:, :3]
+        assert np.median(np.linalg.norm(places - exact, axis=1)) < 0.025
+
+
+def test_an_object_that_slips_is_trusted_before_it_slips():
+    scene = random_scene(0, replace(RECIPE, noise_px=0.5))
+    clip = of_object(scene)
+    frames = np.flatnonzero(scene.held)
+    late = np.clip((np.arange(len(clip.xy)) - frames[len(frames) // 2]) / (len(frames) / 2), 0, 1)
+    slid = clip.xy + late[:, None, None] ** 2 * [40.0, 25.0]
+    camera = KnownCamera(scene.focal_px, scene.carrier_from_camera)
+    found = held_object(replace(clip, xy=slid), scene.held, camera)
+    assert found.trusted.sum() < 0.8 * scene.held.sum()
+
+
+def test_what_cannot_be_seen_is_said():
+    scene = random_scene(1, RECIPE)
+    camera = KnownCamera(scene.focal_px, scene.carrier_from_camera)
+    nobody = held_object(of_object(scene), np.zeros_like(scene.held), camera)
+    assert "held in 0 frames" in nobody.reasons[0]
+    still = replace(of_object(scene), hand_pose=np.repeat(scene.clip.hand_pose[:1], len(scene.held), axis=0))
+    assert "moves by" in held_object(still, scene.held, camera).reasons[0]
+    with pytest.raises(ShapeError, match="held"):
+        held_object(of_object(scene), scene.held[:-1], camera)

@@ -85,7 +85,7 @@ def test_wrong_files_are_refused(package, tmp_path):
     with pytest.raises(WeightsError, match="cannot be read"):
         SegmentAnything(weights=tmp_path / "text.pth")
     torch.save({"head.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match="no Segment Anything checkpoint"):
+    with pytest.raises(WeightsError, match="not a Segment Anything checkpoint"):
         SegmentAnything(weights=tmp_path / "other.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="not a plain dict of tensors"):

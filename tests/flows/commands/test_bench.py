@@ -83,7 +83,7 @@ def test_one_bad_video_or_file_fails_alone(folder: Path):
     said = json.loads(result.stdout)
     assert said["counts"] == {"videos": 5, "failed": 2}
     failed = {video["name"]: video["error"] for video in said["videos"] if video["error"]}
-    assert "no whole pickle" in failed["cut.pkl"]
+    assert "not a whole pickle" in failed["cut.pkl"]
     assert "wants video, points and occluded" in failed["other/bad"]
 
 

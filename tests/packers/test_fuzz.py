@@ -17,7 +17,7 @@ def forks(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-@pytest.mark.parametrize(("case", "count"), [("signed_packet", 60), ("flipped_packet", 60)])
+@pytest.mark.parametrize(("case", "count"), [("signed_packet", 20), ("flipped_packet", 20)])
 def test_mutated_packets_do_no_harm(tmp_path, forks, case, count):
     ends: Counter[str] = Counter()
     for number in range(count):

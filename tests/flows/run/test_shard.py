@@ -221,16 +221,20 @@ def test_stages_of_a_packet_name_every_stage_and_every_key(tmp_path):
 
 
 def test_the_first_signal_asks_to_stop_and_says_so_the_second_ends_the_process(monkeypatch, capsys):
+    import signal
+
     monkeypatch.setattr(carrying_out, "end_process", sys.exit)
     stop = threading.Event()
+    # A test run in the background may have been started with these ignored.
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT)}
     with carrying_out._stop_on_signal(stop):
-        import signal
-
         signal.raise_signal(signal.SIGHUP)
         assert stop.is_set()
         assert "stopping" in capsys.readouterr().err
         with pytest.raises(SystemExit, match="130"):
             signal.raise_signal(signal.SIGINT)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_other_masks_track_the_foreground_again_and_take_the_grid_as_it_is(tmp_path, monkeypatch):

@@ -368,7 +368,7 @@ def test_a_label_that_means_nothing_is_refused(tmp_path):
     folder = write_trajectory(tmp_path, 1)
     (folder / "masks0").mkdir()
     (folder / "masks0/im_0.png").write_bytes(png(np.full(SIZE, 255, np.uint8)))
-    with pytest.raises(CorruptDataError, match="no label image"):
+    with pytest.raises(CorruptDataError, match="not a label image"):
         list(_open(tmp_path).recorded_masks)
 
 
@@ -481,7 +481,7 @@ def test_a_cut_pickle_is_named(tmp_path, name):
         ({"full_state": None}, MissingDataError, "no full_state"),
         ({"full_state": np.zeros((6, 5))}, CorruptDataError, "5 numbers a row"),
         ({"full_state": np.zeros(6)}, CorruptDataError, "shape"),
-        ({"full_state": "words"}, CorruptDataError, "no table of numbers"),
+        ({"full_state": "words"}, CorruptDataError, "not a table of numbers"),
         ({"full_state": np.where(np.arange(42).reshape(6, 7) == 9, np.nan, 0)}, CorruptDataError, "row 1"),
         ({"time_stamp": ["a"] * 6}, CorruptDataError, "time_stamp"),
     ],

@@ -53,7 +53,7 @@ def test_the_place_of_weights_does_not_enter_the_key_and_prompts_do(folders):
 @pytest.mark.parametrize(
     ("backend", "read", "unread"),
     [
-        ("motion", "masks.choose=first", "masks.prompts=[a]"),
+        ("motion", "masks.motion_min_score=0.3", "masks.choose=first"),
         ("motion", "masks.motion_working_px=128", "masks.every=3"),
         ("sam3", "masks.choose=first", "masks.motion_working_px=128"),
         ("recorded", "masks.repair=true", "masks.choose=first"),
@@ -69,10 +69,9 @@ def test_settings_of_other_backends_make_nothing_work_again(backend, read, unrea
 
 
 def test_settings_of_motion_reach_it():
-    assignments = ["backend=motion", "choose=first", "motion_working_px=128", "motion_min_score=0.3"]
+    assignments = ["backend=motion", "motion_working_px=128", "motion_min_score=0.3"]
     config = load_config(assignments=[f"masks.{each}" for each in [*assignments, "motion_max_candidates=2"]])
     segmenter = models.segmenter(config.masks)
-    assert segmenter.choose == "first"
     used = segmenter.settings
     assert (used.working_px, used.min_score, used.max_candidates) == (128, 0.3, 2)
 

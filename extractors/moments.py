@@ -20,9 +20,9 @@ Item = TypeVar("Item")
 RATE = 5.0
 """Moments a second where little changes: BridgeData's frame rate, at which the rules that use moments were set."""
 
-MUCH = 1.5
+MUCH = 3.0
 """Mean change of the picture, grey levels of 255, after which a moment comes earlier. From one frame of BridgeData to
-the next, and of the simulated episodes, it is 1 to 10; so a clip whose frame rate is stated wrongly, or whose robot is
+the next, and of the simulated episodes, it is 1 to 10: so a clip whose frame rate is stated wrongly, or whose robot is
 fast, is still looked at often enough."""
 
 CELLS = 64

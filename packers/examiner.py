@@ -70,8 +70,11 @@ class Examiner:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
+            self._end()  # closes the pipes of one that ended by itself
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, json.dumps(sys.path)],
+                # Unbuffered: what a dead process did not take must not be written again when the pipe is closed.
+                bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # HDF5 and Python print how they ended; the message above says what matters.

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from packers.examiner import MEMORY_BYTES
-from packers.validate import Finding, broken_promises, examine_packet, form_faults
+from packers.finding import Finding
+from packers.validate import broken_promises, examine_packet, form_faults
 
 _LOOK_S = 10.0
 """Between two looks whether the process that asks is still there; a killed one says no goodbye."""

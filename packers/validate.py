@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from extractors.errors import PacketError
 from packers.admission import check_digest, check_head
 from packers.examiner import examine
+from packers.finding import Finding
 from packers.form import Form, FormError, survey
 from packers.reader import DAMAGE, open_hdf5, plain_value
 from packers.records import parse_root, record_faults
@@ -48,23 +48,6 @@ READ_BLOCK_BYTES = 2**24
 
 RATIO_TOLERANCE = 1e-4
 """float32 carries seven digits; ratios of two such numbers are compared with four."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One rule that a packet breaks.
-
-    Attributes:
-        packet: path of the file.
-        dataset: the dataset's path, "/" for root attributes, None for the file as a whole.
-        frame: the first frame concerned, None where no single frame is.
-        reason: what is wrong, in words.
-    """
-
-    packet: str
-    dataset: str | None
-    frame: int | None
-    reason: str
 
 
 def validate_packet(path: Path | str) -> list[Finding]:

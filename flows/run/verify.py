@@ -24,6 +24,7 @@ from flows.output.run_record import read_run
 from flows.sources.base import EpisodeInfo, Source, safe_id
 from flows.sources.detect import open_source
 from flows.stages.source import frame_digest
+from packers.finding import Finding
 from packers.reader import Packet
 
 _ROWS = ("action", "state", "gripper", "timestamp")
@@ -36,23 +37,6 @@ _MOST_SHIFT = 30
 
 _AGREE = 0.8
 """Share of frames that must agree after a shift or a swap for it to be named as the cause."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One way in which a packet differs from its source.
-
-    Attributes:
-        packet: path of the file.
-        dataset: the dataset concerned, "/" for the recorded hashes, None for the packet as a whole.
-        frame: the first frame concerned, None where no single frame is.
-        reason: what is wrong, in words.
-    """
-
-    packet: str
-    dataset: str | None
-    frame: int | None
-    reason: str
 
 
 @dataclass(slots=True)

@@ -4,7 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from packers.validate import Finding, validate_packet
+from packers.finding import Finding
+from packers.validate import validate_packet
 from packers.writer import write_packet
 from tests.packers import examples
 from tests.packers.examples import set_values, tamper

@@ -102,7 +102,7 @@ def test_every_segmenter_keeps_the_contract_on_odd_clips(segmenters, backend, na
     json.dumps(masks.report, allow_nan=False)
     if not masks.object.any():
         assert masks.report["reason"]
-    if backend not in ("recorded", "motion"):
+    if backend != "recorded":
         assert_tells_the_choice(masks)
 
 

@@ -10,6 +10,7 @@ from extractors.geometry import resize_mask
 from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Episode
 from tests.extractors.backends import tiny_models
+from tests.extractors.backends.motion.test_segmenter import pick_clip
 
 
 def clip(pixels, *, gripper=None, masks=None, robot=None):

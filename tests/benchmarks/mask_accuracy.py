@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.mask_accuracy ../shared/data/groundtruth_dev
 
-The episodes are played at 5 frames a second, BridgeData's rate, which they imitate in length and in motion from frame to
-frame; `--fps 20` says how much it costs when a frame rate is stated four times too high. Masks are compared at packet size, over all frames; the mean is over the episodes with a fixed camera, each counting
-once.
+The episodes are played at 5 frames a second, BridgeData's rate, which they imitate in length and in motion from frame
+to frame; `--fps 20` says what it costs when the stated rate is four times too high. Masks are compared at packet size,
+over all frames; the mean is over the episodes with a fixed camera, each counting once.
 """
 
 from __future__ import annotations

@@ -125,5 +125,21 @@ def safe_id(text: str) -> str:
     identifier = re.sub(r"\.{2,}", ".", identifier)
     if identifier and len(identifier) <= _MAX_ID:
         return identifier
-    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
-    return f"{identifier[:_MAX_ID]}-{digest}" if identifier else f"episode-{digest}"
+    return f"{identifier[:_MAX_ID] or 'episode'}-{_digest(text)}"
+
+
+def unique_id(text: str, path: str, taken: set[str]) -> str:
+    """`safe_id` of `text`, with a digest of the episode's `path` where `taken` has that id; `taken` gets the id.
+
+    "a b" and "a_b", or "A" and "a" on some disks, would else be one packet. A digest and not a number: what is added to
+    the source elsewhere does not change it.
+    """
+    identifier = safe_id(text)
+    if identifier.casefold() in taken:
+        identifier = f"{identifier}-{_digest(path)}"
+    taken.add(identifier.casefold())
+    return identifier
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from extractors.errors import (
 )
 from extractors.types import Camera, Episode
 from flows.config import SourceConfig
-from flows.sources.base import EpisodeInfo, LeftOut, safe_id
+from flows.sources.base import EpisodeInfo, LeftOut, unique_id
 from flows.sources.bridge_folders import (
     CAMERA_MODELS,
     WRIST_VIEW,
@@ -55,8 +54,6 @@ CAMERA_ALIASES = ("image_0", "image_1", "image_2", "image_3", "wrist")
 
 OBJECT_LABEL, ROBOT_LABEL = 1, 2
 """Grey levels of the label images in masks<k>/, which recordings with known truth carry; 0 is everything else."""
-
-_MAX_ID = 180  # leaves room for camera name and suffix in a file name of 255 bytes
 
 
 def is_bridge_raw(path: Path) -> bool:
@@ -96,7 +93,7 @@ class BridgeRawSource:
         """
         taken: set[str] = set()
         for index, relative in enumerate(self._walked):
-            yield self._describe(index, relative, _episode_id(relative, taken))
+            yield self._describe(index, relative, unique_id(relative, relative, taken))
 
     def reread(self, episode: Episode) -> None:
         """None: every frame is an image of its own."""
@@ -175,19 +172,6 @@ class BridgeRawSource:
             },
             tags=(*language.tags, *view.tags, *rows.tags, *depth_tags),
         )
-
-
-def _episode_id(relative: str, taken: set[str]) -> str:
-    """An id from the path; where it is too long for a file name or taken already, with a hash of the path at its end.
-
-    "a b" and "a_b", or "A" and "a" on some disks, would else be one packet.
-    """
-    identifier = safe_id(relative)
-    if len(identifier) > _MAX_ID or identifier.casefold() in taken:
-        digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()[:10]
-        identifier = f"{identifier[:_MAX_ID]}-{digest}"
-    taken.add(identifier.casefold())
-    return identifier
 
 
 @dataclass(frozen=True, slots=True, eq=False)

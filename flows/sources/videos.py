@@ -17,7 +17,7 @@ import numpy as np
 from extractors.errors import SourceError, UnknownCameraError
 from extractors.types import Episode
 from flows.config import SourceConfig
-from flows.sources.base import EpisodeInfo, LeftOut, safe_id
+from flows.sources.base import EpisodeInfo, LeftOut, unique_id
 from flows.sources.decode_order import DecodeOrder
 from flows.sources.folders import Below, shown_path, some
 from flows.sources.lerobot_tables import natural_order
@@ -114,7 +114,7 @@ class VideoFolderSource:
             relative = shown_path(file.relative_to(self._root).as_posix())
             task = instruction_from_name(file.stem)
             # a.mp4 and a.mkv, or a/b.mp4 and a_b.mp4, would share an id.
-            identifier = _fresh(safe_id(relative.removesuffix(file.suffix)), index, taken)
+            identifier = unique_id(relative.removesuffix(file.suffix), relative, taken)
             yield EpisodeInfo(
                 episode_id=identifier,
                 episode_index=index,
@@ -181,10 +181,3 @@ class VideoFolderSource:
 
 def _is_video(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and file.name[0] != "." and file.is_file()
-
-
-def _fresh(identifier: str, index: int, taken: set[str]) -> str:
-    if identifier in taken:
-        identifier = f"{identifier}_{index:06d}"
-    taken.add(identifier)
-    return identifier

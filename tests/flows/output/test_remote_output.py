@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from extractors.errors import ConfigError, OutputError
+from extractors.errors import ConfigError, CorruptDataError, OutputError, PacketError
 from flows.cli import main
 from flows.config import load_config
 from flows.orchestration import plan_file
@@ -22,8 +22,11 @@ from flows.output.directory import OutputDirectory, RemoteDirectory
 from flows.remote.mirror import is_placeholder
 from flows.run.carry_out import carry_out, run_shard_plainly
 from flows.run.plan import Request, make_plan, rerun_plans
+from flows.sources.images import decode_rgb
 from flows.sources.sample import SAMPLE
 from flows.stages.pack import pack_episode
+from packers.reader import Packet
+from packers.validate import validate_packet
 from tests.flows.remote_places import (
     SETTINGS,
     TWO,
@@ -72,6 +75,20 @@ def test_here_stay_placeholders_and_no_work(memory):
     assert all(is_placeholder(path) for path in copies)
     assert waiting(root) == []
     assert plan.request.out.name_of(root) == "memory://store/out"
+
+
+def test_a_placeholder_that_root_may_read_is_no_packet_and_no_image(memory):
+    """Permissions hold root off nothing: what such a file holds must do it."""
+    _, plan = extract(two_episodes(), "memory://store/out")
+    copy = next(plan.request.out.root.glob("packets/*/*.h5"))
+    copy.chmod(0o644)
+    with pytest.raises(PacketError), Packet(copy):
+        pass
+    assert validate_packet(copy)
+    content = copy.read_bytes()
+    assert content.startswith(b"\x00cuepack: not fetched yet")
+    with pytest.raises(CorruptDataError):
+        decode_rgb(content, "a placeholder")
 
 
 def test_a_second_run_does_nothing_and_fetches_no_packet(packed, memory, monkeypatch):
@@ -273,6 +290,9 @@ def test_workers_elsewhere_get_the_plan_by_uri_and_their_rows_come_back(packed, 
         rows = run_shard_plainly(found, 0, found.jobs)
         keep_rows(file, 0, rows)
         assert [row["status"] for row in shard_rows(file, 0)] == ["done", "done"]
+        # The dispatcher merges those rows; a copy on the worker would one day bring them back after newer ones.
+        assert not (found.request.out.root / ".work" / "rows.jsonl").exists()
+        assert found.request.out.manifest.rows() == plan.request.out.manifest.rows()
     assert memory.find("/store/out/.work") == []
 
 

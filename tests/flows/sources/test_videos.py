@@ -63,11 +63,11 @@ def test_what_holds_videos_is_told_from_what_does_not(folder, tmp_path_factory):
 
 def test_two_files_that_would_share_an_id_get_different_ones(tmp_path):
     write_video(tmp_path / "a.mp4", [numbered(1)])
-    for name in ("a.mkv", "b_c.mp4", "b/c.mp4"):
+    for name in ("a.mkv", "a.avi", "A.mp4", "b_c.mp4", "b/c.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(tmp_path / "a.mp4", tmp_path / name)
     ids = [info.episode_id for info in VideoFolderSource(tmp_path).episodes()]
-    assert len(set(ids)) == 4
+    assert len({identifier.casefold() for identifier in ids}) == 6
 
 
 def test_one_frame_is_a_tag(tmp_path):

@@ -1,10 +1,12 @@
 import csv
+import errno
+import os
 
 import h5py
 import numpy as np
 import pytest
 
-from extractors.errors import PacketError
+from extractors.errors import OutputError, PacketError
 from packers.export.lewm import write_lewm
 from packers.reader import Packet
 from packers.training import Depth, PacketDataset, Reading, Window
@@ -98,3 +100,22 @@ def test_packets_that_do_not_fit_together_are_refused(tmp_path):
     with pytest.raises(PacketError, match="at least one"):
         write_lewm([], tmp_path / "train.h5")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.h5", "b.h5"]
+
+
+def test_a_list_of_episodes_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, monkeypatch):
+    packets = [write_example(tmp_path, name, 25) for name in ("a", "b")]
+    target, index = tmp_path / "train.h5", tmp_path / "train.h5.episodes.csv"
+    write_lewm(packets[:1], target)
+    before = index.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target.unlink()
+    original = os.fsync
+    # The joined file comes first and is synced by then; the list is what no longer fits.
+    monkeypatch.setattr(os, "fsync", lambda descriptor: full(descriptor) if target.exists() else original(descriptor))
+    with pytest.raises(OutputError, match=r"train\.h5.* No space left"):
+        write_lewm(packets, target)
+    assert index.read_bytes() == before
+    assert {path.name for path in tmp_path.glob("*train*")} == {"train.h5", "train.h5.episodes.csv"}

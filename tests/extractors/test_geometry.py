@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extractors.depth import average_readings
 from extractors.errors import GeometryError, ShapeError
 from extractors.geometry import (
     crop_camera,
@@ -257,4 +258,6 @@ def test_half_of_a_pixel_is_enough_for_masks_and_depth_alike():
     mask[:, 0] = True
     assert resize_masks(mask, (2, 2))[:, 0].all()
     assert resize_mask(mask, (2, 2))[:, 0].all()
-    assert (resize_depth(np.where(mask, 2.0, 0.0), (2, 2))[:, 0] == 2).all()
+    readings = np.where(mask, 2.0, 0.0)
+    assert (resize_depth(readings, (2, 2))[:, 0] == 2).all()
+    assert (average_readings(readings, (2, 2))[:, 0] == 2).all()

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from flows.output.store import Store
 from packers.atomic import built_aside
 
 HOLDING = """
@@ -68,6 +69,28 @@ def test_leftovers_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_pat
         path.write_text("new")
     assert target.read_text() == "new"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_run_s_cleaning_leaves_what_a_living_writer_elsewhere_is_writing(tmp_path):
+    """A dispatcher that starts again removes leftovers while shards on workers, which hold no run lock, still write."""
+    store = Store(tmp_path)
+    target = store.packet_path("e1")
+    target.parent.mkdir(parents=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDING.replace("built_aside", "written_whole"), str(target)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    with store.in_use():
+        (half,) = target.parent.iterdir()
+        assert half.read_text() == "half"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    with store.in_use():
+        assert list(target.parent.iterdir()) == []
 
 
 def test_many_at_once_do_not_disturb_each_other(tmp_path):

@@ -2,6 +2,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import httpx
 import pytest
 
 from flows.orchestration.settings import find_server, keep_loopback_direct
@@ -35,6 +36,16 @@ def test_a_proxy_is_not_asked_for_this_machine(server, proxy, monkeypatch):
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     assert find_server(server).version == "3.8.8"
+
+
+def test_prefect_s_client_reaches_this_machine_though_a_socks_proxy_is_set(server, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    keep_loopback_direct()
+    # As Prefect builds its own: from the environment.
+    with httpx.Client(base_url=server) as client:
+        assert client.get("/admin/version").json() == "3.8.8"
 
 
 def test_the_user_s_exceptions_from_the_proxy_stay(monkeypatch):

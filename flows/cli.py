@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -23,6 +27,7 @@ from flows.commands.sources import sample, score
 from flows.commands.stats import stats
 from flows.commands.verify import verify
 from flows.commands.view import view
+from flows.remote.files import cache_folder
 
 _KEPT = "what is finished is kept, run again to go on"
 
@@ -48,6 +53,25 @@ class CuepackGroup(click.Group):
             _stop(error, USAGE, arguments)
         except CuepackError as error:
             _stop(error, FAILED, arguments)
+        except (
+            Exception
+        ) as error:  # whatever it is, it was not foreseen, and a traceback alone tells no user what to do
+            _stop(_as_fault(error, arguments), FAILED, arguments)
+
+
+def _as_fault(error: Exception, arguments: Sequence[str]) -> CuepackError:
+    """An error that cuepack does not raise on purpose, in words; its traceback goes to a file in the cache folder."""
+    text = "".join(traceback.format_exception(error))
+    command = shlex.join(["cuepack", *arguments])
+    try:
+        folder = cache_folder() / "faults"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{os.getpid()}.txt"
+        path.write_text(f"{command}\n\n{text}", encoding="utf-8", errors="backslashreplace")
+        more = f"report it with {path}"
+    except OSError:
+        more = f"report it with these lines:\n{text}"
+    return CuepackError(f"this is a fault in cuepack: {type(error).__name__}: {error}, in `{command}`; {_KEPT}; {more}")
 
 
 def _stop(error: Exception, code: int, arguments: Sequence[str]) -> NoReturn:

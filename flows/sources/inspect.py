@@ -6,6 +6,7 @@ users know: tasks, statistics, continuity of indices, pictures of each video aga
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -236,7 +237,7 @@ def _data_files(source: LeRobotSource, report: SourceReport, late: Late) -> Iter
         lost = [index for index, name in named_in.items() if name == relative and index not in rows]
         if lost:
             yield Remark("fault", relative, f"the file is missing; the table puts {count} episodes into it")
-    for record in source.table:
+    for record in sorted(itertools.chain(*files.values()), key=lambda record: record.episode_index):
         index = record.episode_index
         if named_in[index] in missing and index not in rows:
             continue

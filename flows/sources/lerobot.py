@@ -106,6 +106,7 @@ class LeRobotSource:
         self._senses: dict[tuple[str, int], Sense] = {}
         self._listed_pictures: tuple[object, Pictures] | None = None
         self._in_order = DecodeOrder()
+        self._known_files: dict[Path, bool] = {}
         self._columns = self._taken_columns()
 
     @property
@@ -159,7 +160,7 @@ class LeRobotSource:
     def data_files(self) -> dict[str, list[EpisodeRecord]]:
         """By data file, relative to the root, the episodes that the table puts into it."""
         files: dict[str, list[EpisodeRecord]] = {}
-        for record in self._table:
+        for record in self._fetched_records():
             key = {"episode_index": record.episode_index, "data": dict(record.data)}
             files.setdefault(self._data_file(key), []).append(record)
         return files
@@ -167,7 +168,7 @@ class LeRobotSource:
     def video_files(self) -> dict[str, tuple[str, list[Claim]]]:
         """By video file, relative to the root, its camera and the part of each episode that the tables put into it."""
         files: dict[str, tuple[str, list[Claim]]] = {}
-        for record in self._table:
+        for record in self._fetched_records():
             for camera in self._cameras:
                 if self._is_video(camera) and self._has_video(record, camera):
                     span = dict(record.videos.get(camera, {}))
@@ -179,13 +180,12 @@ class LeRobotSource:
         return files
 
     def episodes(self) -> Iterator[EpisodeInfo]:
-        """Every episode of the table, in index order; reads no data file and no video.
+        """The episodes of the table in index order, without those of which no file was fetched; reads no such file.
 
         Raises:
             SourceError: the episode table cannot be read.
         """
-        for record in self._table:
-            yield self._listed(record)
+        yield from map(self._listed, self._fetched_records())
 
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
         """One episode seen by `camera` (full key, or its last part), or by the first fixed, non-black one.
@@ -264,9 +264,9 @@ class LeRobotSource:
     # -- listing
 
     def left_out(self) -> tuple[LeftOut, ...]:
-        """Columns, cameras and depth videos that the dataset declares and that packets will lack."""
+        """Episodes, columns, cameras and depth videos that the dataset declares and that packets will lack."""
         features = self._info.features
-        out = []
+        out = self._not_fetched()
         for signal, name in _COLUMNS.items():
             if not self._columns[signal]:
                 like = [key for key in self._numeric if _LIKE[signal].search(key)]
@@ -281,6 +281,28 @@ class LeRobotSource:
         depth = [key for key, feature in features.items() if feature.dtype == "video" and feature.is_depth]
         out += [LeftOut("depth", f"depth videos are not read: {_quoted(depth)}")] if depth else []
         return tuple(out)
+
+    def _not_fetched(self) -> list[LeftOut]:
+        """The episodes that a partial download lacks altogether; one that lacks a part of its files fails by itself."""
+        infos = [info for info in map(self._listed, self._table) if not self._is_fetched(info)]
+        if not infos:
+            return []
+        first, (listed, _) = infos[0].files[0].relative_to(self._root), self._table.counts()
+        return [LeftOut("episodes", f"no file of {len(infos)} of {listed} episodes was fetched; the first is {first}")]
+
+    def _fetched_records(self) -> Iterator[EpisodeRecord]:
+        return (record for record in self._table if self._is_fetched(self._listed(record)))
+
+    def _is_fetched(self, info: EpisodeInfo) -> bool:
+        """Whether any file of the episode itself is there; an episode with a fault in the table is listed to say so."""
+        own = info.files[: len(info.files) - len(self._meta_files)]
+        return bool(info.key.get("fault")) or any(self._there(path) for path in own)
+
+    def _there(self, path: Path) -> bool:
+        # A file of v3.0 serves many episodes, and 60,000 are asked for.
+        if path not in self._known_files:
+            self._known_files[path] = path.is_file()
+        return self._known_files[path]
 
     def _taken_columns(self) -> dict[str, tuple[str, ...]]:
         """Columns of each signal: those that the settings name, else LeRobot's own name where the dataset has it."""

@@ -229,3 +229,20 @@ def test_a_directory_with_a_broken_run_json_is_refused(packed, sample, tmp_path)
     (tmp_path / "run.json").write_text("{}")
     for command in (["extract", sample, "--out", tmp_path, *QUICK], ["rerun", tmp_path, "x"]):
         assert cuepack(*command).exit_code == 2
+
+
+def test_what_nobody_foresaw_is_said_to_be_our_fault_with_a_file_to_report(packed, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("no such number\x1b[2J")
+
+    monkeypatch.setenv("CUEPACK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("packers.validate.validate_packet", fail)
+    result = cuepack("validate", next(packed.glob("packets/*/*.h5")))
+    assert result.exit_code == 1
+    (report,) = (tmp_path / "cache" / "faults").iterdir()
+    assert "this is a fault in cuepack: ZeroDivisionError: no such number" in result.stderr
+    assert str(report) in result.stderr
+    assert "\x1b" not in result.stderr
+    assert "Traceback" not in result.stderr
+    assert report.read_text().startswith("cuepack validate ")
+    assert "in fail" in report.read_text()

@@ -130,3 +130,12 @@ def test_columns_that_are_left_out_are_named_with_the_setting_that_takes_them(tm
     result = CliRunner().invoke(main, ["inspect", str(root), "--set", "source.columns.action=actions"])
     assert "left out" not in result.output
     assert "column     actions float32[3]: action" in result.output
+
+
+def test_a_partial_download_is_said_once_and_is_no_fault(tmp_path):
+    root = write_v21(tmp_path, {0: 3, 1: 4, 2: 5})
+    for path in [*root.glob("data/**/*_000001.parquet"), *root.glob("videos/**/*_000001.mp4")]:
+        path.unlink()
+    report = inspect_source(open_source(str(root)))
+    assert faults(root) == []
+    assert any("no file of 1 of 3 episodes was fetched" in line for line in report.left_out)

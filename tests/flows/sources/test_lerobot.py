@@ -535,12 +535,36 @@ def test_episodes_are_listed_in_index_order_once_each(tmp_path):
     write_info(tmp_path, "v2.1", {0: 3, 1: 3, 2: 3})
     rows = [{"episode_index": e, "tasks": ["x"], "length": 3} for e in (2, 0, 1, 1)]
     write_lines(tmp_path / "meta" / "episodes.jsonl", rows)
+    for episode in range(3):
+        touch(tmp_path / f"data/chunk-000/episode_{episode:06d}.parquet")
     assert list(episodes(tmp_path)) == [0, 1, 2]
 
 
+def touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def test_episodes_that_a_partial_download_lacks_are_one_line_and_no_failures(tmp_path):
+    files = {FRONT: [[4], [5], [7]], SIDE: [[4], [5], [7]]}
+    root = write_v30(tmp_path, LENGTHS, files=files, data=[[4], [5], [7]])
+    for number in (1, 2):
+        (root / f"data/chunk-000/file-{number:03d}.parquet").unlink()
+        for camera in (FRONT, SIDE):
+            (root / f"videos/{camera}/chunk-000/file_{number:03d}.mp4").unlink()
+    source = LeRobotSource(root)
+    assert [info.episode_index for info in source.episodes()] == [4]
+    assert "episodes: no file of 2 of 3 episodes was fetched; the first is data/chunk-000/file-001.parquet" in [
+        str(line) for line in source.left_out()
+    ]
+    assert len(list(open_one(root, 4).pixels)) == LENGTHS[4]
+
+
 def test_listing_many_episodes_reads_no_data_file(tmp_path):
-    # 6,000 episodes in two tables with statistics beside them; a data file would be missed, there is none
+    # 6,000 episodes in two tables with statistics beside them; a data file that is read is found to be none.
     count = 6000
+    for number in range(6):
+        touch(tmp_path / f"data/chunk-000/file-{number:03d}.parquet")
     write_info(tmp_path, "v3.0", dict.fromkeys(range(count), 30))
     for number, part in enumerate(np.array_split(np.arange(count), 2)):
         n = len(part)

@@ -14,6 +14,7 @@ from typing import Literal, cast
 from extractors.errors import ConfigError, OutputError
 from flows.output.directory import OutputDirectory
 from packers.locks import held
+from packers.plain_files import read_plain
 
 ANNOTATIONS = "annotations.csv"
 VERDICTS = ("accept", "reject", "")
@@ -47,23 +48,28 @@ def read_annotations(root: Path) -> dict[str, Annotation]:
     path = root / ANNOTATIONS
     try:
         # Spreadsheets put a byte order mark before the header; without -sig it would be part of "episode_id".
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_plain(path).decode("utf-8-sig")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as csv: {error}") from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        return dict(_annotations(path, reader))
+    except csv.Error as error:  # a cell that never ends
+        raise ConfigError(f"{path} cannot be read as csv: {error}") from error
+
+
+def _annotations(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[str, Annotation]]:
     if not {"episode_id", "verdict"} <= set(reader.fieldnames or ()):
         raise ConfigError(f"{path}: wanted columns episode_id, verdict, note; got {list(reader.fieldnames or ())[:10]}")
-    found = {}
     for row in reader:
         verdict = (row["verdict"] or "").strip()
         if verdict not in VERDICTS:
             raise ConfigError(
                 f"{path}: verdict of {row['episode_id']} is {verdict!r}; write accept, reject, or nothing"
             )
-        found[row["episode_id"]] = Annotation(cast("Verdict", verdict), row.get("note") or "")
-    return found
+        yield row["episode_id"], Annotation(cast("Verdict", verdict), row.get("note") or "")
 
 
 def write_annotation(directory: OutputDirectory, episode_id: str, annotation: Annotation) -> None:

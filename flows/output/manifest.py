@@ -19,6 +19,7 @@ import pandas as pd
 from extractors.errors import OutputError
 from packers.atomic import written_whole
 from packers.locks import held
+from packers.plain_files import MAX_TABLE_BYTES, open_plain
 
 FIRST_COLUMNS = (
     "episode_id",
@@ -87,6 +88,7 @@ class Manifest:
         rows: dict[str, Row] = {}
         if self.parquet.exists():
             try:
+                open_plain(self.parquet, MAX_TABLE_BYTES).close()
                 table = pd.read_parquet(self.parquet)
             except Exception as error:  # pyarrow raises many kinds for one thing: not a readable table
                 raise OutputError(
@@ -184,7 +186,7 @@ class Manifest:
         """
         damaged = 0
         try:
-            with self._journal.open("rb") as file:
+            with open_plain(self._journal, MAX_TABLE_BYTES) as file:
                 for line in file:
                     try:
                         row = json.loads(line.decode("utf-8"))

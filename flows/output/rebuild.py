@@ -15,6 +15,7 @@ from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest, Row, assessment_columns
 from flows.output.store import NO_PACKET, Store, json_digest
 from flows.sources.base import safe_id
+from packers.plain_files import read_plain
 from packers.reader import Packet, check_digest
 
 
@@ -167,8 +168,8 @@ def _camera_asked(out: Path, episode_id: str, source: Mapping[str, Any]) -> str 
     """The camera that was asked for; its name is then the end of the id."""
     asked = []
     # Without run.json the packet's own camera is all there is.
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        asked.append(json.loads((out / "run.json").read_text(encoding="utf-8"))["camera"])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        asked.append(json.loads(read_plain(out / "run.json"))["camera"])
     for camera in (*asked, source.get("camera")):
         if camera and episode_id.endswith(f"-{safe_id(str(camera))}"):
             return str(camera)

@@ -12,6 +12,7 @@ import yaml
 from extractors.errors import ConfigError, OutputError
 from flows.config import Config
 from flows.output.directory import OutputDirectory
+from packers.plain_files import read_plain
 
 
 def write_run(out: OutputDirectory, config: Config, run: Mapping[str, Any]) -> None:
@@ -39,12 +40,12 @@ def read_run(out: OutputDirectory) -> dict[str, Any]:
         ConfigError: `out` is not an output directory.
     """
     try:
-        found: dict[str, Any] = json.loads((out.root / "run.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(read_plain(out.root / "run.json"))
         source = found["source"]
         # Checked as a whole here, so that whoever uses the record can rely on these five.
         if not all(isinstance(source[name], str) for name in ("path", "asked", "kind", "dataset", "fingerprint")):
             raise TypeError("its source is not described")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{out.label} is not a cuepack output directory: run.json cannot be read ({error!r}); name the --out of an "
             "extract"

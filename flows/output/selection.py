@@ -23,6 +23,7 @@ from extractors.errors import ConfigError, OutputError, PacketError
 from extractors.instruction import task_key
 from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest
+from packers.plain_files import MAX_TABLE_BYTES, read_plain
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -338,7 +339,7 @@ def _near(a: Any, b: Any) -> bool:
 def _table_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a csv file; its hash line, where it has one, is checked."""
     try:
-        content = path.read_bytes()
+        content = read_plain(path, MAX_TABLE_BYTES)
         head, _, body = content.partition(b"\n")
         # Files without the line are lists that people made by hand.
         if head.startswith(_HASH_LINE.encode()):

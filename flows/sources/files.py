@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
 import stat
 from pathlib import Path
 from typing import Any
 
 from extractors.errors import CorruptDataError, MissingDataError, SourceError
+from packers.plain_files import read_plain
 
 MAX_PICTURE_BYTES = 64 * 2**20
 """Largest encoded picture that is read: an uncompressed 8K frame in 16 bits has 100 MB, as PNG about half."""
@@ -30,21 +30,11 @@ def read_bytes(path: Path, name: str, most: int = MAX_PICTURE_BYTES) -> bytes:
         CorruptDataError: it exists and cannot be read, is not a plain file, or has more than `most` bytes.
     """
     try:
-        # Non-blocking: opening a FIFO would else wait for its writer for ever.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CorruptDataError(f"{name} is not a plain file (a device, pipe or folder); replace it by one")
-            if status.st_size > most:
-                raise CorruptDataError(
-                    f"{name} has {status.st_size:,} bytes, at most {most:,} are read for a file of its kind; replace it"
-                )
-            return file.read(most)
+        return read_plain(path, most)
     except FileNotFoundError as error:
         raise MissingDataError(f"{name} is missing; fetch the episode again") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CorruptDataError(f"{name} cannot be read: {reason}; check the disk") from error
+    except OSError as error:
+        raise CorruptDataError(f"{name} cannot be read: {error.strerror or error}; check the disk") from error
 
 
 def check_plain(path: Path, name: str) -> None:

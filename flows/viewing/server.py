@@ -18,6 +18,7 @@ from extractors.errors import ConfigError, CuepackError, OutputError
 from extractors.printable import printable
 from flows.output.annotations import VERDICTS, Annotation, write_annotation
 from flows.viewing.library import Library
+from packers.plain_files import read_plain
 from packers.viewer.episode import POINTS_FRAMES
 from packers.viewer.pages import CONTENT_SECURITY_POLICY, MEDIA_TYPES, as_script, static_files
 
@@ -205,8 +206,8 @@ def _site(folder: Path) -> str:
     """The name under which browsers keep the verdicts given in this export; it stays when the export is repeated."""
     marker = folder / _MARKER
     try:
-        site = str(json.loads(marker.read_text(encoding="utf-8"))["site"])
-    except (OSError, ValueError, KeyError, TypeError):
+        site = str(json.loads(read_plain(marker))["site"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         site = secrets.token_hex(8)
     marker.write_text(json.dumps({"made_by": "cuepack view --export", "site": site}) + "\n", encoding="utf-8")
     return site

@@ -9,7 +9,7 @@ import sys
 
 from tests.fuzz.running import Case, format_results, run
 
-PARTS = ("sources", "packets")
+PARTS = ("sources", "packets", "commands")
 
 
 def cases_of(only: str | None) -> dict[str, str]:

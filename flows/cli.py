@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -53,9 +54,13 @@ class CuepackGroup(click.Group):
             _stop(error, USAGE, arguments)
         except CuepackError as error:
             _stop(error, FAILED, arguments)
-        except (
-            Exception
-        ) as error:  # whatever it is, it was not foreseen, and a traceback alone tells no user what to do
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                _stop(_as_fault(error, arguments), FAILED, arguments)
+            # Here and not where a name is looked for: every command does, in several places.
+            _stop(ConfigError(f"no file can be named {str(error.filename)[:80]}...: too long"), USAGE, arguments)
+        except Exception as error:
+            # It was not foreseen, and a traceback alone tells no user what to do.
             _stop(_as_fault(error, arguments), FAILED, arguments)
 
 

@@ -246,3 +246,12 @@ def test_what_nobody_foresaw_is_said_to_be_our_fault_with_a_file_to_report(packe
     assert "Traceback" not in result.stderr
     assert report.read_text().startswith("cuepack validate ")
     assert "in fail" in report.read_text()
+
+
+@pytest.mark.parametrize("command", ["validate", "doctor", "stats", "inspect", "select", "verify"])
+def test_a_name_that_no_file_can_have_is_refused(command):
+    arguments = ["--top", 1] if command == "select" else []
+    result = cuepack(command, "a" * 5000, *arguments)
+    assert result.exit_code == 2
+    assert "a" * 20 in result.stderr
+    assert "fault in cuepack" not in result.stderr

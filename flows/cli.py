@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -34,7 +38,8 @@ class CuepackGroup(click.Group):
         """Runs the command line and exits."""
         arguments = list(sys.argv[1:] if args is None else args)
         try:
-            sys.exit(super().main(arguments, *rest, **named | {"standalone_mode": False}) or FINISHED)
+            with _ended_as_by_ctrl_c():
+                sys.exit(super().main(arguments, *rest, **named | {"standalone_mode": False}) or FINISHED)
         except click.ClickException as error:
             error.show()
             _print_error(error.format_message(), error.exit_code, arguments)
@@ -48,6 +53,27 @@ class CuepackGroup(click.Group):
             _stop(error, USAGE, arguments)
         except CuepackError as error:
             _stop(error, FAILED, arguments)
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a closed terminal) end a command as Ctrl-C does, which takes what is half written with it."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    # Python lets the main thread alone set handlers; `nohup` has a closed terminal ignored, and that stays so.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
+    for number in heard:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _stop(error: Exception, code: int, arguments: Sequence[str]) -> NoReturn:

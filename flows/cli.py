@@ -6,10 +6,14 @@ import errno
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -40,7 +44,8 @@ class CuepackGroup(click.Group):
         """Runs the command line and exits."""
         arguments = list(sys.argv[1:] if args is None else args)
         try:
-            sys.exit(super().main(arguments, *rest, **named | {"standalone_mode": False}) or FINISHED)
+            with _ended_as_by_ctrl_c():
+                sys.exit(super().main(arguments, *rest, **named | {"standalone_mode": False}) or FINISHED)
         except click.ClickException as error:
             error.show()
             _print_error(error.format_message(), error.exit_code, arguments)
@@ -77,6 +82,27 @@ def _as_fault(error: Exception, arguments: Sequence[str]) -> CuepackError:
     except OSError:
         more = f"report it with these lines:\n{text}"
     return CuepackError(f"this is a fault in cuepack: {type(error).__name__}: {error}, in `{command}`; {_KEPT}; {more}")
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a closed terminal) end a command as Ctrl-C does, which takes what is half written with it."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    # Python lets the main thread alone set handlers; `nohup` has a closed terminal ignored, and that stays so.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
+    for number in heard:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _stop(error: Exception, code: int, arguments: Sequence[str]) -> NoReturn:

@@ -294,6 +294,21 @@ class Config(Section):
         return hashlib.sha256(json.dumps(self.keyed(), sort_keys=True).encode()).hexdigest()
 
 
+NAMES_PLACES = frozenset(
+    {
+        ("masks", "weights"),
+        ("masks", "detector_weights"),
+        ("depth", "weights"),
+        ("tracks", "weights"),
+        ("source", "follow_links"),
+        ("run", "engine"),
+        ("run", "engine_address"),
+    }
+)
+"""Settings that name files or machines, or lead out of the source: (section, key). Runs that somebody starts through a
+server's API take these from whoever started the server (flows/orchestration/served.py)."""
+
+
 def load_config(file: Path | None = None, assignments: Iterable[str] = (), base: Config | None = None) -> Config:
     """Defaults (or `base`), then `file`, then each `section.key=value`.
 

@@ -91,23 +91,28 @@ def deploy(source: str, out: str, pool: str, **options: Any) -> None:
 
 @click.command()
 @_schedule_options
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Where the dashboard listens; others need a login."
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=4200, show_default=True, help="Of the dashboard.")
 @click.option("--limit", type=click.IntRange(min=1), default=1, show_default=True, help="Flow runs at once.")
-def serve(source: str, out: str, port: int, limit: int, **options: Any) -> None:
+def serve(source: str, out: str, host: str, port: int, limit: int, **options: Any) -> None:
     """Serve batch and rerun deployments of SOURCE and --out from this machine, with a dashboard, until Ctrl-C.
 
-    Starts a Prefect server on 127.0.0.1 unless PREFECT_API_URL names one or one runs on the port already.
+    Starts a Prefect server unless PREFECT_API_URL names one or one runs on the port already. Runs take other
+    parameters, but no other source or output, and no settings that name files or machines.
     """
     from flows.orchestration.settings import prepare
     from flows.remote.files import is_uri
 
     prepare(None if is_uri(out) else Path(out))
     schedule = _schedule(source, out, options)
-    from flows.orchestration.deployments import serve_deployments, server_at
+    from flows.orchestration.deployments import serve_deployments
+    from flows.orchestration.server import server_at
 
     # Until Prefect's runner has its own handler, SIGTERM would end this process alone and leave the server running.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(FINISHED))
-    with server_at(port) as url:
+    with server_at(port, host) as url:
         print(f"dashboard  {url.removesuffix('/api')}", flush=True)
         serve_deployments(schedule, limit=limit)
 

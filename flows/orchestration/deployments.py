@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -23,7 +19,6 @@ from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.context import refresh_global_settings_context
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
@@ -33,13 +28,11 @@ from prefect.types.entrypoint import EntrypointType
 
 from extractors.errors import ConfigError
 from flows.orchestration.flows import extract_dataset, rerun_episode, rerun_failed
-from flows.orchestration.settings import SETTINGS, TAG, find_server, server_answers
+from flows.orchestration.served import Served
+from flows.orchestration.settings import SETTINGS, TAG
 from flows.orchestration.shard_flow import extract_shard
 
 log = logging.getLogger("cuepack")
-
-SERVER_START_S = 120.0
-"""Seconds a server may take to start: 11 s on an idle machine, more where its database is made first."""
 
 LOST_AFTER_S = 240
 """Seconds without a heartbeat (one a minute) after which a run counts as lost with its machine."""
@@ -75,6 +68,11 @@ class Schedule:
         """The deployments' name: the output directory's."""
         return PurePosixPath(self.out).name or "cuepack"
 
+    @property
+    def served(self) -> Served:
+        """What its runs may be asked for."""
+        return Served(self.source, str(self.out), tuple(self.settings))
+
 
 def make_deployments(schedule: Schedule, pool: str | None = None) -> list[RunnerDeployment]:
     """`extract-dataset`, `rerun-episode` and `rerun-failed` for one output directory, and with a pool `extract-shard`.
@@ -94,7 +92,7 @@ def make_deployments(schedule: Schedule, pool: str | None = None) -> list[Runner
     shared: dict[str, Any] = {"entrypoint_type": EntrypointType.MODULE_PATH, "enforce_parameter_schema": True}
     if pool is not None:
         # A worker's own environment may lack these; the others are the worker's to set.
-        shared |= {"work_pool_name": pool, "job_variables": {"env": dict(SETTINGS)}}
+        shared |= {"work_pool_name": pool, "job_variables": {"env": SETTINGS | schedule.served.as_environment()}}
     out, name = str(schedule.out), schedule.name
     batch = {
         "source": schedule.source,
@@ -117,9 +115,21 @@ def make_deployments(schedule: Schedule, pool: str | None = None) -> list[Runner
             name, concurrency_limit=one_at_a_time, parameters={"out": out}, tags=[*_TAGS, "rerun"], **shared
         ),
     ]
+    for deployment in made:
+        _offer_only(deployment, source=schedule.source, out=out)
     if pool is not None:
+        # Shards of any batch that is given out to this pool, so nothing is served by it alone.
+        shared["job_variables"] = {"env": dict(SETTINGS)}
         made.append(extract_shard.to_deployment("extract-shard", tags=[*_TAGS, "shard"], **shared))
     return made
+
+
+def _offer_only(deployment: RunnerDeployment, **served: str) -> None:
+    """Has the server refuse other values before a run exists; the flow refuses them too (`Served.check`)."""
+    schema: Any = deployment._parameter_openapi_schema
+    for name, value in served.items():
+        if name in schema.properties:
+            schema.properties[name] = {**schema.properties[name], "enum": [value]}
 
 
 def register(schedule: Schedule, pool: str) -> list[str]:
@@ -188,67 +198,11 @@ def lost_runs_automation() -> Automation:
 def serve_deployments(schedule: Schedule, *, limit: int) -> None:
     """Runs this machine's deployments, at most `limit` flow runs at once, until the process is asked to stop."""
     deployments = make_deployments(schedule)
+    os.environ.update(schedule.served.as_environment())
     note_lost_runs()
     for deployment in deployments:
         print(f"serving    {deployment.flow_name}/{deployment.name}", flush=True)
     serve(*deployments, limit=limit, print_starting_message=False)
-
-
-@contextmanager
-def server_at(port: int) -> Iterator[str]:
-    """The URL of the API to use: the one that is configured, one that already runs on `port`, or one started there.
-
-    Raises:
-        ConfigError: the configured server does not answer, another program has the port, or the server does not start.
-    """
-    configured = get_current_settings().api.url
-    if configured is not None:
-        yield find_server(configured).url
-        return
-    url = f"http://127.0.0.1:{port}/api"
-    # A second `cuepack serve` on one machine shares the first one's server.
-    server = None if server_answers(url) else _start_server(port)
-    # In the environment, so that the processes of flow runs find the server too.
-    os.environ["PREFECT_API_URL"] = url
-    refresh_global_settings_context()
-    try:
-        if server is not None:
-            _await_server(server, url)
-        yield url
-    finally:
-        if server is not None:
-            server.terminate()
-            server.wait()
-
-
-def _start_server(port: int) -> subprocess.Popen[bytes]:
-    with socket.socket() as probe:
-        # As the server itself binds: a port that a server left a moment ago is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ConfigError(
-                f"port {port} is taken by a program other than a Prefect server; choose another with --port, or set "
-                "PREFECT_API_URL"
-            ) from error
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    # The pages ask for the API at port 4200 unless told otherwise.
-    environment = os.environ | {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"}
-    # A session of its own: Ctrl-C ends the runs first, then this.
-    return subprocess.Popen(
-        [*command, "--log-level", "ERROR"], stdout=subprocess.DEVNULL, env=environment, start_new_session=True
-    )
-
-
-def _await_server(server: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + SERVER_START_S
-    while not server_answers(url):
-        if server.poll() is not None:
-            raise ConfigError(f"the Prefect server ended with exit code {server.returncode}; see its message above")
-        if time.monotonic() > deadline:
-            raise ConfigError(f"the Prefect server did not answer at {url} within {SERVER_START_S:.0f} s; try again")
-        time.sleep(0.5)
 
 
 def _cron(schedule: Schedule) -> CronSchedule:

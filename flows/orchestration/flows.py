@@ -33,6 +33,8 @@ from flows.orchestration.dispatch import (
     lost_server,
 )
 from flows.orchestration.handed import Handed
+from flows.orchestration.served import served_here
+from flows.orchestration.server import start_for_runs
 from flows.orchestration.settings import TAG, check_server
 from flows.orchestration.shard_flow import list_episodes, shard_here
 from flows.output.directory import OutputDirectory
@@ -76,6 +78,7 @@ def run_with_prefect(
     """
     check_server()
     check_engine(plan.work.config)
+    start_for_runs()
     given = _Given(plan, progress, if_server_lost)
     try:
         # The tag is how the watch for lost runs tells cuepack's from others' on one server.
@@ -156,6 +159,8 @@ def extract_dataset(
         settings: Single settings, section.key=value each, such as masks.dilate=[4,12].
         new_only: Leave out episodes whose own files made them fail before, as long as these have not changed.
     """
+    if (served := served_here()) is not None:
+        served.check(out, source, settings or (), config_file, selection)
 
     def make() -> Plan:
         return make_plan(
@@ -193,6 +198,8 @@ def rerun_episode(
         from_stage: Redo this stage and those after it. None: what failed or changed.
         settings: Settings on top of the directory's own, section.key=value each, such as masks.backend=motion.
     """
+    if (served := served_here()) is not None:
+        served.check(out, settings=settings or ())
     plans = list_episodes(
         lambda: rerun_plans(OutputDirectory.open(out), episode_ids, force_from=from_stage, settings=settings or ())
     )
@@ -216,6 +223,8 @@ def rerun_failed(
         limit: At most this many episodes.
         hopeless_too: Also those that failed for what is in their own files, though these and the settings are the same.
     """
+    if (served := served_here()) is not None:
+        served.check(out, settings=settings or ())
     directory = list_episodes(lambda: OutputDirectory.open(out))
     rows = directory.manifest.rows().values()
     failed = [str(row["episode_id"]) for row in rows if row["status"] == "failed"][:limit]

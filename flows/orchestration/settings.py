@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from platformdirs import user_cache_path
 
 from extractors.errors import ConfigError
+from flows.own_pages import is_loopback
 
 log = logging.getLogger("cuepack")
 
@@ -50,6 +51,9 @@ SERVER_SETTINGS = {
 ANSWER_WITHIN_S = 10.0
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_FOREIGN = "http://page.invalid"
+"""The origin of a web page that no server of ours serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +129,37 @@ def check_server() -> Server | None:
     return server
 
 
-def server_answers(url: str | None = None) -> bool:
-    """Whether a Prefect server answers now: at `url`, else the one that is named.
+def check_token(host: str) -> None:
+    """Refuses to have a server listen where other machines reach it, unless it asks for a login.
 
-    False for the embedded one, which does not come back.
+    Raises:
+        ConfigError: `host` is not loopback, and no token is set.
     """
+    if is_loopback(host):
+        return
+    from prefect.settings import get_current_settings
+
+    token = get_current_settings().server.api.auth_string
+    if token is None or not token.get_secret_value():
+        raise ConfigError(
+            f"a server on {host} is reached by other machines, whose users could start runs; set a login first, for "
+            "the server in PREFECT_SERVER_API_AUTH_STRING=USER:PASSWORD and for its clients and workers the same in "
+            "PREFECT_API_AUTH_STRING, or serve on 127.0.0.1"
+        )
+
+
+def answers_foreign_pages(url: str) -> bool:
+    """Whether the Prefect server at `url` lets pages of other sites read its answers."""
+    request = urllib.request.Request(f"{url.rstrip('/')}/health", headers={"Origin": _FOREIGN})
+    try:
+        with _opener(url).open(request, timeout=ANSWER_WITHIN_S) as answer:
+            return answer.headers.get("Access-Control-Allow-Origin") in ("*", _FOREIGN)
+    except (OSError, ValueError):
+        return False
+
+
+def server_answers(url: str | None = None) -> bool:
+    """Whether a Prefect server answers now: at `url`, else the one that is named."""
     from prefect.settings import get_current_settings
 
     url = url or get_current_settings().api.url
@@ -161,10 +191,7 @@ def find_server(url: str) -> Server:
     ways = "start it (`prefect server start`), correct or unset PREFECT_API_URL, or use --no-prefect"
     request = urllib.request.Request(f"{url.rstrip('/')}/admin/version", headers=_authorisation())
     try:
-        opener = urllib.request.build_opener()
-        if urlsplit(url).hostname in LOOPBACK:
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=ANSWER_WITHIN_S) as answer:
+        with _opener(url).open(request, timeout=ANSWER_WITHIN_S) as answer:
             # A version is a few bytes; another server at this address may send any amount.
             said = json.loads(answer.read(1000))
     except urllib.error.HTTPError as error:
@@ -176,6 +203,12 @@ def find_server(url: str) -> Server:
     if not isinstance(said, str):
         raise ConfigError(f"{url} is not a Prefect API; its address usually ends in /api; {ways}")
     return Server(url, said)
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    if urlsplit(url).hostname in LOOPBACK:
+        return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener()
 
 
 def _authorisation() -> dict[str, str]:

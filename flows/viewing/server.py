@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from extractors.errors import ConfigError, CuepackError, OutputError
 from extractors.printable import printable
 from flows.output.annotations import VERDICTS, Annotation, write_annotation
+from flows.own_pages import refusal
 from flows.viewing.library import Library
 from packers.plain_files import read_plain
 from packers.viewer.episode import POINTS_FRAMES
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 HOST = "127.0.0.1"
-_OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _MARKER = "cuepack-viewer.json"
 _LONGEST_BODY = 20_000
 
@@ -283,26 +282,15 @@ def _refusal(code: int, text: str) -> Response:
 
 async def _only_from_here(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
     """Refuses what a foreign page could send: another name for this machine (DNS rebinding), another site's request."""
-    host = request.headers.get("host", "")
-    if not _is_own(host):
-        response = _refusal(403, "this viewer answers to 127.0.0.1 and localhost only")
-    elif request.headers.get("sec-fetch-site") == "cross-site" and request.headers.get("sec-fetch-mode") != "navigate":
-        response = _refusal(403, "refused: asked for by another site")
-    else:
-        response = await go_on(request)
+    reason = refusal(request.headers)
+    response = await go_on(request) if reason is None else _refusal(403, reason)
     response.headers.update(HEADERS)
     return response
 
 
-def _is_own(host: str) -> bool:
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    return name.lower() in _OWN_NAMES
-
-
 async def _annotation_body(request: Request) -> bytes | Response:
     """What a page of this server sent, or the refusal."""
-    origin = request.headers.get("origin")
-    if origin is None or not _is_from(origin, request.headers.get("host")):
+    if "origin" not in request.headers:  # one of another site was refused before
         return _refusal(403, "annotations are taken from the viewer's own pages only")
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         return _refusal(415, "wanted application/json")
@@ -312,13 +300,6 @@ async def _annotation_body(request: Request) -> bytes | Response:
         if len(body) > _LONGEST_BODY:
             return _refusal(413, "too long")
     return body
-
-
-def _is_from(origin: str, host: str | None) -> bool:
-    try:
-        return urlsplit(origin).netloc == host
-    except ValueError:  # brackets that close nothing
-        return False
 
 
 def _annotate(body: bytes, library: Library) -> Response:

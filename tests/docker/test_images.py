@@ -9,6 +9,7 @@ import yaml
 from prefect.settings import Settings
 from prefect.settings.legacy import _get_settings_fields
 
+from flows.orchestration import server_process
 from tests.support import REPOSITORY
 
 DOCKER = REPOSITORY / "docker"
@@ -82,11 +83,19 @@ def test_services_are_pinned_watched_and_reached_from_this_machine_only(compose)
             assert service["healthcheck"]["test"][0] == "CMD", name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         for variable, value in service.get("environment", {}).items():
-            if "PASSWORD" in variable:
+            if "PASSWORD" in variable or "AUTH" in variable:
                 assert value.startswith("${"), f"{name} has a password in the file"
         for volume in service.get("volumes", []):
             source = re.sub(r"\$\{.*?\}", "/", volume).split(":")[0]
             assert source.startswith("/") or source in compose["volumes"]
+
+
+def test_the_server_wants_a_login_and_its_clients_have_it(compose):
+    services = compose["services"]
+    assert services["server"]["entrypoint"][1:] == ["-m", server_process.__name__]
+    login = services["server"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
+    for name in ("deployments", "worker", "worker-gpu0"):
+        assert services[name]["environment"]["PREFECT_API_AUTH_STRING"] == login
 
 
 def test_services_wait_for_one_another_to_be_healthy(compose):
@@ -110,7 +119,6 @@ def test_prefect_knows_every_setting_that_is_set(compose):
     ("command", "options"),
     [
         (["worker", "start"], ["--pool", "--type", "--limit", "--with-healthcheck"]),
-        (["server", "start"], ["--host", "--port", "--log-level"]),
         (["work-pool", "create"], ["--type", "--overwrite"]),
     ],
 )

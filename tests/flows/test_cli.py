@@ -5,10 +5,11 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from flows.cli import main
+from flows.cli import CuepackGroup, main
 from flows.sources.sample import write_sample
 
 QUICK = ["--no-prefect", "--profile", "cpu", "--set", "masks.backend=recorded", "--set", "tracks.backend=off"]
@@ -174,6 +175,28 @@ def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(sample, tmp_path):
     assert code in (0, 130)
     assert subprocess.run(command, check=False).returncode == 0
     assert cuepack("validate", tmp_path / "o").exit_code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_closed_terminal_ends_a_command_as_ctrl_c_does(tmp_path, number):
+    half_written = tmp_path / "half written"
+
+    @click.command()
+    def write():
+        half_written.touch()
+        try:
+            signal.raise_signal(number)
+        finally:
+            half_written.unlink()
+
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        result = CliRunner().invoke(CuepackGroup(commands={"write": write}), ["write"])
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert result.exit_code == 130
+    assert not half_written.exists()
 
 
 @pytest.mark.slow

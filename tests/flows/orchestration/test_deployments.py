@@ -19,8 +19,9 @@ from prefect.flows import load_flow_from_entrypoint
 
 from extractors.errors import ConfigError
 from flows.cli import main
-from flows.orchestration import deployments
-from flows.orchestration.deployments import Schedule, make_deployments, server_at
+from flows.orchestration import server
+from flows.orchestration.deployments import Schedule, make_deployments
+from flows.orchestration.server import server_at
 from flows.orchestration.settings import server_answers
 from flows.sources.sample import write_sample
 from packers.reader import Packet
@@ -93,7 +94,7 @@ def test_a_port_that_another_program_has_is_named(monkeypatch):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        monkeypatch.setattr(deployments, "server_answers", lambda url: False)
+        monkeypatch.setattr(server, "server_answers", lambda url: False)
         with pytest.raises(ConfigError, match=r"taken .* --port"), server_at(other.getsockname()[1]):
             pass
 
@@ -114,10 +115,15 @@ class Api:
 
     def __init__(self, port):
         self.url = f"http://127.0.0.1:{port}/api"
+        self._token = {}
 
     def __call__(self, path, body=None):
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        if data is not None and not self._token:
+            token = self("/csrf-token?client=test")["token"]
+            self._token = {"Prefect-Csrf-Client": "test", "Prefect-Csrf-Token": token}
+        headers = {"Content-Type": "application/json"} | self._token
+        request = urllib.request.Request(self.url + path, data, headers)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.load(answer)
@@ -218,6 +224,42 @@ def test_the_ui_starts_a_batch_and_a_rerun_replaces_a_packet(served):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_the_dashboard_works_behind_its_door(served, name):
+    api, _, _ = served
+    address = api.url.removesuffix("/api").replace("127.0.0.1", name)
+    api.patiently("/deployments/name/rerun-failed/robots")
+    with browser() as page:
+        page.open(f"{address}/deployments", 8)
+        text = page.text()
+        # With the CSRF token that the pages fetch for themselves: this list is asked for by POST.
+        assert "rerun-failed" in text
+        page.open("data:text/html,foreign", 1)
+        page.call("Runtime.evaluate", expression="1")
+        foreign = (
+            f"fetch('{address}/api/deployments/filter', {{method: 'POST', body: '{{}}', "
+            "headers: {'content-type': 'text/plain'}}).then(a => 'read ' + a.status, e => 'refused')"
+        )
+        said = page.call("Runtime.evaluate", expression=foreign, awaitPromise=True)
+    assert said["result"]["value"] == "refused"
+
+
+@pytest.mark.slow
+def test_a_run_for_another_place_is_refused_by_the_server_and_by_the_run(served):
+    api, root, _ = served
+    for parameters in ({"out": str(root / "elsewhere")}, {"source": "/etc"}):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            api.start("extract-dataset/robots", **parameters)
+        assert refused.value.code == 409
+    run = api.start("extract-dataset/robots", settings=["masks.weights=/tmp/evil.pth"])
+    state = api.ended(run)
+    assert state["type"] == "FAILED"
+    assert "masks.weights=/tmp/evil.pth" in state["message"]
+    assert not (root / "elsewhere").exists()
+
+
+@pytest.mark.slow
 def test_the_server_refuses_parameters_that_make_no_sense(served):
     api, _, _ = served
     for parameters in ({"episode_ids": []}, {"episode_ids": ["x"], "from_stage": "nonsense"}, {"episode_ids": 3}):
@@ -229,8 +271,9 @@ def test_the_server_refuses_parameters_that_make_no_sense(served):
 @pytest.mark.slow
 def test_a_run_whose_process_is_killed_is_crashed_and_the_next_one_goes_on(served):
     api, root, _ = served
-    out = root / "killed"
-    run = api.start("extract-dataset/robots", out=str(out), settings=["run.shard_size=1", *QUICK[1::2]])
+    out = root / "robots"
+    shutil.rmtree(out, ignore_errors=True)
+    run = api.start("extract-dataset/robots", settings=["run.shard_size=1", *QUICK[1::2]])
     deadline = time.monotonic() + 120
     while not list(out.glob("packets/*/*.h5")):
         assert time.monotonic() < deadline, api.state(run)
@@ -240,7 +283,7 @@ def test_a_run_whose_process_is_killed_is_crashed_and_the_next_one_goes_on(serve
             if run.encode() in (folder / "environ").read_bytes() or run.encode() in (folder / "cmdline").read_bytes():
                 os.kill(int(folder.name), signal.SIGKILL)
     assert api.ended(run)["type"] in ("CRASHED", "COMPLETED")
-    after = api.start("extract-dataset/robots", out=str(out), settings=["run.shard_size=1", *QUICK[1::2]])
+    after = api.start("extract-dataset/robots", settings=["run.shard_size=1", *QUICK[1::2]])
     assert api.ended(after)["type"] == "COMPLETED"
     assert CliRunner().invoke(main, ["validate", str(out)]).exit_code == 0
     assert not list(out.glob("packets/*/.tmp-*"))

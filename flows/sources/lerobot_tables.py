@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -23,9 +24,16 @@ from extractors.errors import CorruptDataError, MissingDataError, SourceError
 from flows.sources.cells import number, tasks, text, whole
 from flows.sources.files import MAX_TABLE_BYTES, check_plain, parse_json, read_bytes, read_json
 from flows.sources.lerobot_info import Info
+from flows.sources.parquet_footer import column_sizes
 
 MAX_VALUES = 2**28
 """Most values of one column that are read at once: run-length encoding makes a thousand million of a few bytes."""
+
+MAX_COLUMN_BYTES = 2**31
+"""Most bytes of one column in a row group, decompressed: pictures of an episode of 2,000 frames have some 200 MB."""
+
+MAX_TEXT_BYTES = 2**16
+"""Longest text in a table: a dictionary makes a million rows of one long text out of nothing."""
 
 _ROWS = 4096  # rows of an episode table turned into records at a time
 _SPAN = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
@@ -231,7 +239,8 @@ def open_parquet(path: Path, columns: Sequence[str], name: str) -> pq.ParquetFil
 
     Raises:
         MissingDataError: there is no such file.
-        CorruptDataError: it cannot be read, names a column twice, or claims more than `MAX_VALUES` values.
+        CorruptDataError: it cannot be read, names a column twice, or claims more than `MAX_VALUES` values or
+            `MAX_COLUMN_BYTES` in a column.
     """
     check_plain(path, name)
     try:
@@ -240,24 +249,17 @@ def open_parquet(path: Path, columns: Sequence[str], name: str) -> pq.ParquetFil
         twice = (
             sorted({column for column in names if names.count(column) > 1} & set(columns)) if _doubled(names) else []
         )
-        metadata = file.metadata
-        leaves = [metadata.schema.column(i).path.split(".")[0] in columns for i in range(metadata.num_columns)]
-        most = max(
-            (
-                metadata.row_group(group).column(i).num_values
-                for group in range(metadata.num_row_groups)
-                for i, is_read in enumerate(leaves)
-                if is_read
-            ),
-            default=0,
-        )
+        rows = file.metadata.num_rows
+        read = [column for column in column_sizes(path) if column.name in columns]
     except PARQUET_FAULTS as error:
         raise CorruptDataError(f"{name} cannot be read: {error}; replace the file") from error
     if twice:
         raise CorruptDataError(f"{name} has more than one column {', '.join(twice)}; remove the others")
-    if most > MAX_VALUES or metadata.num_rows > MAX_VALUES:
+    most, largest = max([rows, *(column.values for column in read)]), max([0, *(column.size for column in read)])
+    if most > MAX_VALUES or largest > MAX_COLUMN_BYTES:
         raise CorruptDataError(
-            f"{name} claims {max(most, metadata.num_rows):,} values, at most {MAX_VALUES:,} are read; replace the file"
+            f"{name} claims {most:,} values and {largest:,} bytes in a column, at most {MAX_VALUES:,} and "
+            f"{MAX_COLUMN_BYTES:,} are read; replace the file"
         )
     return file
 
@@ -282,12 +284,32 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """
     try:
         with open_parquet(path, columns, str(path)) as file:
+            schema = (file.schema.column(i) for i in range(len(file.schema.names)))
+            texts = [leaf.path for leaf in schema if leaf.physical_type == "BYTE_ARRAY"]
+        # A text that many rows share stays one text in memory, however long, until it was looked at.
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
             for batch in file.iter_batches(_ROWS, columns=list(columns)):
+                for column in batch.columns:
+                    _check_texts(column, str(path))
                 yield from batch.to_pylist()
     except (MissingDataError, CorruptDataError, *PARQUET_FAULTS) as error:
         if isinstance(error, SourceError):
             raise
         raise SourceError(f"cannot read {path}: {error}; restore the file") from error
+
+
+def _check_texts(array: pa.Array, name: str) -> None:
+    if pa.types.is_struct(array.type):
+        for part in array.flatten():
+            _check_texts(part, name)
+    elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        _check_texts(array.flatten(), name)
+    elif pa.types.is_dictionary(array.type) and len(array.dictionary):
+        longest = pc.max(pc.binary_length(array.dictionary)).as_py() or 0
+        if longest > MAX_TEXT_BYTES:
+            raise CorruptDataError(
+                f"{name} holds a text of {longest:,} bytes, at most {MAX_TEXT_BYTES:,} are read; replace the file"
+            )
 
 
 def _record(row: Mapping[str, Any], spans: Mapping[str, Mapping[str, str]], path: str) -> EpisodeRecord:

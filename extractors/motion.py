@@ -90,13 +90,13 @@ def describe_motion(
         robot = _robot_speed(tracks, robot_masks, timestamp, rule)
         turn = _turn(tracks, own, contact, rule.touch)
     by_hand = unknown if hand is None else _hand_speed(hand, timestamp)
-    known = np.where(np.isfinite(by_hand), by_hand, robot)
-    moving = np.fmax(known / rule.robot_speed, thing / rule.object_speed)
+    travel = np.where(np.isfinite(by_hand), by_hand, robot)
+    moving = np.fmax(travel / rule.robot_speed, thing / rule.object_speed)
     phase = np.zeros(len(timestamp), np.uint8)
     if contact is not None:
         # What is held moves with the hand, also where the hand hides it.
-        thing_too = np.where(np.isnan(thing) & contact.held, known, thing)
-        phase = find_phases(contact.probability, contact.held, thing_too, known, timestamp, rule, turn=turn)
+        thing_too = np.where(np.isnan(thing) & contact.held, travel, thing)
+        phase = find_phases(contact.probability, contact.held, thing_too, travel, timestamp, rule, turn=turn)
     return Motion(phase, robot, thing, active_span(moving, 1.0) or (0, 0))
 
 

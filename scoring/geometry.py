@@ -64,9 +64,9 @@ def judge_motion(signals: ClipSignals) -> Card:
         ("robot", signals.robot_speed, rule.robot_speed),
         ("object", signals.object_speed, rule.object_speed),
     ):
-        known = speeds is not None and bool(np.isfinite(speeds).any())
+        measured = speeds is not None and bool(np.isfinite(speeds).any())
         moving = None if speeds is None else float((np.nan_to_num(speeds) >= least).sum()) / signals.fps
-        card.numbers[f"{name}_seconds"] = moving if known else None
+        card.numbers[f"{name}_seconds"] = moving if measured else None
     card.numbers["phase_known_share"] = float((signals.phase > 0).mean())
     return card
 

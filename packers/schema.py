@@ -10,12 +10,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = "cuepack/2"
+from extractors.phases import PHASES
+
+SCHEMA = "cuepack/3"
 """The version that is written."""
 
-READABLE = ("cuepack/1", SCHEMA)
+READABLE = ("cuepack/1", "cuepack/2", SCHEMA)
 """The versions that are read. `cuepack/1` kept its texts in HDF5's global heap, which has no checksum: one flipped bit
-there let HDF5 loop for ever, so `cuepack/2` writes texts of fixed length."""
+there let HDF5 loop for ever, so `cuepack/2` writes texts of fixed length; `cuepack/3` adds phases and
+motion."""
 
 USER_BLOCK = 512
 """Bytes before the HDF5 part: `MAGIC`, the sha256 of all bytes after the block as 64 hexadecimal digits, zeros."""
@@ -148,6 +151,22 @@ def _track_set(name: str, description: str) -> tuple[DatasetSpec, ...]:
     )
 
 
+def _motion(name: str, of: str) -> tuple[DatasetSpec, DatasetSpec]:
+    path = f"motion/{name}"
+    return (
+        DatasetSpec(
+            path,
+            "float32",
+            ("T",),
+            "frame widths per second",
+            f"speed of {of} in the image; NaN where {path}_valid is false",
+            valid=f"{path}_valid",
+            minimum=0.0,
+        ),
+        DatasetSpec(f"{path}_valid", "bool", ("T",), "1", f"whether the speed of {of} is known", needs=(path,)),
+    )
+
+
 _SPECS = (
     DatasetSpec("pixels", "uint8", ("T", "H", "W", 3), "8-bit sRGB", "frames, RGB", storage="frames", required=True),
     DatasetSpec(
@@ -199,6 +218,17 @@ _SPECS = (
         attributes=("contact_onset",),
     ),
     DatasetSpec("held", "bool", ("T",), "1", "whether the object is grasped", needs=("contact",)),
+    DatasetSpec(
+        "phase",
+        "uint8",
+        ("T",),
+        "code",
+        "what the robot is doing; the attribute phases names the codes, 0 is not sure",
+        maximum=len(PHASES) - 1,
+        attributes=("phases", "acts_on", "active_span"),
+    ),
+    *_motion("robot", "the robot"),
+    *_motion("object", "the manipulated object"),
     DatasetSpec(
         "masks/object", "bool", ("T", "H", "W"), "1", "the manipulated object", storage="maps", needs=("masks/score",)
     ),

@@ -277,6 +277,8 @@ def _check_dataset_attributes(packet: _Examination, name: str, spec: DatasetSpec
     onset = attributes.get("contact_onset", -1)
     if isinstance(onset, bool) or not isinstance(onset, int):
         packet.add(name, f"attribute 'contact_onset': wanted a frame's number, got {onset!r}", breaks=True)
+    if name == "phase":
+        _check_phase_attributes(packet, attributes)
     for attribute in ("units", "description", "stage_key", *spec.attributes):
         if attribute not in attributes:
             packet.add(name, f"attribute '{attribute}' is missing")
@@ -289,6 +291,18 @@ def _check_dataset_attributes(packet: _Examination, name: str, spec: DatasetSpec
     key = attributes.get("stage_key")
     if key is not None and keys and key not in keys:
         packet.add(name, f"stage_key {key!r} is not the key of any stage in the root attribute 'stages'")
+
+
+def _check_phase_attributes(packet: _Examination, attributes: dict[str, Any]) -> None:
+    phases = attributes.get("phases", ["unknown"])
+    if not (isinstance(phases, list) and phases and all(isinstance(each, str) for each in phases)):
+        packet.add("phase", f"attribute 'phases': wanted the codes' names, got {str(phases)[:80]}", breaks=True)
+    if not isinstance(attributes.get("acts_on", ""), str):
+        packet.add("phase", f"attribute 'acts_on': wanted a dataset's path, got {attributes['acts_on']!r}", breaks=True)
+    span = attributes.get("active_span", [0, 0])
+    whole = isinstance(span, list) and len(span) == 2 and all(type(frame) is int for frame in span)
+    if not whole or not 0 <= span[0] <= span[1] <= packet.sizes.get("T", span[1]):
+        packet.add("phase", f"attribute 'active_span': wanted two frames of the clip, got {span!r}", breaks=True)
 
 
 def _check_code(
@@ -440,6 +454,11 @@ def _check_contact(packet: _Examination) -> None:
         )
 
 
+def _check_phase(packet: _Examination) -> None:
+    if packet.has("phase") and isinstance(phases := plain_value(packet.sound["phase"].attrs.get("phases")), list):
+        packet.bad_rows("phase", packet.rows("phase") >= len(phases), f"wanted a code of {len(phases)} phases")
+
+
 def _check_dilated_masks(packet: _Examination) -> None:
     """Each dilation covers the next smaller one, and the mask itself."""
     radii = {radius: name for name in packet.sound if (radius := dilation_radius(name)) is not None}
@@ -549,6 +568,7 @@ _RULES: tuple[Callable[[_Examination], None], ...] = (
     _check_timestamps,
     _check_intrinsics,
     _check_contact,
+    _check_phase,
     _check_dilated_masks,
     _check_stabilizer,
     _check_queries,

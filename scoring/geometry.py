@@ -1,10 +1,11 @@
-"""Intrinsics and what rests on them; contact."""
+"""Intrinsics and what rests on them; contact; motion."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from extractors.instruction import parse_instruction
+from extractors.motion import PhaseRule
 from scoring.card import Card
 from scoring.masks import MaskNumbers
 from scoring.signals import ClipSignals
@@ -50,6 +51,23 @@ def judge_contact(signals: ClipSignals) -> Card:
     signal = signals.gripper is not None and bool(np.isfinite(signals.gripper).any())
     if action in ("pick", "place", "stack") and signal and not held.any():
         card.add("no-grasp", "warn", f"the instruction asks to {action} something, and nothing is grasped")
+    return card
+
+
+def judge_motion(signals: ClipSignals) -> Card:
+    """The card of motion and phases: numbers that `cuepack select` filters by; nothing here is a fault."""
+    assert signals.phase is not None
+    card, rule = Card(), PhaseRule()
+    first, stop = signals.active_span
+    card.numbers |= {"active_first": first, "active_stop": stop, "active_seconds": (stop - first) / signals.fps}
+    for name, speeds, least in (
+        ("robot", signals.robot_speed, rule.robot_speed),
+        ("object", signals.object_speed, rule.object_speed),
+    ):
+        measured = speeds is not None and bool(np.isfinite(speeds).any())
+        moving = None if speeds is None else float((np.nan_to_num(speeds) >= least).sum()) / signals.fps
+        card.numbers[f"{name}_seconds"] = moving if measured else None
+    card.numbers["phase_known_share"] = float((signals.phase > 0).mean())
     return card
 
 

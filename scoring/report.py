@@ -20,7 +20,7 @@ from scoring.criteria import (
 )
 from scoring.depth import dynamic_range, judge_depth
 from scoring.frames import judge_frames, measure_motion
-from scoring.geometry import judge_contact, judge_geometry
+from scoring.geometry import judge_contact, judge_geometry, judge_motion
 from scoring.masks import MaskNumbers, judge_masks, measure_masks
 from scoring.settings import ScoringSettings
 from scoring.signals import ClipSignals
@@ -37,8 +37,8 @@ class Assessment:
 
     Attributes:
         scores: sub-scores, `score` and `weight_missing`, see `scoring.criteria.combine`.
-        quality: modality (`frames`, `actions`, `masks`, `depth`, `tracks`, `geometry`, `contact`) -> `status` ("pass",
-            "warn", "fail" or "absent"), raw `numbers`, `reasons` in words, `tags`.
+        quality: modality (`frames`, `actions`, `masks`, `depth`, `tracks`, `geometry`, `contact`, `motion`) -> `status`
+            ("pass", "warn", "fail" or "absent"), raw `numbers`, `reasons` in words, `tags`.
         tags: the source's and every card's, sorted.
     """
 
@@ -62,6 +62,7 @@ def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
         "tracks": (lambda: judge_tracks(signals, masks, motion, settings)) if signals.tracks else None,
         "geometry": lambda: judge_geometry(signals, masks),
         "contact": None if signals.contact is None else lambda: judge_contact(signals),
+        "motion": None if signals.phase is None else lambda: judge_motion(signals),
     }
     quality = {name: absent() if judge is None else _card(name, judge) for name, judge in judges.items()}
     tags = set(signals.tags).union(*(card["tags"] for card in quality.values()))

@@ -34,6 +34,9 @@ class ClipSignals:
         tracks: set name -> field name -> array.
         contact: (T,) probability.
         held: (T,) bool.
+        phase: (T,) codes of `extractors.phases.PHASES`.
+        robot_speed, object_speed: (T,) widths per second, NaN where not known.
+        active_span: first frame, and frame after the last, in which either moves.
         centroids_valid: (T,) bool.
         intrinsics: (3, 3) at packet resolution.
         intrinsics_source: as in the packet.
@@ -61,6 +64,10 @@ class ClipSignals:
     tracks: Mapping[str, Mapping[str, NDArray[Any]]] | None = None
     contact: NDArray[np.float32] | None = None
     held: NDArray[np.bool_] | None = None
+    phase: NDArray[np.uint8] | None = None
+    robot_speed: NDArray[np.float32] | None = None
+    object_speed: NDArray[np.float32] | None = None
+    active_span: tuple[int, int] = (0, 0)
     centroids_valid: NDArray[np.bool_] | None = None
     intrinsics: NDArray[np.floating] | None = None
     intrinsics_source: str = "assumed"

@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     type=click.Choice(["accept", "not-reject"]),
     help="Only what the viewer's annotations accept, or do not reject.",
 )
+@click.option(
+    "--min-active",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="Only clips whose active span has S seconds or more.",
+)
+@click.option(
+    "--min-moving",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="Only clips whose object moves for S seconds or more.",
+)
 @click.option("--name", help="The file is selection-NAME.csv [default: from the options].")
 @click.option(
     "--val-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Share of episodes for validation."
@@ -40,10 +52,12 @@ def select(given: Opened, compare: Opened | None, as_json: bool, **options: Any)
     The file pins the episodes, their order and their split; `cuepack extract --selection` takes it. Equal clips and
     options give an equal file, whatever the order of the input.
     """
-    from flows.output.selection import choose, read_candidates
+    from flows.output.selection import choose, moving, read_candidates
 
     pick = _pick(options, comparing=compare is not None)
     candidates = _admitted(given.directory.root, read_candidates(given.path), options["annotated"])
+    least = {"motion_active_s": options["min_active"], "motion_object_s": options["min_moving"]}
+    candidates = moving(candidates, {column: seconds for column, seconds in least.items() if seconds is not None})
     selection = choose(candidates, pick) if pick is not None else []
     result: dict[str, Any] = {"counts": _counts(candidates, selection)}
     if compare is not None:

@@ -42,10 +42,17 @@ FIRST_COLUMNS = (
     "tags",
 )
 
+MOTION_COLUMNS = {
+    "active_seconds": "motion_active_s",
+    "robot_seconds": "motion_robot_s",
+    "object_seconds": "motion_object_s",
+}
+"""Numbers of the card of motion, and the columns that `cuepack select` filters by."""
+
 STATUSES = frozenset({"done", "failed", "filtered"})
 
 _WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes")
-_FRACTIONS = ("score", "seconds_", "peak_mb_", "mask_recorded_j", "recorded_at")
+_FRACTIONS = ("score", "motion_", "seconds_", "peak_mb_", "mask_recorded_j", "recorded_at")
 _GREATEST = 2**63 - 1
 _TICK_S = 1e-3
 """A row that replaces another is later than it by this at least, whatever the clock says."""
@@ -238,6 +245,8 @@ def assessment_columns(report: Mapping[str, Any]) -> Row:
             columns[name if name == "score" else f"score_{name}"] = value
     for modality, card in report["quality"].items():
         columns[f"quality_{modality}"] = card["status"]
+    for name, column in MOTION_COLUMNS.items():
+        columns[column] = (report["quality"].get("motion") or {}).get("numbers", {}).get(name)
     return columns
 
 

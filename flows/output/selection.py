@@ -141,6 +141,26 @@ def choose(candidates: Iterable[Candidate], pick: Pick) -> list[Selected]:
     return [Selected(c, order, "val" if _group(c) in val else "train") for order, c in enumerate(chosen)]
 
 
+def moving(candidates: Iterable[Candidate], least: Mapping[str, float]) -> list[Candidate]:
+    """The candidates whose columns of motion (`manifest.MOTION_COLUMNS`) have `least` seconds each.
+
+    Raises:
+        ConfigError: no candidate has a column, as before `cuepack/3`, or none has that many seconds.
+    """
+    kept = list(candidates)
+    for column, seconds in least.items():
+        values = {c.episode_id: _number(c, column) for c in kept}
+        if kept and all(value is None for value in values.values()):
+            raise ConfigError(
+                f"no episode has a number in {column}; extract with tracks, or again if the packets are old"
+            )
+        kept = [c for c in kept if (value := values[c.episode_id]) is not None and value >= seconds]
+        if not kept:
+            most = max(value for value in values.values() if value is not None)
+            raise ConfigError(f"no episode has {seconds:g} s or more in {column}; the most has {most:g}")
+    return kept
+
+
 def write_selection(directory: OutputDirectory, name: str, selection: Sequence[Selected]) -> str:
     """Writes the selection file `name`, whose first line holds the sha256 of the rest, which is returned.
 
@@ -363,7 +383,7 @@ def _table_rows(path: Path) -> list[dict[str, Any]]:
 
 def _candidate(row: Mapping[str, Any], path: Path) -> Candidate:
     kept = ("n_frames", "packet", "sha256")
-    values = {name: row[name] for name in row if name in kept or name.startswith("score_")}
+    values = {name: row[name] for name in row if name in kept or name.startswith(("score_", "motion_"))}
     return Candidate(
         episode_id=str(row["episode_id"]),
         score=_parse_score(row, path),

@@ -1,6 +1,6 @@
 """What follows from masks, depth and tracks without a model.
 
-Intrinsics, dilated masks, stabilized depth, centroids, shape, contact.
+Intrinsics, dilated masks, stabilized depth, centroids, shape, contact, motion and phases.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from extractors.centroids import extract_centroids
 from extractors.consistency import check_consistency
 from extractors.contact import estimate_contact
 from extractors.geometry import dilate
+from extractors.motion import describe_motion
+from extractors.phases import PHASES, phase_ends
 from extractors.shape import describe_shape
 from extractors.types import Camera, Centroids, Contact, Depth, SceneTracks
 from flows.config import Config
@@ -52,6 +54,7 @@ def _run(inputs: StageInputs) -> StageOutput:
     centroids = None if masks is None else _add_object(inputs, masks, depth, camera, datasets, report)
     tracks = _all_tracks(inputs)
     contact = _add_contact(inputs, masks, tracks, datasets, report)
+    _add_motion(inputs, masks, tracks, contact, datasets, report)
     report["consistency"] = check_consistency(
         centroids=centroids,
         contact=contact,
@@ -177,6 +180,41 @@ def _add_contact(
     return contact
 
 
+def _add_motion(
+    inputs: StageInputs,
+    masks: NDArray[np.bool_] | None,
+    tracks: SceneTracks | None,
+    contact: Contact | None,
+    datasets: dict[str, Dataset],
+    report: dict[str, Any],
+) -> None:
+    hand = _end_effector(inputs)
+    if tracks is None and hand is None:
+        report["motion"] = {"reason": "neither tracks nor the hand's position"}
+        return
+    timestamp = inputs.read("timestamp")
+    assert timestamp is not None
+    motion = describe_motion(
+        timestamp,
+        tracks=tracks,
+        masks=masks,
+        robot_masks=inputs.read("masks/robot"),
+        contact=contact,
+        hand=hand,
+        camera_moves=inputs.camera_moves,
+    )
+    span = [int(frame) for frame in motion.active]
+    datasets["phase"] = encode("phase", motion.phase, phases=list(PHASES), acts_on="masks/object", active_span=span)
+    for name, speeds in (("motion/robot", motion.robot), ("motion/object", motion.object)):
+        datasets[name] = encode(name, speeds)
+        datasets[f"{name}_valid"] = encode(f"{name}_valid", np.isfinite(speeds))
+    report["motion"] = {
+        "phases": [list(end) for end in phase_ends(motion.phase)],
+        "active_span": span,
+        "hand": "state" if hand is not None else None,
+    }
+
+
 def _all_tracks(inputs: StageInputs) -> SceneTracks | None:
     """Both track sets side by side; tracks that both hold once; None without any."""
     sets = list(read_track_sets(inputs, ("xy", "visibility", "on_object", "queries")).values())
@@ -204,7 +242,7 @@ def _end_effector(inputs: StageInputs) -> NDArray[np.float32] | None:
 
 GEOMETRY = Stage(
     name="geometry",
-    version=4,
+    version=5,
     inputs=("source", "masks/*", "depth/*", "tracks/*"),
     settings=_settings,
     run=_run,

@@ -57,6 +57,10 @@ def quality_signals(inputs: StageInputs) -> ClipSignals:
         tracks=read_track_sets(inputs, ("xy", "visibility", "on_object")),
         contact=inputs.read("contact"),
         held=inputs.read("held"),
+        phase=inputs.read("phase"),
+        robot_speed=inputs.read("motion/robot"),
+        object_speed=inputs.read("motion/object"),
+        active_span=_active_span(inputs),
         centroids_valid=inputs.read("centroids_valid"),
         intrinsics=decode(intrinsics),
         intrinsics_source=str(intrinsics.attributes["source"]),
@@ -71,6 +75,13 @@ def _frame_ids(given: Any) -> list[int] | None:
     if isinstance(given, list) and all(isinstance(number, int) for number in given):
         return given
     return None
+
+
+def _active_span(inputs: StageInputs) -> tuple[int, int]:
+    if not inputs.has("phase"):
+        return 0, 0
+    first, stop = inputs.dataset("phase").attributes["active_span"]
+    return int(first), int(stop)
 
 
 def _depth(inputs: StageInputs) -> tuple[Literal["relative", "metric"] | None, NDArray[np.float32] | None]:
@@ -102,8 +113,20 @@ def thin_axis(length: int) -> NDArray[np.intp]:
 
 QUALITY = Stage(
     name="quality",
-    version=4,
-    inputs=("source", "masks/*", "depth/*", "tracks/*", "intrinsics", "contact", "held", "centroids*", "shape*"),
+    version=5,
+    inputs=(
+        "source",
+        "masks/*",
+        "depth/*",
+        "tracks/*",
+        "intrinsics",
+        "contact",
+        "held",
+        "phase",
+        "motion/*",
+        "centroids*",
+        "shape*",
+    ),
     settings=_settings,
     run=_run,
 )

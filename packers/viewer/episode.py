@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import PacketError
+from extractors.phases import phase_ends
 from extractors.types import DESCRIPTOR_NAMES, Camera
 from packers.inspect import describe_packet
 from packers.reader import Packet
@@ -233,6 +234,7 @@ def _track_sets(packet: Packet, faults: list[str]) -> dict[str, Any]:
 
 def _all_series(packet: Packet, faults: list[str]) -> list[Series]:
     makers: tuple[tuple[str, Callable[[Packet], Series | None]], ...] = (
+        ("motion and phase", _motion_series),
         ("gripper and contact", _gripper_series),
         ("centroid", _centroid_series),
         ("coverage", _coverage_series),
@@ -257,6 +259,21 @@ def _gripper_series(packet: Packet) -> Series | None:
     if "contact" in packet:
         onset = packet.dataset_attributes("contact").get("contact_onset", -1)
         series["marks"] = [{"name": "contact onset", "frame": int(onset)}] if onset >= 0 else []
+    return series
+
+
+def _motion_series(packet: Packet) -> Series | None:
+    lines = [
+        _line(name, packet.read(f"motion/{name}"), 4) for name in ("robot", "object") if f"motion/{name}" in packet
+    ]
+    if not lines:
+        return None
+    series: Series = {"units": "frame widths/s", "lines": lines, "low": 0}
+    if "phase" in packet:
+        attributes = packet.dataset_attributes("phase")
+        ends = phase_ends(packet.read("phase"), attributes["phases"])
+        series["spans"] = [{"name": name, "first": first, "last": last} for name, first, last in ends]
+        series["active_span"] = attributes["active_span"]
     return series
 
 

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from extractors.errors import ShapeError
-from extractors.motion import PHASES, active_span, find_phases, motion_speed, phase_ends
+from extractors.motion import active_span, describe_motion, find_phases, motion_speed
+from extractors.phases import PHASES, phase_ends
+from extractors.types import Contact, SceneTracks
 
 RATES = [1, 2, 5, 7, 10, 15, 24, 30, 50, 60]
 """Frames per second. The story's shortest part lasts 2 s, so that each part is seen at all of them."""
@@ -89,3 +91,85 @@ def test_frames_without_a_point_have_no_speed():
 def test_the_active_span_is_from_first_to_last_motion():
     assert active_span(np.array([0, np.nan, 0.2, 0, 0.3, 0], np.float32), 0.1) == (2, 5)
     assert active_span(np.array([0, np.nan], np.float32), 0.1) is None
+
+
+def carried(n_frames, rate, *, width=64):
+    """A clip told by points: the robot's two and the object's four, of which it takes the last half along."""
+    times = np.arange(n_frames) / rate
+    pickup = times[n_frames // 2] if n_frames > 1 else 0.0
+    place = 0.1 * width * times
+    xy = np.full((n_frames, 9, 2), 30.0, np.float32)
+    xy[:, :2, 0] = place[:, None]
+    xy[:, 2:6, 0] += (0.1 * width * np.maximum(times - pickup, 0))[:, None]
+    xy[:, 2:6] += [[0, 0], [1, 0], [0, 1], [1, 1]]
+    on_object = np.zeros(9, bool)
+    on_object[2:6] = True
+    touch = times >= pickup
+    contact = Contact(touch.astype(np.float32), int(np.argmax(touch)), touch)
+    tracks = SceneTracks(xy, np.ones((n_frames, 9), bool), on_object, width)
+    return times, {"tracks": tracks, "contact": contact}
+
+
+@pytest.mark.parametrize("rate", [*RATES, 0.5, 59.94])
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 40, 333, 2000])
+def test_every_length_and_rate_has_speeds_and_phases(rate, length):
+    times, cues = carried(length, rate)
+    motion = describe_motion(times, **cues)
+    assert motion.phase.shape == motion.robot.shape == motion.object.shape == (length,)
+    assert motion.phase.max() < len(PHASES)
+    if length == 1:
+        assert np.isnan(motion.robot).all()
+        assert motion.active == (0, 0)
+        return
+    np.testing.assert_allclose(motion.robot, 0.1, rtol=1e-3)
+    assert motion.active == (0, length)
+    if length / rate > 4:
+        names = [name for name, _, _ in phase_ends(motion.phase)]
+        assert names == ["approach", "transport"] or names == ["approach", "grasp", "transport"]
+        half = np.flatnonzero(motion.phase == PHASES.index("transport"))[0]
+        assert abs(half - length // 2) <= 2
+
+
+def test_a_moving_camera_leaves_the_image_out_and_the_hand_tells():
+    times, cues = carried(40, 10)
+    motion = describe_motion(times, **cues, camera_moves=True)
+    assert np.isnan(motion.object).all()
+    assert not motion.phase.any()
+    hand = np.stack([0.05 * times, 0 * times, 0 * times], axis=1)
+    motion = describe_motion(times, **cues, camera_moves=True, hand=hand)
+    assert np.isnan(motion.object).all()
+    assert [name for name, _, _ in phase_ends(motion.phase)] == ["approach", "transport"]
+    assert motion.active == (0, 40)
+
+
+def test_points_off_the_mask_say_nothing_of_the_object():
+    times, cues = carried(40, 10)
+    masks = np.zeros((40, 64, 64), bool)
+    masks[:, 28:34, 28:34] = True  # where the object was
+    motion = describe_motion(times, **cues, masks=masks)
+    assert np.isfinite(motion.object[:20]).all()
+    assert np.isnan(motion.object[-5:]).all()
+
+
+def test_points_on_the_robots_mask_are_the_robot():
+    times, cues = carried(40, 10)
+    robot = np.zeros((40, 64, 64), bool)
+    robot[:, 25:35, :40] = True
+    still = describe_motion(times, tracks=cues["tracks"], robot_masks=~robot)
+    assert np.isnan(still.robot).all()
+    moving = describe_motion(times, **cues, robot_masks=robot)
+    np.testing.assert_allclose(moving.robot[5:20], 0, atol=1e-6)  # most of the points on it rest
+    assert not still.phase.any()
+
+
+def test_a_held_object_that_is_turned_far_is_poured_from():
+    times, cues = carried(60, 10)
+    xy = cues["tracks"].xy.copy()
+    centre = xy[:, 2:6].mean(axis=1, keepdims=True)
+    angle = np.radians(np.clip((times - times[35]) * 90, 0, 80))[:, None]
+    x, y = np.moveaxis(xy[:, 2:6] - centre, -1, 0)
+    turned = np.stack([np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y], axis=-1)
+    xy[:, 2:6] = centre + turned
+    tracks = SceneTracks(xy, cues["tracks"].visibility, cues["tracks"].on_object, 64)
+    names = [name for name, _, _ in phase_ends(describe_motion(times, tracks=tracks, contact=cues["contact"]).phase)]
+    assert names == ["approach", "transport", "pour"]

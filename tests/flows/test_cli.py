@@ -119,7 +119,7 @@ def test_inspect_shows_the_tree_and_its_json_the_same(packed):
     path = sorted((packed / "packets").glob("*/*.h5"))[0]
     assert "masks/object_dilate8" in cuepack("inspect", path).output
     described = from_json(cuepack("inspect", path, "--json"))["packet"]
-    assert described["attributes"]["schema"] == "cuepack/2"
+    assert described["attributes"]["schema"] == "cuepack/3"
     assert cuepack("inspect", "/none.h5").exit_code == 2
 
 

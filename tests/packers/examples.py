@@ -10,12 +10,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from extractors.phases import PHASES
 from packers.schema import Dataset
 from packers.writer import encode, write_packet
 
 KEYS = {
     stage: hashlib.sha256(stage.encode()).hexdigest() for stage in ("source", "masks", "depth", "tracks", "geometry")
 }
+PHASE = {"phases": list(PHASES), "acts_on": "masks/object"}
 FRAMES, HEIGHT, WIDTH, POINTS = 6, 24, 32, 12
 
 
@@ -53,6 +55,11 @@ def arrays(
         "gripper": ("source", np.linspace(1, 0, frames), {}),
         "contact": ("geometry", (t >= 3) * 0.9, {"contact_onset": 3 if frames > 3 else -1}),
         "held": ("geometry", t >= 4, {}),
+        "phase": ("geometry", np.where(t >= 3, 3, 2).astype(np.uint8), {"active_span": [0, frames]} | PHASE),
+        "motion/robot": ("geometry", np.where(t > 0, 0.1, np.nan), {}),
+        "motion/robot_valid": ("geometry", t > 0, {}),
+        "motion/object": ("geometry", np.where(valid, 0.02, np.nan), {}),
+        "motion/object_valid": ("geometry", valid, {}),
         "masks/object": ("masks", masks, {}),
         "masks/object_dilate2": ("masks", dilated[2], {}),
         "masks/object_dilate4": ("masks", dilated[4], {}),
@@ -182,5 +189,9 @@ def set_values(name: str, index: Any, value: Any) -> Callable[[h5py.File], None]
 
 def replaced(found: dict[str, Dataset], name: str, values: Any, **more: Any) -> dict[str, Dataset]:
     """`found` with other values in one dataset."""
-    kept = {key: value for key, value in found[name].attributes.items() if key in ("stage_key", "names")}
+    kept = {
+        key: value
+        for key, value in found[name].attributes.items()
+        if key in ("stage_key", "names", *PHASE, "active_span")
+    }
     return found | {name: encode(name, values, **kept, **more)}

@@ -10,7 +10,7 @@ from tests.benchmarks.faults import FAULTS
 from tests.scoring.clips import good_clip
 
 SETTINGS = ScoringSettings()
-MODALITIES = {"frames", "actions", "masks", "depth", "tracks", "geometry", "contact"}
+MODALITIES = {"frames", "actions", "masks", "depth", "tracks", "geometry", "contact", "motion"}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,15 @@ def test_a_fault_is_found_and_named(clip, name):
     assert all(card["reasons"])
 
 
+def test_the_card_of_motion_counts_seconds(clip):
+    numbers = assess(clip, SETTINGS).quality["motion"]["numbers"]
+    held = clip.held.sum() / clip.fps
+    assert (numbers["active_seconds"], numbers["object_seconds"]) == pytest.approx((clip.n_frames / clip.fps, held))
+    assert numbers["phase_known_share"] == 1
+    unknown = replace(clip, object_speed=np.full(clip.n_frames, np.nan, np.float32))
+    assert assess(unknown, SETTINGS).quality["motion"]["numbers"]["object_seconds"] is None
+
+
 def test_every_modality_has_a_card_of_plain_json(clip):
     verdict = assess(clip, SETTINGS)
     assert set(verdict.quality) == MODALITIES
@@ -44,7 +53,7 @@ def test_every_modality_has_a_card_of_plain_json(clip):
 
 def test_what_was_not_extracted_is_absent_and_its_weight_redistributed(clip):
     bare = dict.fromkeys(("action", "action_valid", "state", "gripper", "masks", "robot", "mask_score", "depth"))
-    bare |= dict.fromkeys(("depth_kind", "tracks", "contact", "held", "centroids_valid"))
+    bare |= dict.fromkeys(("depth_kind", "tracks", "contact", "held", "phase", "centroids_valid"))
     verdict = assess(replace(clip, **bare), SETTINGS)
     absent = {name for name, card in verdict.quality.items() if card["status"] == "absent"}
     assert absent == MODALITIES - {"frames", "geometry"}

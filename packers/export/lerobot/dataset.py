@@ -28,6 +28,7 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, OutputError
+from extractors.phases import PHASES
 from packers.atomic import built_aside
 from packers.export.lerobot.features import (
     DEFAULTS,
@@ -208,7 +209,9 @@ class _Writer:
     def finish(self) -> WrittenDataset:
         """Writes what describes the whole."""
         meta = self._root / "meta"
-        _write_tasks(meta / "tasks.parquet", list(self._tasks))
+        _write_names(meta / "tasks.parquet", "task", list(self._tasks))
+        if any(feature.dataset == "phase" for feature in self._plan.features):
+            _write_names(meta / "subtasks.parquet", "subtask", PHASES)
         totals = {key: total.result() for key, total in self._totals.items()}
         stats = {
             key: {name: found[name].tolist() for name in MOMENTS} for key, found in totals.items() if found is not None
@@ -403,12 +406,12 @@ def _description(plan: ExportPlan, psnr: float | None) -> dict[str, Any]:
     }
 
 
-def _write_tasks(path: Path, tasks: Sequence[str]) -> None:
-    """The instructions, as pandas writes a table whose index they are."""
+def _write_names(path: Path, what: str, names: Sequence[str]) -> None:
+    """Instructions or phases, as pandas writes a table whose index they are."""
     import pandas as pd
 
-    table = pd.DataFrame({"task": list(tasks), "task_index": np.arange(len(tasks), dtype=np.int64)})
-    table.set_index("task").to_parquet(path)
+    table = pd.DataFrame({what: list(names), f"{what}_index": np.arange(len(names), dtype=np.int64)})
+    table.set_index(what).to_parquet(path)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

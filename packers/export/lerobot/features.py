@@ -1,6 +1,7 @@
 """Which dataset of a packet becomes which feature of a LeRobot data set, and how its values are stored.
 
-`pixels`, `action` and `state` take LeRobot's own names. Every other dataset is `cuepack.` with its path, "/" as ".": by
+`pixels`, `action` and `state` take LeRobot's own names; `phase` is `subtask_index`, whose names LeRobot reads from
+`meta/subtasks.parquet`. Every other dataset is `cuepack.` with its path, "/" as ".": by
 LeRobot's rules a key that begins with `observation` or `action` is an input or output of a policy, and a cue made by a
 model should not pass for an observation. Nothing loses a bit but video:
 
@@ -27,7 +28,9 @@ from PIL import Image
 from packers.schema import DatasetSpec, dataset_spec
 
 PREFIX = "cuepack."
-OWN_NAMES = {"action": "action", "state": "observation.state"}
+OWN_NAMES = {"action": "action", "state": "observation.state", "phase": "subtask_index"}
+
+_OWN_TYPES = {"phase": "int64"}
 
 LEROBOTS_OWN = ("ep_len", "ep_offset")
 """Datasets that LeRobot's episode table says already."""
@@ -111,7 +114,7 @@ def feature_of(
         key=_key(dataset, camera),
         dataset=dataset,
         kind=kind,
-        dtype="float32" if kind == "depth" else spec.dtype,
+        dtype=_OWN_TYPES.get(dataset) or ("float32" if kind == "depth" else spec.dtype),
         shape=(row or (1,)) if kind == "numbers" else (*row[:2], 3 if dataset == "pixels" else 1),
         names=tuple(names) if names and kind == "numbers" else None,
         per_frame=spec.dims[0] == "T",

@@ -18,7 +18,7 @@ from extractors.errors import ConfigError, PacketError
 from packers.export.lerobot.features import LEROBOTS_OWN, Feature, camera_name, feature_of, is_per_frame
 from packers.reader import Packet
 
-STOCK = ("pixels", "action", "state", "gripper", "contact", "timestamp")
+STOCK = ("pixels", "action", "state", "gripper", "contact", "phase", "timestamp")
 """What a data set has that stock LeRobot trains on, edits and merges: images of three channels, vectors and numbers
 without NaN. Masks and depth would count among a policy's cameras; its editing tools refuse statistics of one channel,
 arrays of two dimensions and NaN."""

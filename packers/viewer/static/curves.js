@@ -45,6 +45,7 @@
         role: "img",
       });
       if (series.shaded) this.shade(picture, series.shaded.values, x, high);
+      if (series.spans) this.spans(picture, series.spans, x, high);
       for (const mark of series.marks || []) {
         picture.append(svg("line", { class: "event", x1: x(mark.frame), x2: x(mark.frame), y1: 0, y2: high }));
       }
@@ -77,6 +78,14 @@
         });
       });
       if (series.shaded) names.append(el("span", { class: "quiet", text: `▒ ${series.shaded.name}` }));
+      if (series.spans) {
+        const phase = el("b", { class: "phase" });
+        names.append(phase);
+        this.readers.push((t) => {
+          const span = series.spans.find((one) => one.first <= t && t <= one.last);
+          phase.textContent = span ? span.name : "phase not sure";
+        });
+      }
       for (const mark of series.marks || [])
         names.append(el("span", { class: "quiet", text: `¦ ${mark.name} ${mark.frame}` }));
       const row = el("div", { class: "chart" }, names, el("div", { class: "plot" }, picture), values);
@@ -93,6 +102,21 @@
           svg("rect", { class: "shaded", x: x(t), y: 0, width: Math.max(2, x(end) - x(t)), height: high }),
         );
       }
+    }
+
+    // Stretches of frames with a name, every second one shaded, what is between them left open.
+    spans(picture, spans, x, high) {
+      const half = this.n > 1 ? WIDE / (this.n - 1) / 2 : WIDE / 2;
+      spans.forEach((span, index) => {
+        const from = Math.max(0, x(span.first) - half);
+        const to = Math.min(WIDE, x(span.last) + half);
+        const text = `${span.name}: frames ${span.first} to ${span.last}`;
+        const name = index % 2 ? "phase-span odd" : "phase-span";
+        const box = svg("rect", { class: name, x: from, y: 0, width: to - from, height: high });
+        box.append(svg("title", {}));
+        box.firstChild.textContent = text;
+        picture.append(box);
+      });
     }
 
     scrubbed(seek) {

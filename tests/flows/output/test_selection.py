@@ -16,6 +16,7 @@ from flows.output.selection import (
     Candidate,
     Pick,
     choose,
+    moving,
     rank_stability,
     read_candidates,
     read_selection,
@@ -40,6 +41,32 @@ class Silent:
 def clips(count=20, tasks=4):
     """Clips whose score falls with their number, `tasks` tasks in turn."""
     return [Candidate(f"clip_{i:03}", 1 - i / 100, f"pick up item {i % tasks}", f"clip_{i:03}") for i in range(count)]
+
+
+def test_clips_are_kept_by_how_long_they_move():
+    still, brief, long, old = (
+        Candidate(n, 0.5, values=v)
+        for n, v in zip(
+            "abcd", [{"motion_active_s": 0.0}, {"motion_active_s": 1.5}, {"motion_active_s": 9.0}, {}], strict=True
+        )
+    )
+    kept = moving([still, brief, long, old], {"motion_active_s": 1.5})
+    assert [c.episode_id for c in kept] == ["b", "c"]
+    with pytest.raises(ConfigError, match="no episode has 10 s or more in motion_active_s; the most has 9"):
+        moving([brief, long], {"motion_active_s": 10})
+    with pytest.raises(ConfigError, match="no episode has a number in motion_object_s"):
+        moving([brief, long], {"motion_object_s": 1})
+
+
+def test_select_takes_the_least_motion_from_the_manifest(tmp_path):
+    rows = "episode_id,score,language_instruction,motion_active_s\na,0.9,x,0.2\nb,0.8,x,3\n"
+    (tmp_path / "scores.csv").write_text(rows)
+    code, output = run(tmp_path / "scores.csv", "--random", 1, "--min-active", 1, "--json")
+    assert code == 0
+    assert [e["episode_id"] for e in json.loads(output)["episodes"]] == ["b"]
+    code, output = run(tmp_path / "scores.csv", "--random", 1, "--min-moving", 1)
+    assert code != 0
+    assert "no episode has a number in motion_object_s" in output
 
 
 def ids(selection):

@@ -82,6 +82,13 @@ def feature_rows(root, key, episode, table=None):
     return np.array(values, feature["dtype"])
 
 
+def test_phases_are_subtasks_by_name(dataset):
+    names = pd.read_parquet(dataset / "meta" / "subtasks.parquet")
+    assert names.index.name == "subtask"
+    assert info(dataset)["features"]["subtask_index"] == {"dtype": "int64", "shape": [1], "names": None}
+    assert [names.iloc[code].name for code in feature_rows(dataset, "subtask_index", 0)][2:4] == ["approach", "grasp"]
+
+
 def test_our_reader_gets_back_what_the_packets_have(packets, dataset):
     source = LeRobotSource(dataset)
     listed = list(source.episodes())
@@ -115,7 +122,7 @@ def test_every_cue_is_exact(packets, dataset):
                 if len(wanted) != packet.n_frames:
                     wanted = np.broadcast_to(wanted, (packet.n_frames, *wanted.shape))
                 got = feature_rows(dataset, key_of[name], index, table)
-                assert got.dtype == wanted.dtype, name
+                assert got.dtype == (np.int64 if name == "phase" else wanted.dtype), name
                 np.testing.assert_array_equal(got, wanted, err_msg=name)
     # What LeRobot takes for a policy's input or output goes by the beginning of the name.
     policy = {key for key in info(dataset)["features"] if key.startswith(("observation", "action"))}
@@ -254,7 +261,7 @@ def test_what_only_some_packets_have_is_refused_or_left_out_by_name(tmp_path):
     plan = plan_lerobot([whole, part], without=["masks/robot", "tracks/foreground", "centroids"])
     keys = {feature.key for feature in plan.features}
     assert "cuepack.tracks.grid.xy" in keys
-    assert not [key for key in keys if "foreground" in key or "robot" in key or "centroids" in key]
+    assert not [key for key in keys if "foreground" in key or "masks.robot" in key or "centroids" in key]
     assert {"masks/robot", "tracks/foreground/xy", "centroids", "centroids_valid"} <= set(plan.left_out)
     with pytest.raises(ConfigError, match="masks/robots: no packet has it; did you mean masks/robot"):
         plan_lerobot([whole], without=["masks/robots"])

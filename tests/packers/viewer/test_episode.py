@@ -20,7 +20,21 @@ def test_what_the_page_needs_is_plain_json(tmp_path):
     json.dumps(episode, allow_nan=False)
     assert episode["faults"] == []
     series = {one["title"]: one for one in episode["series"]}
-    assert list(series) == ["gripper and contact", "centroid", "coverage", "tracks on the object", "shape descriptors"]
+    assert list(series) == [
+        "motion and phase",
+        "gripper and contact",
+        "centroid",
+        "coverage",
+        "tracks on the object",
+        "shape descriptors",
+    ]
+    motion = series["motion and phase"]
+    assert motion["spans"] == [
+        {"name": "approach", "first": 0, "last": 2},
+        {"name": "grasp", "first": 3, "last": 5},
+    ]
+    assert motion["lines"][0]["values"] == [None] + [0.1] * 5
+    assert motion["active_span"] == [0, 6]
     # The last frame has no mask: no centroid there, and no coverage.
     assert series["centroid"]["lines"][0]["values"] == [0.1] * 5 + [None]
     assert series["coverage"]["lines"][0]["values"] == pytest.approx([100 * 36 / (24 * 32)] * 5 + [0], abs=1e-3)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from extractors.errors import ConfigError, GeometryError, ShapeError
-from extractors.types import Camera, IntrinsicsSource, Size
+from extractors.errors import ConfigError, GeometryError
+from extractors.types import Camera, Size
 
 CALIBRATION_SIGMA = 0.01
 """Relative focal uncertainty taken for a calibration that states none: published checkerboard calibrations of one C920
@@ -161,7 +159,7 @@ def choose_camera(
         given: the user's or the source's intrinsics, of any size the frames were resized from; its `source` says
             which rung it stands on.
         model: a name of `CAMERA_MODELS`.
-        estimated: intrinsics that were estimated from the episode itself (`estimate_camera`).
+        estimated: intrinsics that were estimated from the episode itself.
         native_size: (height, width) that the camera delivered before the frames were squashed to `episode_size`.
             Without it, frames of an aspect that is neither 4:3 nor 16:9 are taken as squashed from the model's default
             mode, and an assumed camera as not squashed.
@@ -190,110 +188,6 @@ def choose_camera(
     if given is not None:
         return given.resized(width, height)
     return _assumed(native_size or episode_size, assumed_fov_deg, assumed_sigma).resized(width, height)
-
-
-def camera_from_matrix(
-    matrix: NDArray[Any], size: Size, *, source: IntrinsicsSource = "calibrated", sigma: float = CALIBRATION_SIGMA
-) -> Camera:
-    """Camera of an intrinsic matrix.
-
-    Args:
-        matrix: (3, 3), K with the centre of the top-left pixel at (0, 0), pixels of `size`.
-        size: (height, width) of the frames.
-        source: how the numbers are known.
-        sigma: relative standard deviation of the focal length.
-
-    Raises:
-        ShapeError: not 3 x 3.
-        GeometryError: skew, a last row that is not (0, 0, 1), a focal length that is not positive, or a principal point
-            so far out that the matrix must belong to another frame size.
-    """
-    k = np.asarray(matrix, np.float64)
-    if k.shape != (3, 3):
-        raise ShapeError(f"intrinsics must be a (3, 3) matrix, got {k.shape}")
-    height, width = size
-    if not np.allclose(k[2], (0, 0, 1)) or abs(k[0, 1]) > 1e-3 * abs(k[0, 0]) or abs(k[1, 0]) > 1e-9:
-        raise GeometryError(f"intrinsics must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {k.tolist()}")
-    if not (0 <= k[0, 2] <= width and 0 <= k[1, 2] <= height):
-        raise GeometryError(
-            f"the principal point ({k[0, 2]:g}, {k[1, 2]:g}) is outside the {width}x{height} frame; "
-            "give the intrinsics of this frame size"
-        )
-    return Camera(
-        float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2]), width, height, source=source, sigma=sigma
-    )
-
-
-def estimate_camera(
-    xy: NDArray[Any],
-    z: NDArray[Any],
-    travelled_m: NDArray[Any],
-    size: Size,
-    *,
-    pixel_aspect: float = 1.0,
-    noise_px: float = 1.0,
-    min_travel_m: float = 0.01,
-) -> Camera:
-    """Focal length from points whose true path length is known, such as the gripper's from the robot's state.
-
-    With metric depth, a step seen as (du, dv) pixels has the lateral length z * |(du, dv)| / f, so its length d obeys
-    d^2 - dz^2 = (a / f)^2 with a the same step at f = 1. The median of f over the steps is returned; its sigma combines
-    their spread with what `noise_px` does to the median step.
-
-    Args:
-        xy: (T, N, 2) pixels of N points that move as one rigid body, without turning, NaN where they are hidden.
-        z: (T, N) metres along the optical axis, NaN or 0 where unknown.
-        travelled_m: (T - 1,) metres that the body moved between frames.
-        size: (height, width) of the frames.
-        pixel_aspect: fy / fx, 4/3 for a square squash of 640 x 480.
-        noise_px: standard deviation of a tracked point.
-        min_travel_m: steps shorter than this are left out.
-
-    Returns:
-        Camera with source "estimated", the principal point centred.
-
-    Raises:
-        ShapeError: arrays that do not fit each other.
-        GeometryError: fewer than 5 usable steps; give a camera model or a field of view instead.
-    """
-    xy, z, travelled = (np.asarray(a, np.float64) for a in (xy, z, travelled_m))
-    if xy.ndim != 3 or xy.shape[2] != 2 or z.shape != xy.shape[:2] or travelled.shape != (len(xy) - 1,):
-        raise ShapeError(
-            f"wanted xy (T, N, 2), z (T, N), travelled (T-1,); got {xy.shape}, {z.shape}, {travelled.shape}"
-        )
-    height, width = size
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    rays = (xy - centre) / (1.0, pixel_aspect)
-    z = np.where(np.isfinite(z) & (z > 0), z, np.nan)
-    lateral = np.linalg.norm(np.diff(rays * z[..., None], axis=0), axis=-1)
-    across = np.square(travelled)[:, None] - np.square(np.diff(z, axis=0))
-    # A step mostly along the axis says nothing about the focal length: half of it must go sideways.
-    usable = np.isfinite(lateral) & (travelled[:, None] >= min_travel_m)
-    usable &= across > 0.5 * np.square(travelled)[:, None]
-    if usable.sum() < 5:
-        raise GeometryError(
-            f"estimating a focal length needs 5 sideways steps of {min_travel_m} m, got {int(usable.sum())}; "
-            "give a camera model or a field of view"
-        )
-    focals = lateral[usable] / np.sqrt(across[usable])
-    focal = float(np.median(focals))
-    if not focal > 0:
-        raise GeometryError("the points do not move in the image although the robot does; are the tracks on it?")
-    spread = 1.4826 * float(np.median(np.abs(focals - focal))) / focal
-    steps_px = float(np.median(lateral[usable] / np.nanmedian(z)))
-    # Points of one body share their error, so steps are counted by frame and not by point.
-    n_steps = int(usable.any(axis=1).sum())
-    sigma = max(1.2533 * spread / np.sqrt(n_steps), np.sqrt(2) * noise_px / steps_px / np.sqrt(n_steps), 0.01)
-    return Camera(
-        focal,
-        focal * pixel_aspect,
-        float(centre[0]),
-        float(centre[1]),
-        width,
-        height,
-        source="estimated",
-        sigma=float(sigma),
-    )
 
 
 def _known_model(name: str, episode_size: Size, native_size: Size | None) -> Camera:

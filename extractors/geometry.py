@@ -116,21 +116,6 @@ def project(points: NDArray[Any], camera: Camera) -> NDArray[np.float64]:
     return points[..., :2] / z * (camera.fx, camera.fy) + (camera.cx, camera.cy)
 
 
-def crop_camera(camera: Camera, x: int, y: int, width: int, height: int) -> Camera:
-    """The same camera after its frames were cut to `width` x `height` from pixel (x, y).
-
-    Raises:
-        GeometryError: the cut does not lie inside the frame.
-    """
-    if x < 0 or y < 0 or width < 1 or height < 1 or x + width > camera.width or y + height > camera.height:
-        raise GeometryError(
-            f"a crop must be inside the {camera.width}x{camera.height} frame, got {width}x{height} at ({x}, {y})"
-        )
-    return Camera(
-        camera.fx, camera.fy, camera.cx - x, camera.cy - y, width, height, source=camera.source, sigma=camera.sigma
-    )
-
-
 def dilate(masks: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
     """Masks grown by a Euclidean disc: True where a True pixel centre is within `radius_px`.
 

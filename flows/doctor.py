@@ -20,7 +20,7 @@ from flows.models.build import profile_weights
 from flows.models.weights import CHECKPOINTS, checkpoint_file, is_here, model_folder
 from flows.orchestration.settings import find_server
 from flows.remote.files import cache_folder
-from flows.run.machine import usable_cpus
+from packers.cores import usable_cpus
 
 Grade = Literal["good", "note", "bad"]
 Licence = Literal["any", "open"]

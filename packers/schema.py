@@ -96,58 +96,34 @@ class DatasetSpec:
 _INVERSE = "affine-invariant inverse depth on the model's own scale, larger is nearer"
 
 
+_TRACK_FIELDS: tuple[tuple[str, str, tuple[str | int, ...], str, str, tuple[float | None, float | None]], ...] = (
+    ("xy", "float32", ("T", "N", 2), "px", "position (x, y) in every frame", (-FARTHEST_PX, FARTHEST_PX)),
+    ("visibility", "bool", ("T", "N"), "1", "whether the point is seen", (None, None)),
+    ("confidence", "float32", ("T", "N"), "probability", "how sure the position is, before any threshold", (0.0, 1.0)),
+    ("visibility_score", "float32", ("T", "N"), "probability", "that it is seen, before any threshold", (0.0, 1.0)),
+    # Frames count from 0; the first pixel, whose centre is at 0, begins at -0.5.
+    ("queries", "float32", ("N", 3), "frame, px, px", "(frame, x, y) where the point was dropped", (-0.5, FARTHEST_PX)),
+    ("on_object", "bool", ("N",), "1", "whether the query lies on the object mask", (None, None)),
+)
+"""Name, dtype, dimensions, units, description and bounds of each array of a track set."""
+
+
 def _track_set(name: str, description: str) -> tuple[DatasetSpec, ...]:
     root = f"tracks/{name}"
-    fields = ("xy", "visibility", "confidence", "visibility_score", "queries", "on_object")
-
-    def spec(
-        field_name: str,
-        dtype: str,
-        dims: tuple[str | int, ...],
-        units: str,
-        text: str,
-        bounds: tuple[float | None, float | None] = (None, None),
-    ) -> DatasetSpec:
-        return DatasetSpec(
+    names = [field_name for field_name, *_ in _TRACK_FIELDS]
+    return tuple(
+        DatasetSpec(
             path=f"{root}/{field_name}",
             dtype=dtype,
             dims=dims,
             units=units,
             description=f"{description}: {text}",
-            minimum=bounds[0],
-            maximum=bounds[1],
+            minimum=least,
+            maximum=most,
             # All of a set or nothing: whoever finds one array may read the others without asking.
-            needs=tuple(f"{root}/{other}" for other in fields if other != field_name),
+            needs=tuple(f"{root}/{other}" for other in names if other != field_name),
         )
-
-    return (
-        spec("xy", "float32", ("T", "N", 2), "px", "position (x, y) in every frame", (-FARTHEST_PX, FARTHEST_PX)),
-        spec("visibility", "bool", ("T", "N"), "1", "whether the point is seen"),
-        spec(
-            "confidence",
-            "float32",
-            ("T", "N"),
-            "probability",
-            "how sure the position is, before any threshold",
-            (0.0, 1.0),
-        ),
-        spec(
-            "visibility_score",
-            "float32",
-            ("T", "N"),
-            "probability",
-            "that it is seen, before any threshold",
-            (0.0, 1.0),
-        ),
-        spec(
-            "queries",
-            "float32",
-            ("N", 3),
-            "frame, px, px",
-            "(frame, x, y) where the point was dropped",
-            (-0.5, FARTHEST_PX),  # frames count from 0; the first pixel, whose centre is at 0, begins at -0.5
-        ),
-        spec("on_object", "bool", ("N",), "1", "whether the query lies on the object mask"),
+        for field_name, dtype, dims, units, text, (least, most) in _TRACK_FIELDS
     )
 
 

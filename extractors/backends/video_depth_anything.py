@@ -26,9 +26,6 @@ from extractors.errors import ConfigError, DeviceMemoryError, MissingDataError, 
 from extractors.geometry import axis_matrix
 from extractors.types import Depth, Frames, Size, check_pixels
 
-_HUB_NAMES: dict[ModelSize, str] = {"vits": "Small", "vitb": "Base", "vitl": "Large"}
-_LICENCES: dict[ModelSize, str] = {"vits": "Apache-2.0", "vitb": "CC-BY-NC-4.0", "vitl": "CC-BY-NC-4.0"}
-
 # ImageNet statistics, those the encoder was trained with.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -39,29 +36,9 @@ _CPU_PATCHES = 1024
 """Patches that a CPU takes at once: with more, its maps leave the cache (whole frames at the default size: one)."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A published weights file.
-
-    Attributes:
-        file: its name.
-        repository: where the hub keeps it.
-        licence: SPDX identifier.
-    """
-
-    file: str
-    repository: str
-    licence: str
-
-
-def checkpoint(size: ModelSize, *, metric: bool = False) -> Checkpoint:
-    """The published weights of one model size."""
-    prefix, hub = ("metric_", "Metric-") if metric else ("", "")
-    return Checkpoint(
-        file=f"{prefix}video_depth_anything_{size}.pth",
-        repository=f"depth-anything/{hub}Video-Depth-Anything-{_HUB_NAMES[size]}",
-        licence=_LICENCES[size],
-    )
+def published_file(size: ModelSize, *, metric: bool = False) -> str:
+    """Name of the published weights file of one model size."""
+    return f"{'metric_' if metric else ''}video_depth_anything_{size}.pth"
 
 
 def network_size(height: int, width: int, input_size: int = 518) -> Size:
@@ -87,14 +64,14 @@ def load_network(path: Path, size: ModelSize, *, metric: bool = False) -> VideoD
     Raises:
         WeightsError: the file is absent, cannot be read whole, or holds another model.
     """
-    published = checkpoint(size, metric=metric)
+    published = published_file(size, metric=metric)
     if not path.is_file():
         raise WeightsError(f"weights for video-depth-anything {size} not found: {path}; {_advice(published)}")
-    other = checkpoint(size, metric=not metric)
-    if path.name == other.file:
+    other = published_file(size, metric=not metric)
+    if path.name == other:
         kind, setting = ("metric", "true") if not metric else ("relative", "false")
         raise WeightsError(
-            f"{path} is by its name the {kind} variant, wanted {published.file}; set depth.metric to {setting}, "
+            f"{path} is by its name the {kind} variant, wanted {published}; set depth.metric to {setting}, "
             f"or {_advice(published)}"
         )
     state = read_state(path, _advice(published))
@@ -102,11 +79,11 @@ def load_network(path: Path, size: ModelSize, *, metric: bool = False) -> VideoD
     found = next((name for name, shape in SHAPES.items() if token is not None and token.shape[-1] == shape.width), size)
     if found != size:
         raise WeightsError(
-            f"{path} holds {found}, wanted {published.file}; set depth.model to {found}, or {_advice(published)}"
+            f"{path} holds {found}, wanted {published}; set depth.model to {found}, or {_advice(published)}"
         )
     with torch.device("meta"):  # no time spent on initial values
         network = VideoDepthNetwork(size)
-    load_state(network, state, path, published.file, _advice(published))
+    load_state(network, state, path, published, _advice(published))
     return network
 
 
@@ -406,8 +383,8 @@ def _check_settings(size: str, input_size: int, *, on_cpu: bool, compiled: bool)
         raise ConfigError("compiling the network needs a CUDA device; leave it off")
 
 
-def _advice(published: Checkpoint) -> str:
+def _advice(file: str) -> str:
     return (
-        f"get {published.file} ({published.licence}) from {published.repository} on the hub and name it with "
-        "depth.weights, or take --profile cpu, which needs no weights"
+        f"get {file} (`cuepack models list` names its licence and repository) and name it with depth.weights, or take "
+        "--profile cpu, which needs no weights"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import click
 from extractors.errors import ConfigError
 from extractors.printable import printable
 from flows.commands.options import FAILED, LocalPath, OutputOrFile
+from packers.cores import usable_cpus
 
 if TYPE_CHECKING:
     from flows.output.directory import Opened
@@ -84,7 +84,7 @@ def _export(library: Library, folder: Path, other: Library | None) -> None:
     total += 0 if other is None else len(library.common(other))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("episodes", total=total)
-        made = export_site(library, folder, other, workers=os.cpu_count() or 1, done=lambda key: progress.advance(task))
+        made = export_site(library, folder, other, workers=usable_cpus(), done=lambda key: progress.advance(task))
     library.trim()
     for key, fault in made.failed.items():
         print(printable(f"{key}: {fault}"), file=sys.stderr)

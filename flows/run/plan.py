@@ -18,11 +18,11 @@ from flows.output.manifest import Row, after
 from flows.output.run_record import read_run, write_run
 from flows.output.store import json_digest
 from flows.remote.places import is_inside
-from flows.run.machine import usable_cpus
 from flows.run.shard import Job, Work, failed_as_it_is, is_finished
 from flows.sources.base import EpisodeInfo, Source
 from flows.sources.detect import HUB_PREFIX, open_source, source_location
 from flows.stages import STAGES
+from packers.cores import usable_cpus
 from scoring.criteria import Scores, best_possible_score, explain_score, score_metadata
 
 _LIBRARIES = ("numpy", "opencv-python-headless", "h5py", "torch", "av", "pandas", "tensorflow-datasets", "prefect")

@@ -41,6 +41,56 @@ HEADERS = {
 }
 
 
+class _Pages:
+    """What the viewer answers, by kind of request."""
+
+    def __init__(self, library: Library, other: Library | None) -> None:
+        self._library, self._other = library, other
+        self._assets = dict(static_files())
+        self._sides = {"a": library} | ({} if other is None else {"b": other})
+
+    def page(self, request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        return _answer(self._assets[name], name) if name in self._assets else _refusal(404, "no such page")
+
+    def overview(self, request: Request) -> Response:
+        try:
+            return _answer(self._library.overview(server=True, other=self._other), "overview.js")
+        except CuepackError as error:
+            return _refusal(500, str(error))
+
+    def stamp(self, request: Request) -> Response:
+        return _answer(self._library.stamp().encode(), "stamp")
+
+    def file(self, request: Request) -> Response:
+        side, key, name = (request.path_params[part] for part in ("side", "key", "name"))
+        try:
+            held = self._sides[side]
+            # Two single packets are one episode, whatever their files are called.
+            content = held.file(_key(held, key, side, self._library), name)
+        except KeyError:
+            return _refusal(404, "no such file")
+        return _answer(content, name)
+
+    def compared(self, request: Request) -> Response:
+        key = request.path_params["name"].removesuffix(".js")
+        try:
+            if self._other is None:
+                raise KeyError(key)
+            return _answer(self._library.compared(key, self._other), "compare.js")
+        except KeyError:
+            return _refusal(404, "no such comparison")
+        except CuepackError as error:
+            return _refusal(500, str(error))
+
+    async def annotate(self, request: Request) -> Response:
+        from starlette.concurrency import run_in_threadpool
+
+        body = await _annotation_body(request)
+        # On a thread: another process may hold the lock, and a directory behind a URI takes seconds.
+        return await run_in_threadpool(_annotate, body, self._library) if isinstance(body, bytes) else body
+
+
 def make_app(library: Library, other: Library | None = None) -> Starlette:
     """The viewer of `library` as a web application; `other` holds second packets to compare with.
 
@@ -48,62 +98,19 @@ def make_app(library: Library, other: Library | None = None) -> Starlette:
     files and what `Library` hands out by key.
     """
     from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
     from starlette.middleware.base import BaseHTTPMiddleware
-    from starlette.responses import Response
     from starlette.routing import Route
 
-    assets = dict(static_files())
-    sides = {"a": library} | ({} if other is None else {"b": other})
-
-    def page(request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        return _answer(assets[name], name) if name in assets else _refusal(404, "no such page")
-
-    def overview(request: Request) -> Response:
-        try:
-            return _answer(library.overview(server=True, other=other), "overview.js")
-        except CuepackError as error:
-            return _refusal(500, str(error))
-
-    def stamp(request: Request) -> Response:
-        return _answer(library.stamp().encode(), "stamp")
-
-    def file(request: Request) -> Response:
-        side, key, name = (request.path_params[part] for part in ("side", "key", "name"))
-        try:
-            held = sides[side]
-            # Two single packets are one episode, whatever their files are called.
-            content = held.file(_key(held, key, side, library), name)
-        except KeyError:
-            return _refusal(404, "no such file")
-        return _answer(content, name)
-
-    def compared(request: Request) -> Response:
-        key = request.path_params["name"].removesuffix(".js")
-        try:
-            if other is None:
-                raise KeyError(key)
-            return _answer(library.compared(key, other), "compare.js")
-        except KeyError:
-            return _refusal(404, "no such comparison")
-        except CuepackError as error:
-            return _refusal(500, str(error))
-
-    async def annotations(request: Request) -> Response:
-        body = await _annotation_body(request)
-        # On a thread: another process may hold the lock, and a directory behind a URI takes seconds.
-        return body if isinstance(body, Response) else await run_in_threadpool(_annotate, body, library)
-
+    pages = _Pages(library, other)
     routes = [
-        Route("/", page),
-        Route("/data/overview.js", overview),
-        Route("/data/stamp", stamp),
-        Route("/data/compare/{name}", compared),
-        Route("/data/{side}/{key}/{name}", file),
-        Route("/annotations", annotations, methods=["POST"]),
-        Route("/{name}", page),
+        Route("/", pages.page),
+        Route("/data/overview.js", pages.overview),
+        Route("/data/stamp", pages.stamp),
+        Route("/data/compare/{name}", pages.compared),
+        Route("/data/{side}/{key}/{name}", pages.file),
+        Route("/annotations", pages.annotate, methods=["POST"]),
+        Route("/{name}", pages.page),
     ]
     return Starlette(routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=_only_from_here)])
 

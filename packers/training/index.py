@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import OutputError, PacketError
 from packers.atomic import written_whole
+from packers.cores import usable_cpus
 from packers.reader import Packet
 from packers.training.files import OpenPacket, StoredArray
 
@@ -201,7 +202,7 @@ def _stamp_of(entry: Entry) -> tuple[int, int]:
 
 
 def _looked_at(paths: Sequence[Path], processes: int | None) -> Iterator[Entry | tuple[Path, str]]:
-    count = min(processes or os.cpu_count() or 1, max(1, len(paths) // _MANY))
+    count = min(processes or usable_cpus(), max(1, len(paths) // _MANY))
     if count == 1:
         yield from map(_look, paths)
         return

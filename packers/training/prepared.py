@@ -17,6 +17,7 @@ import numpy as np
 
 from extractors.errors import OutputError, PacketError
 from packers.atomic import written_whole
+from packers.cores import usable_cpus
 from packers.training.files import RowReader
 from packers.training.index import Entry, OpenPackets
 from packers.training.targets import Sizes, Target, Values
@@ -69,7 +70,7 @@ class PreparedTarget:
         """
         able = [entry for entry in entries if all(name in entry.kinds for name in self._target.needs)]
         missing = [entry for entry in able if not self._file(entry).exists()]
-        count = min(processes or os.cpu_count() or 1, max(1, len(missing) // _MANY))
+        count = min(processes or usable_cpus(), max(1, len(missing) // _MANY))
         if count == 1:
             for entry in missing:
                 self._write(entry)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from extractors.backends import vda_network
 from extractors.backends.vda_network import ModelSize, VideoDepthNetwork
-from extractors.backends.video_depth_anything import VideoDepthAnything, checkpoint, load_network, network_size
+from extractors.backends.video_depth_anything import VideoDepthAnything, load_network, network_size, published_file
 from tests.parity import seed_model, synthetic_clip
 from tests.published_depth import plain_attention, published_depth, window_frames
 
@@ -83,7 +83,7 @@ def main() -> None:
         f"{32 * n_windows / arguments.frames:.2f}, once 1.00"
     )
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / checkpoint(arguments.model).file
+        weights = Path(folder) / published_file(arguments.model)
         torch.save(seed_model(VideoDepthNetwork(arguments.model)).state_dict(), weights)
         ways = _ways(arguments, weights, pixels)
         seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -125,7 +125,8 @@ def _episode(
 ) -> Episode:
     rgb, K = arrays["rgb"], arrays["K"]
     n_frames, height, width = rgb.shape[:3]
-    fps = 1.0 / (float(meta["sim_dt"]) * int(meta["stride"]))
+    # The simulator's time between two frames; the stride of its steps is counted in it.
+    fps = 1.0 / float(meta["sim_dt"])
     action_valid = np.ones(n_frames, dtype=np.bool_)
     action_valid[-1] = False
     return Episode(

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from extractors.depth import average_readings
 from extractors.errors import GeometryError, ShapeError
 from extractors.geometry import (
-    crop_camera,
     dilate,
     fit_scale_shift,
     project,
@@ -66,15 +65,6 @@ def test_a_squashed_frame_keeps_two_focal_lengths_and_gives_the_same_points():
     point = np.array([0.12, -0.07, 0.9])
     x, y = project(point, VGA)
     np.testing.assert_allclose(project(point, squashed), [(x + 0.5) * 256 / 640 - 0.5, (y + 0.5) * 256 / 480 - 0.5])
-
-
-def test_a_crop_moves_the_principal_point_only():
-    point = np.array([0.02, 0.03, 1.0])
-    cropped = crop_camera(VGA, 80, 0, 480, 480)
-    np.testing.assert_allclose(project(point, cropped), project(point, VGA) - (80, 0))
-    assert (cropped.width, cropped.sigma, cropped.source) == (480, 0.01, "calibrated")
-    with pytest.raises(GeometryError, match="inside"):
-        crop_camera(VGA, 300, 0, 480, 480)
 
 
 @pytest.mark.parametrize(("fx", "fy"), [(0.0, 600.0), (600.0, -1.0), (np.nan, 600.0)])

@@ -132,8 +132,8 @@ MENDS = (
     Mend(
         "13-event-loop",
         "flows/viewing/server.py",
-        "await run_in_threadpool(_annotate, body, library)",
-        "_annotate(body, library)",
+        "await run_in_threadpool(_annotate, body, self._library)",
+        "_annotate(body, self._library)",
         f"{VIEWING}::test_pages_answer_while_somebody_holds_the_annotations_lock",
     ),
     Mend(
@@ -159,10 +159,10 @@ MENDS = (
     ),
     Mend(
         "16-cores",
-        "flows/run/machine.py",
+        "packers/cores.py",
         "def usable_cpus() -> int:\n",
         "def usable_cpus() -> int:\n    return os.cpu_count() or 1\n\n\ndef _unused() -> int:\n",
-        f"{RUN}/test_machine.py::test_the_affinity_and_a_container_s_share_limit_the_cores",
+        "tests/packers/test_cores.py::test_the_affinity_and_a_container_s_share_limit_the_cores",
     ),
     Mend(
         "16-verdicts",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from extractors.errors import ConfigError, OutputError
 from extractors.phases import PHASES
 from packers.atomic import built_aside
+from packers.cores import usable_cpus
 from packers.export.lerobot.features import (
     DEFAULTS,
     DONE,
@@ -153,7 +153,7 @@ class _Writer:
             if feature.kind == "video"
         }
         # Images are compressed without Python's lock.
-        self._pool = ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _MOST_THREADS))
+        self._pool = ThreadPoolExecutor(max_workers=min(usable_cpus(), _MOST_THREADS))
         self._tasks: dict[str, int] = {}
         self._totals = {key: StatsTotal() for key in _stats_keys(plan.features)}
         self._count = self._frames = 0

@@ -46,11 +46,12 @@ SOAK_STEPS ?= 20000
 soak: install
 	$(BIN)/python -m tests.flows.run.soaking --steps $(SOAK_STEPS) --seed $(shell date +%s)
 
-# stable-worldmodel in an environment of its own: its reader, scaler and converter on an export of the demo.
+# stable-worldmodel and LeRobot in an environment of their own: their readers, scaler, converter, editing and training
+# on exports of the demo, and stable-worldmodel on the packets themselves.
 CLIENTS := .clients/bin
 $(CLIENTS)/python:
 	$(PYTHON) -m venv .clients
-	$(CLIENTS)/pip install --disable-pip-version-check --quiet stable-worldmodel h5py hdf5plugin \
+	$(CLIENTS)/pip install --disable-pip-version-check --quiet stable-worldmodel lerobot h5py hdf5plugin \
 	    opencv-python-headless pygame pymunk shapely imageio
 
 clients: install $(CLIENTS)/python
@@ -58,6 +59,15 @@ clients: install $(CLIENTS)/python
 	$(BIN)/cuepack export demo --format lewm-hdf5 --out demo/clients.h5 --names study --with depth/metric \
 	    --with tracks/grid --with masks/object --with centroids --with shape_descriptors --with contact
 	$(CLIENTS)/python tests/tools/clients_check.py demo/clients.h5
+	PYTHONPATH=. $(CLIENTS)/python tests/tools/swm_packets_check.py demo demo/clients.h5
+	rm -rf demo/clients-lerobot demo/clients-act
+	$(BIN)/cuepack export demo --format lerobot --out demo/clients-lerobot
+	HF_HUB_OFFLINE=1 $(CLIENTS)/python tests/tools/lerobot_client_check.py demo/clients-lerobot
+	HF_HUB_OFFLINE=1 $(CLIENTS)/lerobot-train --dataset.repo_id=local/demo --dataset.root=demo/clients-lerobot \
+	    --dataset.video_backend=pyav --policy.type=act --policy.device=cpu --policy.push_to_hub=false \
+	    --policy.pretrained_backbone_weights=null --policy.dim_model=64 --policy.n_heads=2 --policy.chunk_size=8 \
+	    --policy.n_action_steps=8 --batch_size=2 --steps=3 --log_freq=1 --num_workers=0 --save_checkpoint=false \
+	    --wandb.enable=false --output_dir=demo/clients-act
 
 # Windows per second beside plain h5py and, after `make clients`, stable-worldmodel's HDF5 reader.
 bench-loader: install

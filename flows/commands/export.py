@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--out",
     required=True,
     type=LocalPath(),
-    help="The file; for lerobot and webdataset a new folder; for rerun a folder, or one .rrd.",
+    help="The file; a new folder (lerobot, webdataset, control), NAME.lance (swm-lance), or a folder or .rrd (rerun).",
 )
 @click.option("--selection", type=FilePath(), help="Only the episodes of this file, in its order.")
 @click.option(
@@ -41,10 +41,12 @@ if TYPE_CHECKING:
     "columns",
     multiple=True,
     metavar="DATASET",
-    help="lewm-hdf5, lerobot, webdataset: one more dataset, such as centroids or tracks/grid; repeat.",
+    help="lewm-hdf5, swm-lance, lerobot, webdataset: one more dataset, such as centroids or tracks/grid; repeat.",
 )
 @click.option(
-    "--names", type=click.Choice(["packet", "study"]), help="lewm-hdf5: names of these columns [default: packet]."
+    "--names",
+    type=click.Choice(["packet", "study"]),
+    help="lewm-hdf5, swm-lance: names of these columns [default: packet].",
 )
 @click.option("--split", is_flag=True, help="lewm-hdf5: a file for train and one for val, as --selection splits.")
 @click.option("--full", is_flag=True, help="lerobot: every cue and every frame; stock training and editing refuse it.")
@@ -72,7 +74,8 @@ def export(
     lewm-hdf5: one flat file for stable-worldmodel and LeWM (pixels, action, state under its three names, ep_len,
     ep_offset), and OUT.episodes.csv that says which episode is where. lerobot: a LeRobotDataset v3.0 folder that stock
     LeRobot trains on and edits; cues by --with, all of them with --full. webdataset: tar shards, a sample
-    per episode. rerun: recordings for the Rerun viewer.
+    per episode. swm-lance: the table that stable-worldmodel streams. control: videos of depth, mask and edges with a
+    prompt. rerun: recordings for the Rerun viewer.
     """
     request = ExportRequest((), out, _progress(0), **options, splits=_splits(selection))
     check_request(form, request.options(), out)

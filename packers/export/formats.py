@@ -24,8 +24,8 @@ class ExportRequest:
     Attributes:
         packets: the files, in the order of the episodes.
         out: the file or folder to write.
-        columns: further datasets to take (lewm-hdf5, lerobot, webdataset).
-        names: of those columns (lewm-hdf5): the packet's, or those of the study's author; None: the packet's.
+        columns: further datasets to take (lewm-hdf5, swm-lance, lerobot, webdataset).
+        names: of those columns (lewm-hdf5, swm-lance): the packet's, or those of the study's author; None: packet's.
         split: one file for each split (lewm-hdf5).
         full: every cue that all packets have, with frames that have no action (lerobot).
         splits: episode id -> "train" or "val", as a selection says.
@@ -192,12 +192,50 @@ def _webdataset(request: ExportRequest) -> dict[str, Any]:
     return {"episodes": written.episodes, "frames": written.frames, "shards": list(written.shards)}
 
 
+def _check_table(out: Path) -> None:
+    from packers.export.swm_lance import check_table, require_lance
+
+    require_lance()
+    check_table(out)
+
+
+def _lance(request: ExportRequest) -> dict[str, Any]:
+    from packers.export.lewm import DEFAULT_SPAN
+    from packers.export.swm_lance import JPEG_QUALITY, write_lance
+
+    with request.progress("packets") as tick:
+        written = write_lance(request.packets, request.out, request.columns, tick, names=request.names or "packet")
+    notes = [f"pixels are LOSSY: JPEG of quality {JPEG_QUALITY}, as stable-worldmodel writes them"]
+    if written.too_short:
+        notes.append(f"{written.too_short} episodes have fewer than {DEFAULT_SPAN} frames and give LeWM's window none")
+    return {
+        "episodes": written.episodes,
+        "frames": written.frames,
+        "columns": list(written.columns),
+        "notes": notes,
+    }
+
+
+def _control(request: ExportRequest) -> dict[str, Any]:
+    from packers.export.control import write_control
+
+    with request.progress("packets") as tick:
+        written = write_control(request.packets, request.out, tick)
+    return {"episodes": written.episodes, "videos": written.videos}
+
+
 FORMATS: dict[str, ExportFormat] = {
     "lewm-hdf5": ExportFormat(
         "one flat file for stable-worldmodel and LeWM",
         _lewm,
         frozenset({"--with", "--names", "--split"}),
         check=_check_file,
+    ),
+    "swm-lance": ExportFormat(
+        "the Lance table that stable-worldmodel streams (extra lance)",
+        _lance,
+        frozenset({"--with", "--names"}),
+        check=_check_table,
     ),
     "lerobot": ExportFormat(
         "a LeRobotDataset v3.0 folder that stock LeRobot trains on and edits, cues by choice",
@@ -207,6 +245,9 @@ FORMATS: dict[str, ExportFormat] = {
     ),
     "webdataset": ExportFormat(
         "tar shards with a sample per episode", _webdataset, frozenset({"--with"}), check=_check_absent
+    ),
+    "control": ExportFormat(
+        "depth, mask and edge videos with prompts, for video generation", _control, check=_check_absent
     ),
     "rerun": ExportFormat("recordings for the Rerun viewer", _rerun, check=_check_folder_or_recording),
 }

@@ -95,8 +95,8 @@ def write_lewm(
     """
     if not packets:
         raise PacketError("wanted at least one packet to export, got none")
-    sources = _sources(packets, extra, names)
-    lengths, shapes = _measured(packets, sources)
+    sources = column_sources(packets, extra, names)
+    lengths, shapes = measured(packets, sources)
     offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
     try:
         with built_aside(target) as temporary, h5py.File(temporary, "w", libver="latest") as file:
@@ -118,7 +118,7 @@ def write_lewm(
     return JoinedFile(len(packets), sum(lengths), columns, sum(length < DEFAULT_SPAN for length in lengths))
 
 
-def _sources(packets: Sequence[Path], extra: Sequence[str], names: str) -> dict[str, str]:
+def column_sources(packets: Sequence[Path], extra: Sequence[str], names: str) -> dict[str, str]:
     """Column -> dataset of the packets."""
     with Packet(packets[0]) as packet:
         there = packet.modalities
@@ -147,7 +147,7 @@ def _has(path: Path, dataset: str) -> bool:
         return dataset in packet
 
 
-def _measured(
+def measured(
     packets: Sequence[Path], sources: dict[str, str]
 ) -> tuple[list[int], dict[str, tuple[tuple[int, ...], np.dtype[Any]]]]:
     """Frames of each packet, and shape of one row and type of each column, the same in all packets."""
@@ -164,7 +164,7 @@ def _measured(
                     )
                 if packet.shape(dataset)[:1] != (packet.n_frames,) or dataset == "intrinsics":
                     raise PacketError(f"{path.name}: {dataset} has no row for each frame, so it cannot be a column")
-            for column, rows in _columns(packet, sources, 0, 1, 0).items():
+            for column, rows in columns_of(packet, sources, 0, 1, 0).items():
                 layout = shapes.setdefault(column, (rows.shape[1:], rows.dtype))
                 if layout != (rows.shape[1:], rows.dtype):
                     raise PacketError(
@@ -174,7 +174,7 @@ def _measured(
     return lengths, shapes
 
 
-def _columns(packet: Packet, sources: dict[str, str], first: int, last: int, number: int) -> Columns:
+def columns_of(packet: Packet, sources: dict[str, str], first: int, last: int, number: int) -> Columns:
     """All columns of the frames `first` to `last` of episode `number`."""
     found: Columns = {}
     for column, dataset in sources.items():
@@ -208,7 +208,7 @@ def _copy(path: Path, file: h5py.File, sources: dict[str, str], start: int, numb
     with Packet(path) as packet:
         for first in range(0, packet.n_frames, _BLOCK):
             last = min(first + _BLOCK, packet.n_frames)
-            for column, rows in _columns(packet, sources, first, last, number).items():
+            for column, rows in columns_of(packet, sources, first, last, number).items():
                 file[column][start + first : start + last] = rows
 
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -131,16 +131,17 @@ class PacketDataset:
         places = [_place(part, self.reading.cache) for part in _parts(where)]
         found, entries, self.left_out = _indexed(places, self.reading, self.choice)
         taken, training = _chosen(found, entries, self.choice, self.left_out)
-        self.sizes, self.action_width, self.state_width = _sizes(taken, self.window, self.targets)
-        self.statistics = self._statistics(taken, training, places)
         names = {"pixels", "action", "action_valid", "state"}.union(*(target.needs for target in self.targets))
         # Only what samples read: these entries are sent to every worker.
-        self.entries = [entry.only(names) for entry in taken]
-        self.table = WindowTable(np.array([entry.facts["n_frames"] for entry in taken]), self.window)
+        self.entries, lying = self._only(taken, names)
+        taken = [entry for entry in taken if entry.path not in lying]
+        self.sizes, self.action_width, self.state_width = _sizes(taken, self.window, self.targets)
+        self.statistics = self._statistics(taken, [e for e in training if e.path not in lying], places)
+        self.table = WindowTable(np.array([entry.facts["n_frames"] for entry in self.entries]), self.window)
         if self.table.too_short:
             _log.warning(
                 "%d of %d episodes are shorter than a window of %d frames and give none",
-                *(self.table.too_short, len(taken), self.window.shortest),
+                *(self.table.too_short, len(self.entries), self.window.shortest),
             )
         given = {target: target.fields(self.sizes) for target in self.targets}
         self.fields = {key: field for fields in given.values() for key, field in fields.items()}
@@ -195,28 +196,59 @@ class PacketDataset:
             digest.update(repr((entry.facts["source"], entry.facts["episode_id"], entry.facts["n_frames"])).encode())
         return digest.hexdigest()
 
-    def _sample(self, clip: int, start: int) -> Values:
-        entry = self.entries[clip]
-        rows, action_rows, inside = self.window.rows(start, entry.facts["n_frames"])
-        packet, taken = self._packets[clip], rows.tolist()
-        sample: Values = {"pixels": self._reader.read(packet, "pixels", taken)}
-        clip_rows = self._rows(entry, packet)
-        self._add_actions(sample, clip_rows, action_rows, inside)
+    def _only(self, taken: Sequence[Entry], names: set[str]) -> tuple[list[Entry], set[Path]]:
+        """Entries with what samples read, and the packets of which the index says what cannot be."""
+        entries, lying = [], set()
+        for entry in taken:
+            try:
+                entries.append(entry.only(names))
+            except PacketError as error:
+                if self.reading.damaged == "error":
+                    raise
+                _log.warning("a packet is left out: %s", error)
+                lying.add(entry.path)
+        if lying:
+            self.left_out["is not what the index says"] += len(lying)
+        if not entries:
+            raise ConfigError(f"the index says of all {len(lying)} packets what cannot be; remove {FOLDER} beside them")
+        return entries, lying
+
+    def read(self, clip: int, rows: Sequence[int]) -> Values:
+        """Any rows of packet `clip` of `entries`: `pixels`, `state` with its masks, and the targets.
+
+        Raises:
+            PacketError: the packet is damaged, gone, or was replaced.
+        """
+        entry, packet, taken = self.entries[clip], self._packets[clip], list(rows)
+        found: Values = {"pixels": self._reader.read(packet, "pixels", taken)}
         if self.state_width:
-            state = {"state": clip_rows.state[rows], "state_valid": clip_rows.state_valid[rows]}
-            sample |= state | {"state_dims": clip_rows.state_dims}
-        sample["frame_valid"] = inside[:, 0]
-        sample["packet"], sample["start"] = np.asarray(clip, np.int64), np.asarray(start, np.int64)
+            clip_rows = self._rows(entry, packet)
+            state = {"state": clip_rows.state[taken], "state_valid": clip_rows.state_valid[taken]}
+            found |= state | {"state_dims": clip_rows.state_dims}
         if not self.targets:
-            return sample
+            return found
         view = PacketView(packet, self._reader, taken, self.sizes.frame, self.statistics.get(entry.facts["source"], {}))
         for target in self.targets:
             present = all(name in entry.kinds for name in target.needs)
             prepared = self._prepared.get(target)
             if prepared is not None and present:
-                sample |= prepared.read(entry, taken)
+                found |= prepared.read(entry, taken)
             else:
-                self._add_target(sample, target, target.cut(view) if present else {})
+                self._add_target(found, target, target.cut(view) if present else {}, len(taken))
+        return found
+
+    def actions(self, clip: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Actions (T, A) of packet `clip`, 0 where it has none, and which are valid (T,); not to be written into."""
+        rows = self._rows(self.entries[clip], self._packets[clip])
+        return rows.action, rows.action_valid
+
+    def _sample(self, clip: int, start: int) -> Values:
+        entry = self.entries[clip]
+        rows, action_rows, inside = self.window.rows(start, entry.facts["n_frames"])
+        sample = self.read(clip, rows.tolist())
+        self._add_actions(sample, self._rows(entry, self._packets[clip]), action_rows, inside)
+        sample["frame_valid"] = inside[:, 0]
+        sample["packet"], sample["start"] = np.asarray(clip, np.int64), np.asarray(start, np.int64)
         return sample
 
     def _add_actions(self, sample: Values, rows: _Rows, taken: NDArray[np.int64], inside: NDArray[np.bool_]) -> None:
@@ -229,13 +261,13 @@ class PacketDataset:
 
     def _rows(self, entry: Entry, packet: OpenPacket) -> _Rows:
         """Actions and states of a whole clip, kept as its next windows want them again."""
-        kept: _Rows | None = self._reader.kept.get(entry.path)
+        kept: _Rows | None = self._reader.kept.get(entry.key)
         if kept is not None:
             return kept
         action = self._filled(entry, packet, "action", self.action_width)
         state = self._filled(entry, packet, "state", self.state_width)
         rows = _Rows(*action, *state)
-        self._reader.kept.put(entry.path, rows, rows.action.nbytes + rows.state.nbytes + _ROWS_BYTES)
+        self._reader.kept.put(entry.key, rows, rows.action.nbytes + rows.state.nbytes + _ROWS_BYTES)
         return rows
 
     def _filled(
@@ -255,10 +287,13 @@ class PacketDataset:
         filled[valid, : values.shape[1]] = self._normalised(name, entry, values[valid])
         return filled, valid, columns
 
-    def _add_target(self, sample: Values, target: Target, values: Values) -> None:
+    def _add_target(self, sample: Values, target: Target, values: Values, n_frames: int) -> None:
         """What the target gives, filled up with zeros to the shape that it has in all packets."""
+        fields = self.fields
+        if n_frames != self.sizes.n_frames:
+            fields = target.fields(replace(self.sizes, n_frames=n_frames))
         for key in self._keys[target]:
-            shape, dtype = self.fields[key]
+            shape, dtype = fields[key]
             found = values.get(key)
             if found is not None and found.shape == shape:
                 sample[key] = found
@@ -370,7 +405,7 @@ def _sizes(entries: Sequence[Entry], window: Window, targets: Sequence[Target]) 
             raise ConfigError(f"none of {len(entries)} packets has {lacks[0]}; they have {sorted(rows)}")
         first = next(entry for entry in entries if set(target.needs) <= entry.kinds.keys())
         for name in target.needs:
-            if first.arrays()[name].length != first.facts["n_frames"]:
+            if first.only({name}).arrays()[name].length != first.facts["n_frames"]:
                 raise ConfigError(f"{name} has no row for each frame, so it cannot be a target")
     width = {name: rows.get(name, (0,))[0] for name in ("action", "state")}
     height, across = frames[0][:2]

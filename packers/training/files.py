@@ -20,9 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import PacketError
+from packers.schema import USER_BLOCK
 
 Verify = Literal["once", "always", "never"]
 """When the checksums of plainly stored frames are verified; deflated data are verified on every read."""
+
+_LARGEST_ITEM = 8
+_LARGEST_CHUNK = 128 << 20
+"""Bytes, as FORMAT.md allows."""
+
+_LARGEST_RATIO = 1100
+"""By which deflate shrinks zeros, and a little: 1032 (zlib's technical details)."""
 
 _BLOCK_WORDS = 1 << 17
 _CHECKSUM_BYTES = 4
@@ -52,6 +60,29 @@ class StoredArray:
     addresses: Sequence[int]
     sizes: Sequence[int]
     code: tuple[float, float, float] | None = None
+
+    def fault(self, file_size: int) -> str | None:
+        """What cannot be true of a file of `file_size` bytes, None where all may be.
+
+        Chunks follow each other in the file, as `packers.writer` writes them: so a list that names a chunk twice, or
+        two of them in each other's place, is found without looking at the packet.
+        """
+        chunks = -(-self.length // self.chunk) if self.chunk > 0 else 0
+        if self.dtype.kind not in "biuf" or self.dtype.itemsize > _LARGEST_ITEM or min(self.row, default=1) < 1:
+            return f"no packet has rows of {self.row} {self.dtype}"
+        if self.length < 1 or len(self.addresses) != chunks or len(self.sizes) != chunks:
+            return f"{len(self.addresses)} chunks for {self.length} rows"
+        size = self.row_bytes * self.chunk
+        largest = size + size // 64 + 64  # of a deflate stream that did not shrink
+        smallest = size // _LARGEST_RATIO if "deflate" in self.filters else size
+        if size > _LARGEST_CHUNK or min(self.sizes) < smallest or max(self.sizes) > largest:
+            return f"chunks of {min(self.sizes)} to {max(self.sizes)} bytes for {size}"
+        ends = [address + size for address, size in zip(self.addresses, self.sizes, strict=True)]
+        if min(self.addresses) < USER_BLOCK or max(ends) > file_size:
+            return f"chunks at {min(self.addresses)} to {max(ends)} of {file_size} bytes"
+        if any(start < end for end, start in zip(ends, self.addresses[1:], strict=False)):
+            return "chunks out of order, or over each other"
+        return None
 
     @property
     def plain(self) -> bool:
@@ -147,7 +178,11 @@ class RowReader:
             verify = checked and (self._verify == "always" or not seen[row])
             parts: list[Any] = [line, tail] if verify else [line]
             expected_bytes = size + _CHECKSUM_BYTES if verify else size
-            if os.preadv(packet.descriptor, parts, array.addresses[row]) != expected_bytes:
+            try:
+                read = os.preadv(packet.descriptor, parts, array.addresses[row])
+            except OSError as error:
+                raise _damaged(packet, array, row, error.strerror or str(error)) from error
+            if read != expected_bytes:
                 raise _damaged(packet, array, row, "the file is cut short")
             if verify:
                 if not _fletcher32_fits(line, tail):
@@ -168,7 +203,10 @@ class RowReader:
 
     def _decoded(self, packet: OpenPacket, array: StoredArray, chunk: int) -> NDArray[Any]:
         size, row = array.sizes[chunk], chunk * array.chunk
-        data: Any = os.pread(packet.descriptor, size, array.addresses[chunk])
+        try:
+            data: Any = os.pread(packet.descriptor, size, array.addresses[chunk])
+        except OSError as error:
+            raise _damaged(packet, array, row, error.strerror or str(error)) from error
         if len(data) != size:
             raise _damaged(packet, array, row, "the file is cut short")
         chunk_bytes = array.row_bytes * array.chunk
@@ -178,10 +216,14 @@ class RowReader:
                 if self._verify != "never" and not _fletcher32_fits(data, tail):
                     raise _damaged(packet, array, row, "its checksum differs")
             elif step == "deflate":
+                # Bounded: a stream of a packet that was exchanged since may unpack to a thousand times its size.
                 try:
-                    data = zlib.decompress(data, bufsize=chunk_bytes)
+                    stream = zlib.decompressobj()
+                    data = stream.decompress(data, chunk_bytes + 1)
                 except zlib.error as error:
                     raise _damaged(packet, array, row, str(error)) from error
+                if not stream.eof:
+                    raise _damaged(packet, array, row, f"wanted {chunk_bytes} bytes, got other ones")
             else:
                 data = _unshuffled(data, array.dtype.itemsize)
         if len(data) != chunk_bytes:

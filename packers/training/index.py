@@ -7,7 +7,9 @@ time of change differs from the index is looked at again.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,10 +28,14 @@ from packers.cores import usable_cpus
 from packers.reader import Packet
 from packers.training.files import OpenPacket, StoredArray
 
+_log = logging.getLogger(__name__)
+
 FOLDER = ".training"
 """Hidden folder in a directory of packets that holds its index."""
 
-_MAGIC = b"CUEINDEX2\n"
+_MAGIC = b"CUEINDEX3\n".ljust(16, b"\0")
+_DIGEST_BYTES = 32
+_HEAD_AT = len(_MAGIC) + _DIGEST_BYTES + 8
 _HEAD_WORDS = 7
 _MANY = 64
 """Packets to look at from which on several processes share them; fewer take less time than the processes' start."""
@@ -64,6 +70,11 @@ class Entry:
     facts: dict[str, Any]
     kinds: dict[str, Kind]
     layout: NDArray[np.int64]
+
+    @property
+    def key(self) -> str:
+        """The path as text, which is hashed and compared in a tenth of a path's time."""
+        return str(self.path)
 
     def arrays(self) -> dict[str, StoredArray]:
         """Where the rows of each dataset are."""
@@ -273,17 +284,39 @@ class _Arrays(dict[str, StoredArray]):
         self._entry = entry
 
     def __missing__(self, name: str) -> StoredArray:
-        words = self._entry.layout
-        at = int(words[list(self._entry.kinds).index(name)])
-        head = words[at : at + _HEAD_WORDS].tolist()
-        length, chunk, coded, chunks = head[0], head[1], head[2], head[6]
-        code = tuple(words[at + 3 : at + 6].view(np.float64).tolist()) if coded else None
-        places = words[at + _HEAD_WORDS : at + _HEAD_WORDS + 2 * chunks].tolist()
-        kind = self._entry.kinds[name]
-        self[name] = found = StoredArray(
-            *(name, np.dtype(kind.dtype), kind.row, length, chunk, kind.filters, places[:chunks], places[chunks:], code)
-        )
+        entry = self._entry
+        try:
+            found = _unpacked(entry, name)
+        except (IndexError, ValueError, TypeError, KeyError, OverflowError) as error:
+            raise _lies(entry, name, str(error)) from error
+        fault = found.fault(entry.size)
+        if fault is None and name == "pixels" and found.length != entry.facts["n_frames"]:
+            fault = f"{found.length} frames, and {entry.facts['n_frames']} in all"
+        if fault is not None:
+            raise _lies(entry, name, fault)
+        self[name] = found
         return found
+
+
+def _unpacked(entry: Entry, name: str) -> StoredArray:
+    words, kind = entry.layout, entry.kinds[name]
+    at = int(words[list(entry.kinds).index(name)])
+    head = words[at : at + _HEAD_WORDS].tolist() if at >= 0 else []
+    length, chunk, coded, chunks = head[0], head[1], head[2], head[6]
+    if not 0 <= chunks <= len(words):
+        raise ValueError(f"{chunks} chunks")
+    code = tuple(words[at + 3 : at + 6].view(np.float64).tolist()) if coded else None
+    places = words[at + _HEAD_WORDS : at + _HEAD_WORDS + 2 * chunks].tolist()
+    return StoredArray(
+        *(name, np.dtype(kind.dtype), kind.row, length, chunk, kind.filters, places[:chunks], places[chunks:], code)
+    )
+
+
+def _lies(entry: Entry, name: str, fault: str) -> PacketError:
+    return PacketError(
+        f"{entry.path}: the index says of {name} what cannot be ({fault}); remove the folder {FOLDER} beside the "
+        "packets, and make the dataset again"
+    )
 
 
 def _save(cache: Path, entries: Iterable[Entry]) -> None:
@@ -303,9 +336,12 @@ def _save(cache: Path, entries: Iterable[Entry]) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(cache) as temporary, temporary.open("wb") as file:
-            file.write(_MAGIC.ljust(16, b"\0") + len(head).to_bytes(8, "little") + head)
-            for layout in layouts:
-                file.write(layout.astype("<i8").tobytes())
+            parts = [len(head).to_bytes(8, "little") + head, *(layout.astype("<i8").tobytes() for layout in layouts)]
+            digest = hashlib.sha256()
+            for part in parts:
+                digest.update(part)
+            file.write(_MAGIC + digest.digest())
+            file.writelines(parts)
     except OSError as error:
         raise OutputError(
             f"the index {cache} cannot be written ({error.strerror or error}); name a folder for it with cache=..."
@@ -313,23 +349,41 @@ def _save(cache: Path, entries: Iterable[Entry]) -> None:
 
 
 def _load(cache: Path) -> dict[Path, Entry]:
-    """The entries of an index file; none where it is missing or not whole, so that it is made again."""
+    """The entries of an index file; none where it is missing or not as it was written, so that it is made again."""
     try:
         with cache.open("rb") as file:
-            start = file.read(24)
-            head = file.read(int.from_bytes(start[16:], "little")) if start.startswith(_MAGIC) else b""
-        stored = json.loads(head) if head else {"kinds": [], "sets": [], "packets": []}
+            start = file.read(_HEAD_AT)
+            length = int.from_bytes(start[-8:], "little")
+            if not start.startswith(_MAGIC) or length > cache.stat().st_size - _HEAD_AT:
+                return {}
+            digest = hashlib.sha256(start[-8:])
+            stored = json.loads(_hashed(file.read(length), digest))
+            while block := file.read(1 << 20):
+                digest.update(block)
+        if digest.digest() != start[len(_MAGIC) : -8]:
+            _log.warning("%s is damaged and is made again", cache)
+            return {}
         # Mapped, not read: the layouts of packets that are never opened stay on the disk, shared by all workers.
-        words = np.memmap(cache, "<i8", "r", offset=24 + len(head)) if stored["packets"] else np.zeros(0, "<i8")
-    except (OSError, ValueError):
+        words = np.memmap(cache, "<i8", "r", offset=_HEAD_AT + length) if stored["packets"] else np.zeros(0, "<i8")
+        return _entries(stored, words, cache.parent)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError):
         return {}
+
+
+def _hashed(data: bytes, digest: Any) -> bytes:
+    digest.update(data)
+    return data
+
+
+def _entries(stored: dict[str, Any], words: NDArray[np.int64], folder: Path) -> dict[Path, Entry]:
     kinds = [Kind(name, dtype, tuple(row), tuple(filters)) for name, dtype, row, filters in stored["kinds"]]
     sets = [{kinds[number].name: kinds[number] for number in numbers} for numbers in stored["sets"]]
-    folder = cache.parent
     entries: dict[Path, Entry] = {}
     at = 0
     for path, size, mtime_ns, facts, where, length in stored["packets"]:
         found = Path(os.path.normpath(folder / path))
+        if not 0 < facts["n_frames"] <= size or not isinstance(facts["n_frames"], int):
+            raise ValueError("a packet's number of frames")
         entries[found] = Entry(found, size, mtime_ns, facts, sets[where], words[at : at + length])
         at += length
     return entries if at == len(words) else {}

@@ -52,7 +52,7 @@ class PreparedTarget:
         name = hashlib.sha256(repr((_VERSION, target, sizes.frame)).encode()).hexdigest()[:16]
         self._folder = folder / "prepared" / name
         self._limit = limit
-        self._open: OrderedDict[Path, tuple[int, bytearray]] = OrderedDict()
+        self._open: OrderedDict[str, tuple[int, bytearray]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
@@ -84,8 +84,7 @@ class PreparedTarget:
         Raises:
             PacketError: the file is missing or damaged.
         """
-        path = self._file(entry)
-        descriptor, verified = self._opened(path, entry.facts["n_frames"])
+        descriptor, verified = self._opened(entry)
         found = {key: np.empty((len(rows), *shape), dtype) for key, (shape, dtype) in self._fields.items()}
         lines = [values.reshape(len(rows), -1).view(np.uint8) for values in found.values()]
         stride, tail = self._bytes + _CHECKSUM_BYTES, bytearray(_CHECKSUM_BYTES)
@@ -93,7 +92,9 @@ class PreparedTarget:
             parts: list[Any] = [line[place] for line in lines]
             whole = os.preadv(descriptor, [*parts, tail], row * stride) == stride
             if not whole or not (verified[row] or _checksum(parts) == tail):
-                raise PacketError(f"{path}: damaged: frame {row}; remove it, and it is made again from {entry.path}")
+                raise PacketError(
+                    f"{self._file(entry)}: damaged: frame {row}; remove it, and it is made again from {entry.path}"
+                )
             verified[row] = 1
         return found
 
@@ -101,17 +102,19 @@ class PreparedTarget:
         stamp = hashlib.sha256(repr((str(entry.path), entry.size, entry.mtime_ns)).encode()).hexdigest()[:32]
         return self._folder / stamp[:2] / stamp
 
-    def _opened(self, path: Path, length: int) -> tuple[int, bytearray]:
-        if path in self._open:
-            self._open.move_to_end(path)
-            return self._open[path]
+    def _opened(self, entry: Entry) -> tuple[int, bytearray]:
+        if entry.key in self._open:
+            self._open.move_to_end(entry.key)
+            return self._open[entry.key]
         while len(self._open) >= self._limit:
             os.close(self._open.popitem(last=False)[1][0])
+        path = self._file(entry)
         try:
-            self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC), bytearray(length)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise PacketError(f"{path}: a prepared target is missing; make the dataset again ({error})") from error
-        return self._open[path]
+        self._open[entry.key] = found = descriptor, bytearray(entry.facts["n_frames"])
+        return found
 
     def _write(self, entry: Entry) -> None:
         path, length = self._file(entry), entry.facts["n_frames"]

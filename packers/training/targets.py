@@ -449,8 +449,8 @@ def track_displacements(
 
 def inside_frame(xy: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Whether points (..., 2) in pixels are in a frame of `size`, which spans -0.5 to its side less 0.5."""
-    x, y = xy[..., 0], xy[..., 1]
-    return (x >= -0.5) & (x < size[1] - 0.5) & (y >= -0.5) & (y < size[0] - 0.5)
+    inside = (xy >= -0.5) & (xy < np.array([size[1] - 0.5, size[0] - 0.5], np.float32))
+    return np.asarray(inside[..., 0] & inside[..., 1])
 
 
 def patch_index(xy: NDArray[np.float32], size: tuple[int, int], patch: int) -> NDArray[np.int64]:

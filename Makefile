@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo check test test-all bench bench-loader soak clients clean fuzz
+.PHONY: install demo check test test-all bench bench-loader soak clients clean fuzz audit
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -77,6 +77,17 @@ bench-loader: install
 N ?= 7000
 fuzz: install
 	$(BIN)/python -m tests.fuzz --count $(N)
+
+# Known vulnerabilities of what constraints.txt names. pip-audit has an environment of its own, and needs PyPI's or OSV's
+# service of advisories: where that cannot be reached it says so (exit code 2).
+SERVICE ?= pypi
+AUDIT := .audit/bin/pip-audit
+$(AUDIT):
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install --disable-pip-version-check --quiet pip-audit
+
+audit: install $(AUDIT)
+	$(BIN)/python -m tests.tools.audit $(AUDIT) --service $(SERVICE)
 
 clean:
 	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

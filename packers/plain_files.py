@@ -23,7 +23,7 @@ def open_plain(path: Path, most: int) -> BinaryIO:
 
     Raises:
         FileNotFoundError: there is none.
-        OSError: it cannot be opened, is no plain file, or is larger.
+        OSError: it cannot be opened, is not a plain file, or is larger.
     """
     try:
         # Non-blocking: opening a pipe would else wait for its writer for ever.
@@ -44,7 +44,7 @@ def read_plain(path: Path, most: int = MAX_RECORD_BYTES) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        OSError: it cannot be read, is no plain file, or is larger.
+        OSError: it cannot be read, is not a plain file, or is larger.
     """
     with open_plain(path, most) as file:
         return file.read(most)

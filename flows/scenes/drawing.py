@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,9 @@ class Painter:
             import mujoco
 
             self._mujoco: Any = mujoco
-            self._context: Any = mujoco.GLContext(640, 640)
+            # MuJoCo's own choice is made at its first import, which may be another's, before the variable was set.
+            renderer = import_module(f"mujoco.{os.environ['MUJOCO_GL']}")
+            self._context: Any = renderer.GLContext(64, 64)
             self._context.make_current()
         except (ImportError, AttributeError, RuntimeError, OSError) as error:
             raise ConfigError(f"generating scenes needs MuJoCo and a software renderer ({error}): {how}") from error

@@ -110,7 +110,9 @@ def inspect_and_exit(path: str, settings: Sequence[str], *, as_json: bool) -> No
 @click.option("--out", required=True, type=LocalPath(), help="Directory to write the sample into.")
 @click.option("--scenes", type=click.IntRange(1, 1_000_000), help="Generate so many episodes instead (extra `scenes`).")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the generated episodes.")
-@click.option("--kind", type=click.Choice(SCENE_KINDS), help="What the robot does in generated episodes; none: any of them.")
+@click.option(
+    "--kind", type=click.Choice(SCENE_KINDS), help="What the robot does in generated episodes; none: any of them."
+)
 @click.option("--side", type=click.IntRange(32, 1024), default=256, show_default=True, help="Their width, pixels.")
 @click.option("--frames", type=click.IntRange(2, 2000), default=60, show_default=True, help="Their most frames.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

@@ -55,7 +55,9 @@ def depth_loss(predicted: Tensor, target: Tensor) -> Tensor:
     total = size.sort().values[: int(len(size) * (1 - TRIMMED))].sum() / max(len(size), 1)
     for level in range(SCALES):
         part = error[:, :: 2**level, :: 2**level]
-        total = total + 0.25 * ((part[:, 1:] - part[:, :-1]).abs().mean() + (part[:, :, 1:] - part[:, :, :-1]).abs().mean())
+        total = total + 0.25 * (
+            (part[:, 1:] - part[:, :-1]).abs().mean() + (part[:, :, 1:] - part[:, :, :-1]).abs().mean()
+        )
     return total
 
 

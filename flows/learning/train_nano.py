@@ -154,7 +154,7 @@ def _jaccard(found: np.ndarray, truth: np.ndarray) -> float:
 def _abs_rel(predicted: np.ndarray, target: np.ndarray) -> float:
     known = target > 0
     scale, shift = np.polyfit(predicted[known], target[known], 1)
-    depth = 1 / np.maximum(scale * predicted[known] + shift, 0.05)
+    depth = 1 / np.maximum(scale * predicted[known] + shift, target[known].min())
     return float(np.mean(np.abs(depth * target[known] - 1)))
 
 

@@ -1,4 +1,4 @@
-"""Robots of primitives: a base, two links and a hand with fingers, each world's with proportions and colours of its own.
+"""Robots of primitives: a base, two links, a hand with fingers; each world's has proportions and colours of its own.
 
 The hand's frame has its origin between the fingertips, z towards the wrist, x the way in which the fingers open. The
 links follow by two-link inverse kinematics; nothing is simulated, poses are set.
@@ -91,7 +91,14 @@ def random_robot(rng: Rng, reach: float, shoulder: Floats, *, hanging: bool) -> 
     }
     bodies |= {f"finger{number}": finger for number in range(fingers)}
     return Robot(
-        bodies, shoulder, links, hand_length, fingers, finger_half, rng.uniform(0.05, 0.12), 1.0 if not hanging else -1.0
+        bodies,
+        shoulder,
+        links,
+        hand_length,
+        fingers,
+        finger_half,
+        rng.uniform(0.05, 0.12),
+        1.0 if not hanging else -1.0,
     )
 
 
@@ -127,8 +134,12 @@ def _link(rng: Rng, length: float, thick: float, colours: list[Floats]) -> str:
     else:
         out = geom("capsule", (thick * 0.7, length / 2), middle, paint)
         for at in (0.2, 0.7):
-            out += geom("ellipsoid", (thick * 1.2, thick * 1.1, length * 0.2), (0, 0, at * length), _paint(rng, colours))
-    out += geom("cylinder", (thick * 1.1, thick * rng.uniform(1, 1.5)), (0, 0, length), _paint(rng, colours), "0 1.5708 0")
+            out += geom(
+                "ellipsoid", (thick * 1.2, thick * 1.1, length * 0.2), (0, 0, at * length), _paint(rng, colours)
+            )
+    out += geom(
+        "cylinder", (thick * 1.1, thick * rng.uniform(1, 1.5)), (0, 0, length), _paint(rng, colours), "0 1.5708 0"
+    )
     for _ in range(int(rng.integers(0, 4))):
         at = (0, 0, length * rng.uniform(0.1, 0.9))
         if rng.random() < 0.5:
@@ -142,13 +153,20 @@ def _link(rng: Rng, length: float, thick: float, colours: list[Floats]) -> str:
 def _hand(rng: Rng, length: float, finger_length: float, thick: float, colours: list[Floats]) -> str:
     """From the fingers' roots to the wrist."""
     palm = rng.uniform(0.015, 0.035)
-    out = geom("box", (rng.uniform(0.03, 0.07), thick * 0.9 + 0.01, palm), (0, 0, finger_length + palm), _paint(rng, colours))
+    out = geom(
+        "box", (rng.uniform(0.03, 0.07), thick * 0.9 + 0.01, palm), (0, 0, finger_length + palm), _paint(rng, colours)
+    )
     rest = max(length - finger_length, 0.02)
     centre = (0, 0, finger_length + rest / 2)
     if rng.random() < 0.6:
         out += geom("cylinder", (thick * rng.uniform(0.6, 1.2), rest / 2), centre, _paint(rng, colours))
     else:
-        out += geom("box", (thick * rng.uniform(0.5, 1.2), thick * rng.uniform(0.5, 1.2), rest / 2), centre, _paint(rng, colours))
+        out += geom(
+            "box",
+            (thick * rng.uniform(0.5, 1.2), thick * rng.uniform(0.5, 1.2), rest / 2),
+            centre,
+            _paint(rng, colours),
+        )
     out += geom("sphere", (thick * rng.uniform(0.7, 1.3),), (0, 0, length), _paint(rng, colours))
     if rng.random() < 0.3:  # a camera on its bracket
         out += geom("box", (0.02, 0.012, 0.012), (0, thick + 0.03, length * 0.8), plain(rng))
@@ -169,7 +187,11 @@ def _finger(rng: Rng, hand_length: float, colours: list[Floats]) -> tuple[str, f
         return geom("capsule", (half, length / 2 - half), middle, paint), half, length
     if style == "claw":  # the upper half stands out and leads back in
         out = geom("box", (half, wide, length * 0.28), (0, 0, length * 0.25), paint, "0 0.25 0")
-        return out + geom("box", (half, wide, length * 0.3), (half * 2, 0, length * 0.72), paint, "0 -0.2 0"), half, length
+        return (
+            out + geom("box", (half, wide, length * 0.3), (half * 2, 0, length * 0.72), paint, "0 -0.2 0"),
+            half,
+            length,
+        )
     out = geom("box", (half, wide, length / 2), middle, paint)
     if style == "stepped":
         out += geom("box", (half * 2, wide * 1.3, length * 0.3), (half, 0, length * 0.75), _paint(rng, colours))

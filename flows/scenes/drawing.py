@@ -90,8 +90,8 @@ class Painter:
         rgb, depth, geom = (np.stack(column) for column in zip(*frames, strict=True))
         owner = np.append(body_of[model.geom_bodyid], np.int16(-1))
         focal = size[0] / 2 / np.tan(np.radians(world.fovy) / 2)
-        K = np.array([[focal, 0, (size[1] - 1) / 2], [0, focal, (size[0] - 1) / 2], [0, 0, 1]])
-        return Drawn(rgb, np.where(geom >= 0, depth, 0).astype(np.float32), owner[geom], K)
+        intrinsics = np.array([[focal, 0, (size[1] - 1) / 2], [0, focal, (size[0] - 1) / 2], [0, 0, 1]])
+        return Drawn(rgb, np.where(geom >= 0, depth, 0).astype(np.float32), owner[geom], intrinsics)
 
     def _place_camera(self, model: Any, world: World) -> None:
         # MuJoCo's cameras look along -z with y up, OpenCV's along z with y down.

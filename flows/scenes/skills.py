@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -85,7 +86,12 @@ class Task:
 
     def grasp_point(self) -> Floats:
         """(3,) where the fingertips close, metres in the world."""
-        return self.at[:3, 3] + (0, 0, min(self.thing.grasp[0], self.thing.height))
+        return above(self.at[:3, 3], min(self.thing.grasp[0], self.thing.height))
+
+
+def above(point: Floats, height: float) -> Floats:
+    """(3,) `height` metres over `point`."""
+    return np.asarray(point + np.array([0.0, 0.0, height]))
 
 
 def pick_place(rng: Rng, task: Task) -> None:
@@ -95,13 +101,13 @@ def pick_place(rng: Rng, task: Task) -> None:
     here = np.array(task.path[-1].xyz)
     held = task.path[-1].opening
     grip = task.grasp_point()[2] - task.at[2, 3]
-    task.go(here + (0, 0, lift), holds=True, touches=True)
+    task.go(above(here, lift), holds=True, touches=True)
     if rng.random() < 0.3:  # pours, shows, flips halfway
-        task.go(task.goal + (0, 0, lift + grip + 0.05), roll=rng.uniform(-1.2, 1.2), yaw=task.yaw + rng.normal(0, 0.5))
+        task.go(above(task.goal, lift + grip + 0.05), roll=rng.uniform(-1.2, 1.2), yaw=task.yaw + rng.normal(0, 0.5))
     yaw = task.path[-1].yaw + rng.normal(0, 0.4)
-    task.go(task.goal + (0, 0, lift + grip), yaw=yaw, roll=0.0)
+    task.go(above(task.goal, lift + grip), yaw=yaw, roll=0.0)
     if rng.random() < 0.85:
-        task.go(task.goal + (0, 0, grip))
+        task.go(above(task.goal, grip))
         task.go(seconds=rng.uniform(0.2, 0.6), opening=min(held + 0.04, task.open_m), holds=False)
         _leave(rng, task)
 
@@ -121,7 +127,7 @@ def opens(rng: Rng, task: Task) -> None:
     assert task.handle is not None
     grip = (task.at @ [*task.handle, 1])[:3]
     task.yaw += rng.normal(0, 0.1)
-    task.go(grip + (0, 0, rng.uniform(0.06, 0.15)), yaw=task.yaw, opening=task.open_m)
+    task.go(above(grip, rng.uniform(0.06, 0.15)), yaw=task.yaw, opening=task.open_m)
     task.go(grip)
     task.go(opening=0.015, seconds=rng.uniform(0.2, 0.6), touches=True)
     amount = rng.uniform(0.5, 1.0)
@@ -154,7 +160,7 @@ def play(path: list[Waypoint], at: Floats, times: Floats) -> tuple[list[Floats],
     """
     ends = np.cumsum([each.seconds for each in path])
     starts_of_thing = [at]
-    for before, after in zip(path[:-1], path[1:], strict=True):
+    for before, after in pairwise(path):
         moved = after.hand @ np.linalg.inv(before.hand) if after.holds else np.eye(4)
         starts_of_thing.append(moved @ starts_of_thing[-1])
     rows = []
@@ -190,12 +196,13 @@ def _take(rng: Rng, task: Task) -> None:
     width = min(task.thing.grasp[1], task.open_m - 0.005)
     wide = min(width + rng.uniform(0.01, 0.04), task.open_m)
     if rng.random() < 0.17:
-        miss = grip + [*rng.choice([-1, 1], 2) * (task.thing.radius + rng.uniform(0.02, 0.06)), 0]
-        task.go(miss + (0, 0, 0.1), opening=wide)
+        aside = rng.choice([-1, 1], 2) * (task.thing.radius + rng.uniform(0.02, 0.06))
+        miss = grip + np.array([*aside, 0.0])
+        task.go(above(miss, 0.1), opening=wide)
         task.go(miss)
         task.go(opening=0.0, seconds=0.4)
-        task.go(miss + (0, 0, 0.1), opening=wide)
-    task.go(grip + (0, 0, rng.uniform(0.06, 0.15)), opening=wide)
+        task.go(above(miss, 0.1), opening=wide)
+    task.go(above(grip, rng.uniform(0.06, 0.15)), opening=wide)
     task.go(grip)
     task.go(opening=max(width - 0.002, 0.0), seconds=rng.uniform(0.2, 0.6))
     task.path[-1] = replace(task.path[-1], touches=False)
@@ -207,17 +214,21 @@ def _drag(rng: Rng, task: Task, *, beside: bool) -> None:
     way = task.goal - task.at[:3, 3]
     way[2] = 0.0
     direction = way / max(float(np.linalg.norm(way)), 1e-6)
-    top = task.at[:3, 3] + (0, 0, task.thing.height)
+    top = above(task.at[:3, 3], task.thing.height)
     if beside:
-        point = task.at[:3, 3] - direction * (task.thing.radius + 0.012) + (0, 0, min(0.03, task.thing.height / 2) + 0.005)
+        point = above(
+            task.at[:3, 3] - direction * (task.thing.radius + 0.012), min(0.03, task.thing.height / 2) + 0.005
+        )
         task.yaw = float(np.arctan2(direction[1], direction[0])) + np.pi / 2
     else:
-        point = top - (0, 0, 0.004)
-    task.go(point + (0, 0, task.thing.height + rng.uniform(0.05, 0.12)), yaw=task.yaw, opening=0.0)
+        point = above(top, -0.004)
+    task.go(above(point, task.thing.height + rng.uniform(0.05, 0.12)), yaw=task.yaw, opening=0.0)
     task.go(point)
     strokes = int(rng.integers(1, 3))
     for _ in range(strokes):
-        task.go(np.array(task.path[-1].xyz) + way / strokes, yaw=task.yaw + rng.normal(0, 0.15), holds=True, touches=True)
+        task.go(
+            np.array(task.path[-1].xyz) + way / strokes, yaw=task.yaw + rng.normal(0, 0.15), holds=True, touches=True
+        )
         task.go(seconds=rng.uniform(0.15, 0.4))
     task.go(np.array(task.path[-1].xyz) - (direction * 0.02 if beside else 0), holds=False, touches=False)
     _leave(rng, task)
@@ -239,7 +250,7 @@ def _swing(task: Task, amount: float) -> None:
 
 def _leave(rng: Rng, task: Task) -> None:
     here = np.array(task.path[-1].xyz)
-    task.go(here + (0, 0, rng.uniform(0.08, 0.2)), touches=False, holds=False)
+    task.go(above(here, rng.uniform(0.08, 0.2)), touches=False, holds=False)
     if rng.random() < 0.6:
         task.go(np.array([*rng.uniform(-0.25, 0.25, 2), rng.uniform(0.15, 0.35)]))
     if rng.random() < 0.4:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
@@ -14,7 +14,19 @@ Rng = np.random.Generator
 SIDE = 128
 """Pixels of a picture's side: what a surface shows at the sizes that the scenes are drawn in."""
 
-PHOTOGRAPHS = ("coffee", "astronaut", "chelsea", "rocket", "grass", "gravel", "brick", "immunohistochemistry", "retina", "page", "coins")
+PHOTOGRAPHS = (
+    "coffee",
+    "astronaut",
+    "chelsea",
+    "rocket",
+    "grass",
+    "gravel",
+    "brick",
+    "immunohistochemistry",
+    "retina",
+    "page",
+    "coins",
+)
 """Pictures in scikit-image's wheel; its other ones are fetched from the network, and so not used."""
 
 
@@ -90,7 +102,7 @@ def _speckle(rng: Rng) -> NDArray[np.float64]:
 _PATTERNS = {"noise": _noise, "stripes": _stripes, "checks": _checks, "wood": _wood, "speckle": _speckle}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _photograph(name: str) -> Picture:
     from skimage import data
 

@@ -121,9 +121,7 @@ def _bowl(rng: Rng, name: str, size: float) -> Thing:
         (radius * 0.45, 0.1 * height),
     ]
     body, asset = _turned(name, profile)
-    return Thing(
-        name, "bowl", body.replace("PAINT", painted(rng, name)), asset, radius, height, (height * 0.8, 0.02)
-    )
+    return Thing(name, "bowl", body.replace("PAINT", painted(rng, name)), asset, radius, height, (height * 0.8, 0.02))
 
 
 def _vase(rng: Rng, name: str, size: float) -> Thing:
@@ -217,7 +215,9 @@ def _sheet(rng: Rng, name: str, size: float) -> Thing:
     )
     every = np.concatenate([faces, faces[:, ::-1] + count * count, walls])
     asset = _mesh_asset(name, np.concatenate([top, bottom]), every)
-    return Thing(name, "cloth", _mesh(name).replace("PAINT", painted(rng, name)), asset, side * 0.6, float(z.max()), (0.01, 0.01))
+    return Thing(
+        name, "cloth", _mesh(name).replace("PAINT", painted(rng, name)), asset, side * 0.6, float(z.max()), (0.01, 0.01)
+    )
 
 
 def _granules(rng: Rng, name: str, size: float) -> Thing:
@@ -252,7 +252,9 @@ def _mesh(name: str) -> str:
 
 
 def _mesh_asset(name: str, points: np.ndarray, faces: np.ndarray) -> str:
-    return f'<mesh name="{name}_mesh" inertia="shell" vertex="{text(points)}" face="{" ".join(map(str, faces.ravel()))}"/>'
+    return (
+        f'<mesh name="{name}_mesh" inertia="shell" vertex="{text(points)}" face="{" ".join(map(str, faces.ravel()))}"/>'
+    )
 
 
 def _turned(name: str, profile: Sequence[tuple[float, float]], sides: int = 20) -> tuple[str, str]:
@@ -265,7 +267,10 @@ def _turned(name: str, profile: Sequence[tuple[float, float]], sides: int = 20) 
     faces = []
     for ring in range(len(profile) - 1):
         low, high = ring * sides, (ring + 1) * sides
-        faces += [np.stack([low + now, low + after, high + after], -1), np.stack([low + now, high + after, high + now], -1)]
+        faces += [
+            np.stack([low + now, low + after, high + after], -1),
+            np.stack([low + now, high + after, high + now], -1),
+        ]
     last = (len(profile) - 1) * sides
     faces += [np.stack([after, now, np.full(sides, len(points) - 2)], -1)]
     faces += [np.stack([last + now, last + after, np.full(sides, len(points) - 1)], -1)]

@@ -67,7 +67,7 @@ def tracks_and_centroids(world: World, drawn: Drawn, target: int, n_robot: int) 
 def _follow(
     world: World, drawn: Drawn, queries: NDArray[np.int_], query_frame: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.int16]]:
-    """xy (T, N, 2), depth (T, N), visibility (T, N) and body (N,) of pixels (N, 2) of one frame."""
+    """Xy (T, N, 2), depth (T, N), visibility (T, N) and body (N,) of pixels (N, 2) of one frame."""
     x, y = queries.T
     body, depth = drawn.body[query_frame, y, x], drawn.depth[query_frame, y, x]
     scene = np.broadcast_to(np.eye(4), (len(world.poses), 1, 4, 4))
@@ -99,9 +99,10 @@ def _visible(
     return np.asarray(found & inside)
 
 
-def _unproject(K: NDArray[np.float64], xy: NDArray[np.generic], z: NDArray[np.generic]) -> NDArray[np.float64]:
-    return np.concatenate([(xy - K[:2, 2]) / np.diag(K)[:2] * z[:, None], z[:, None]], axis=1)
+def _unproject(intrinsics: NDArray[np.float64], xy: NDArray[np.generic], z: NDArray[np.generic]) -> NDArray[np.float64]:
+    rays = (xy - intrinsics[:2, 2]) / np.diag(intrinsics)[:2]
+    return np.concatenate([rays * z[:, None], z[:, None]], axis=1)
 
 
-def _transform(T: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.einsum("...ij,...j->...i", T[..., :3, :3], points) + T[..., :3, 3])
+def _transform(pose: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.einsum("...ij,...j->...i", pose[..., :3, :3], points) + pose[..., :3, 3])

@@ -14,7 +14,7 @@ import numpy as np
 from flows.scenes.arms import Robot, random_robot
 from flows.scenes.poses import Floats, look_at, pose, turn
 from flows.scenes.skills import SKILLS, Task, play
-from flows.scenes.textures import Picture, Rng, random_colour, random_picture, tiled
+from flows.scenes.textures import Picture, Rng, random_picture, tiled
 from flows.scenes.things import KINDS, PICTURES, Thing, geom, painted, plain, random_thing, text
 
 SURFACES = 4
@@ -198,11 +198,11 @@ def _others(rng: Rng, taken: Floats, radius: float, azimuth: float) -> tuple[lis
     return things, places
 
 
-def _goal(
-    rng: Rng, skill: str, start: Floats, others: list[Thing], places: list[Floats]
-) -> tuple[Floats, str]:
+def _goal(rng: Rng, skill: str, start: Floats, others: list[Thing], places: list[Floats]) -> tuple[Floats, str]:
     """Where the thing goes: the table, or, for what is carried, in or on another thing now and then."""
-    flat = [index for index, each in enumerate(others) if each.noun in ("bowl", "block", "cloth") and each.radius > 0.04]
+    flat = [
+        index for index, each in enumerate(others) if each.noun in ("bowl", "block", "cloth") and each.radius > 0.04
+    ]
     if skill == "pick-place" and flat and rng.random() < 0.6:
         chosen = int(rng.choice(flat))
         height = 0.1 * others[chosen].height if others[chosen].noun == "bowl" else others[chosen].height
@@ -241,7 +241,9 @@ def _surroundings(rng: Rng, azimuth: float) -> str:
         size = rng.uniform(0.03, 0.2, 3)
         place = (distance * np.cos(angle), distance * np.sin(angle), size[2] * rng.uniform(0.2, 1.0))
         turned = f"0 0 {angle + rng.normal(0, 0.2):.4g}"
-        out += geom(str(rng.choice(["box", "cylinder"])), np.minimum(size, distance - 0.26), place, painted(rng, ""), turned)
+        out += geom(
+            str(rng.choice(["box", "cylinder"])), np.minimum(size, distance - 0.26), place, painted(rng, ""), turned
+        )
     if rng.random() < 0.25:
         out += _tray(rng, float(yaw))
     return out
@@ -279,7 +281,8 @@ def _mjcf(rng: Rng, bodies: dict[str, str], assets: str, surroundings: str, fovy
 <visual><quality offsamples="4" numslices="16" numstacks="8" numquads="1"/><map znear="0.03" zfar="8"/>
 <headlight ambient="{text([ambient] * 3)}" diffuse="{text([rng.uniform(0, 0.3)] * 3)}" specular="0 0 0"/></visual>
 <statistic extent="1" center="0 0 0"/><asset>{materials}{assets}</asset>
-<worldbody>{_lights(rng)}<camera name="camera" fovy="{fovy:.5g}" mode="fixed"/>{surroundings}{moving}</worldbody></mujoco>"""
+<worldbody>{_lights(rng)}<camera name="camera" fovy="{fovy:.5g}" mode="fixed"/>{surroundings}{moving}</worldbody>
+</mujoco>"""
 
 
 def _gloss(rng: Rng) -> str:

@@ -23,9 +23,6 @@ from extractors.depth import average_readings
 from tests.benchmarks.groundtruth import GroundTruth, read_folder
 
 PACKET = (224, 224)
-NEAREST = 0.02
-"""Least aligned inverse depth, 1/m: 50 m."""
-
 Floats = NDArray[np.float64]
 
 
@@ -33,7 +30,8 @@ def scores(inverse: Floats, truth: Floats, known: NDArray[np.bool_]) -> tuple[fl
     """AbsRel, delta1 and the aligned depth (T, H, W) of inverse depth `inverse` (T, H, W) against metres `truth`."""
     line = np.polyfit(inverse[known], 1 / truth[known], 1) if np.ptp(inverse[known]) > 0 else None
     aligned = np.full(truth.shape, np.mean(1 / truth[known])) if line is None else np.polyval(line, inverse)
-    depth = 1 / np.maximum(aligned, NEAREST)
+    # Farther than anything in the clip is as wrong as the farthest: inverse depth near zero would outweigh all else.
+    depth = 1 / np.maximum(aligned, 1 / truth[known].max())
     ratio = depth[known] / truth[known]
     return float(np.abs(ratio - 1).mean()), float((np.maximum(ratio, 1 / ratio) < 1.25).mean()), depth
 
@@ -85,7 +83,10 @@ def main() -> None:
             if not clip.moving_camera:
                 rows.append(list(numbers.values()))
             told = "  ".join(f"{name} {value:.3f}" for name, value in numbers.items())
-            print(f"{clip.episode.episode_id[-26:]:27s}{told}{'  (camera moves)' if clip.moving_camera else ''}", flush=True)
+            print(
+                f"{clip.episode.episode_id[-26:]:27s}{told}{'  (camera moves)' if clip.moving_camera else ''}",
+                flush=True,
+            )
         mean = np.nanmean(np.array(rows), axis=0)
         told = "  ".join(f"{name} {value:.3f}" for name, value in zip(numbers, mean, strict=True))
         print(f"{f'mean of {len(rows)} fixed cameras':27s}{told}")

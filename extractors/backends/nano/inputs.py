@@ -23,7 +23,8 @@ def network_inputs(frames: Pixels, before: Pixels, after: Pixels, background: Pi
 
     Args:
         frames: (T, H, W, 3).
-        before, after: (T, H, W, 3), the moments before and after each of them, itself at the clip's ends.
+        before: (T, H, W, 3), the moment before each of them, itself at the clip's start.
+        after: (T, H, W, 3), the moment after each of them, itself at the clip's end.
         background: (H, W, 3).
     """
     n_frames, height, width = frames.shape[:3]

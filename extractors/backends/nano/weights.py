@@ -32,4 +32,6 @@ def load_network(path: Path = PACKAGED) -> NanoNetwork:
 def save_weights(network: NanoNetwork, path: Path) -> None:
     """Writes them as `load_network` reads them, in half precision."""
     state = network.state_dict()
-    save_file({name: value.half().contiguous() if value.is_floating_point() else value for name, value in state.items()}, path)
+    save_file(
+        {name: value.half().contiguous() if value.is_floating_point() else value for name, value in state.items()}, path
+    )

@@ -27,13 +27,13 @@ SCALES = 4
 def class_loss(answer: Answer, classes: Tensor) -> Tensor:
     """Focal cross-entropy, Dice of robot and object over the clip, and cross-entropy of the coarse answer."""
     weights = torch.tensor(CLASS_WEIGHTS)
-    told = classes[:, 0, 0] != UNTOLD
-    classes = classes[told]
-    log_share = answer.logits[told].log_softmax(1)
+    labelled = classes[:, 0, 0] != UNTOLD
+    classes = classes[labelled]
+    log_share = answer.logits[labelled].log_softmax(1)
     own = log_share.gather(1, classes[:, None])[:, 0]
     focal = -(weights[classes] * (1 - own.exp()) ** FOCUS * own).mean()
     small = classes[:, 2::4, 2::4]
-    first = F.cross_entropy(answer.first[told], small, weight=weights)
+    first = F.cross_entropy(answer.first[labelled], small, weight=weights)
     return 2 * focal + 0.4 * first + 0.5 * sum(_dice(log_share[:, k].exp(), classes == k) for k in (1, 2))
 
 
@@ -42,16 +42,16 @@ def depth_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
     Args:
         predicted: (T, H, W).
-        target: (T, H, W) 1/m, 0 where it is not known.
+        target: (T, H, W) 1/m, 0 where it is not given.
     """
-    known = target > 0
-    middle = target[known].median()
-    spread = (target[known] - middle).abs().mean() + 1e-3
-    wanted = (target - middle) / spread
-    scale, shift = _best_line(predicted[known], wanted[known])
-    error = torch.where(known, predicted * scale + shift - wanted, 0.0)
+    given = target > 0
+    middle = target[given].median()
+    spread = (target[given] - middle).abs().mean() + 1e-3
+    aim = (target - middle) / spread
+    scale, shift = _best_line(predicted[given], aim[given])
+    error = torch.where(given, predicted * scale + shift - aim, 0.0)
     # A quarter of the pixels tells the trimmed mean well enough, and sorting all costs as much as a convolution.
-    size = error[:, ::2, ::2][known[:, ::2, ::2]].abs()
+    size = error[:, ::2, ::2][given[:, ::2, ::2]].abs()
     total = size.sort().values[: int(len(size) * (1 - TRIMMED))].sum() / max(len(size), 1)
     for level in range(SCALES):
         part = error[:, :: 2**level, :: 2**level]

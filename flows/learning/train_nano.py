@@ -73,9 +73,9 @@ def train(work: Path, stop: list[Path], *, minutes: float, rate: float, seed: in
         step += 1
         if step % TOLD_EVERY == 0:
             scores = evaluate(averaged.module, stop)
-            told = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
             mean = np.mean(losses[-TOLD_EVERY:], axis=0)
-            print(f"{share:.2f} step {step} classes {mean[0]:.3f} depth {mean[1]:.3f} | {told}", flush=True)
+            print(f"{share:.2f} step {step} classes {mean[0]:.3f} depth {mean[1]:.3f} | {line}", flush=True)
             value = scores["object J"] + 0.3 * scores["robot J"] - scores["AbsRel"]
             if value > best:
                 best = value
@@ -152,10 +152,10 @@ def _jaccard(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _abs_rel(predicted: np.ndarray, target: np.ndarray) -> float:
-    known = target > 0
-    scale, shift = np.polyfit(predicted[known], target[known], 1)
-    depth = 1 / np.maximum(scale * predicted[known] + shift, target[known].min())
-    return float(np.mean(np.abs(depth * target[known] - 1)))
+    given = target > 0
+    scale, shift = np.polyfit(predicted[given], target[given], 1)
+    depth = 1 / np.maximum(scale * predicted[given] + shift, target[given].min())
+    return float(np.mean(np.abs(depth * target[given] - 1)))
 
 
 if __name__ == "__main__":

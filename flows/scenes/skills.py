@@ -98,10 +98,10 @@ def pick_place(rng: Rng, task: Task) -> None:
     """Up, across, perhaps turned, and down on the goal."""
     _take(rng, task)
     lift = task.goal[2] + rng.uniform(0.05, 0.18)
-    here = np.array(task.path[-1].xyz)
+    at_hand = np.array(task.path[-1].xyz)
     held = task.path[-1].opening
     grip = task.grasp_point()[2] - task.at[2, 3]
-    task.go(above(here, lift), holds=True, touches=True)
+    task.go(above(at_hand, lift), holds=True, touches=True)
     if rng.random() < 0.3:  # pours, shows, flips halfway
         task.go(above(task.goal, lift + grip + 0.05), roll=rng.uniform(-1.2, 1.2), yaw=task.yaw + rng.normal(0, 0.5))
     yaw = task.path[-1].yaw + rng.normal(0, 0.4)
@@ -236,21 +236,21 @@ def _drag(rng: Rng, task: Task, *, beside: bool) -> None:
 
 def _swing(task: Task, amount: float) -> None:
     """The handle drawn along the drawer's y axis, or about the door's hinge, by a share of what it can."""
-    here = task.path[-1]
+    at_hand = task.path[-1]
     if task.hinge is None:
         axis = task.at[:3, :3] @ (0, -1, 0)
-        task.go(np.array(here.xyz) + axis * amount * 0.14, holds=True, touches=True)
+        task.go(np.array(at_hand.xyz) + axis * amount * 0.14, holds=True, touches=True)
         return
     hinge = (task.at @ [*task.hinge, 1])[:3]
     for step in range(1, 7):
         angle = amount * 1.4 * step / 6
-        arm = turn(2, -angle) @ (np.array(here.xyz) - hinge)
-        task.go(hinge + arm, yaw=here.yaw - angle, holds=True, touches=True)
+        arm = turn(2, -angle) @ (np.array(at_hand.xyz) - hinge)
+        task.go(hinge + arm, yaw=at_hand.yaw - angle, holds=True, touches=True)
 
 
 def _leave(rng: Rng, task: Task) -> None:
-    here = np.array(task.path[-1].xyz)
-    task.go(above(here, rng.uniform(0.08, 0.2)), touches=False, holds=False)
+    at_hand = np.array(task.path[-1].xyz)
+    task.go(above(at_hand, rng.uniform(0.08, 0.2)), touches=False, holds=False)
     if rng.random() < 0.6:
         task.go(np.array([*rng.uniform(-0.25, 0.25, 2), rng.uniform(0.15, 0.35)]))
     if rng.random() < 0.4:

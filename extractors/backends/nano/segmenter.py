@@ -96,7 +96,7 @@ def link(shares: NDArray[np.float16], most: int = 50) -> tuple[Bools, list[dict[
     rows = []
     for tube in np.argsort(-mass)[: min(most, count)].tolist():
         there = np.array([bool((labels == tube).any()) for labels in tubes])
-        is_part = not chosen or (there & taken).sum() < BESIDE * there.sum()
+        is_part = not chosen or bool((there & taken).sum() < BESIDE * there.sum())
         if is_part:
             chosen.append(tube)
             taken |= there

@@ -35,7 +35,7 @@ def test_a_few_steps_learn_and_the_best_weights_are_kept(clips, monkeypatch, cap
     lines = capsys.readouterr().out.splitlines()
     first, last = (float(line.split("classes ")[1].split()[0]) for line in (lines[0], lines[-1]))
     assert last < first
-    assert load_network(clips / "nano.safetensors").stem[0][0].weight.abs().sum() > 0
+    assert load_network(clips / "nano.safetensors").stem[0].weight.abs().sum() > 0
 
 
 def test_depth_loss_does_not_ask_for_scale_and_shift():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import cv2
@@ -60,26 +61,35 @@ def train(work: Path, stop: list[Path], *, minutes: float, rate: float, seed: in
     rng = np.random.default_rng(seed)
     network = NanoNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
-    averaged = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True
-    )
-    begin, step, best, losses = time.monotonic(), 0, -np.inf, []
-    while (share := (time.monotonic() - begin) / (60 * minutes)) < 1:
+    averaged = deepcopy(network)
+    begin, share, step, best, losses = time.monotonic(), 0.0, 0, -np.inf, []
+    while share < 1:
         for group in optimizer.param_groups:
             # Up over the first hundred steps, down as a cosine over the time that is left.
             group["lr"] = rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6
         losses.append(_step(network, optimizer, rng, sorted((work / "train").glob("clip*.npz"))))
-        averaged.update_parameters(network)
-        step += 1
-        if step % TOLD_EVERY == 0:
-            scores = evaluate(averaged.module, stop)
+        _follow(averaged, network)
+        step, share = step + 1, (time.monotonic() - begin) / (60 * minutes)
+        if step % TOLD_EVERY == 0 or share >= 1:
+            scores = evaluate(averaged, stop)
             line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
             mean = np.mean(losses[-TOLD_EVERY:], axis=0)
             print(f"{share:.2f} step {step} classes {mean[0]:.3f} depth {mean[1]:.3f} | {line}", flush=True)
             value = scores["object J"] + 0.3 * scores["robot J"] - scores["AbsRel"]
             if value > best:
                 best = value
-                save_weights(averaged.module, work / "nano.safetensors")
+                save_weights(averaged, work / "nano.safetensors")
+
+
+@torch.no_grad()
+def _follow(averaged: NanoNetwork, network: NanoNetwork, *, share: float = 0.01) -> None:
+    """Moves the averaged weights towards the network's: their exponential mean over about 1 / share steps."""
+    latest = network.state_dict()
+    for name, value in averaged.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(latest[name], share)
+        else:
+            value.copy_(latest[name])
 
 
 def _step(network: NanoNetwork, optimizer: torch.optim.Optimizer, rng: Rng, paths: list[Path]) -> tuple[float, float]:
@@ -94,7 +104,7 @@ def _step(network: NanoNetwork, optimizer: torch.optim.Optimizer, rng: Rng, path
         part = Answer(answer.logits[own], answer.first[own], answer.inverse_depth[own])
         of_classes = of_classes + class_loss(part, classes) / CLIPS_AT_ONCE
         of_depth = of_depth + depth_loss(part.inverse_depth, depth) / CLIPS_AT_ONCE
-    (of_classes + of_depth).backward()
+    torch.autograd.backward([of_classes + of_depth])
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     return float(of_classes.detach()), float(of_depth.detach())

@@ -141,12 +141,12 @@ def _link(rng: Rng, length: float, thick: float, colours: list[Floats]) -> str:
         "cylinder", (thick * 1.1, thick * rng.uniform(1, 1.5)), (0, 0, length), _paint(rng, colours), "0 1.5708 0"
     )
     for _ in range(int(rng.integers(0, 4))):
-        at = (0, 0, length * rng.uniform(0.1, 0.9))
+        height = length * rng.uniform(0.1, 0.9)
         if rng.random() < 0.5:
-            out += geom("cylinder", (thick * 1.08, thick * rng.uniform(0.1, 0.5)), at, _paint(rng, colours))
+            out += geom("cylinder", (thick * 1.08, thick * rng.uniform(0.1, 0.5)), (0, 0, height), _paint(rng, colours))
         else:
-            half = thick * rng.uniform(0.3, 1.0, 3)
-            out += geom("box", half, (rng.choice([-1, 1]) * thick, 0, at[2]), _paint(rng, colours))
+            block = thick * rng.uniform(0.3, 1.0, 3)
+            out += geom("box", block, (rng.choice([-1, 1]) * thick, 0, height), _paint(rng, colours))
     return out
 
 

@@ -22,10 +22,10 @@ def spoil(rng: Rng, pixels: Pixels) -> Pixels:
     tint = np.clip(rng.normal(1, 0.06, 3), 0.8, 1.2)
     values *= np.asarray(gain[:, None, None, None] * tint, np.float32)
     gamma = np.exp(rng.normal(0, 0.2))
-    values = 255 * np.clip(values / 255, 0, 1) ** np.float32(gamma)
+    values = np.asarray(255 * np.clip(values / 255, 0, 1) ** gamma, np.float32)
     if rng.random() < 0.5:
         blur = rng.uniform(0.3, 0.9)
-        values = np.stack([cv2.GaussianBlur(each, (0, 0), blur) for each in values])
+        values = np.stack([np.asarray(cv2.GaussianBlur(each, (0, 0), blur), np.float32) for each in values])
     if rng.random() < 0.7:
         values += rng.normal(0, rng.uniform(0.5, 6), values.shape).astype(np.float32)
     out = np.clip(values, 0, 255).astype(np.uint8)
@@ -38,7 +38,7 @@ def spoil(rng: Rng, pixels: Pixels) -> Pixels:
 
 def _jpeg(frame: Pixels, quality: int) -> Pixels:
     packed = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1])
+    return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
 
 
 def _h264(pixels: Pixels, crf: int) -> Pixels:
@@ -52,5 +52,6 @@ def _h264(pixels: Pixels, crf: int) -> Pixels:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
     file.seek(0)
-    with av.open(file) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    with av.open(file, "r") as video:
+        frames = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in video.decode(video=0)]
+    return np.stack(frames)

@@ -101,7 +101,7 @@ def write_scenes(
             path = out / f"scene{index:05d}_{recording.world.skill.replace('-', '_')}.npz"
             out.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as partial, partial.open("wb") as file:
-                np.savez_compressed(file, **arrays(recording))
+                np.savez_compressed(file, allow_pickle=False, **arrays(recording))
             yield path
     finally:
         painter.close()

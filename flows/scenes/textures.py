@@ -34,7 +34,7 @@ def random_colour(rng: Rng) -> NDArray[np.float64]:
     """(3,) RGB in [0, 1]; a third are greys, since metal, plastic and walls are."""
     if rng.random() < 0.33:
         return np.clip(np.full(3, rng.uniform(0.03, 0.97)) + rng.normal(0, 0.03, 3), 0, 1)
-    hsv = np.uint8([[[rng.integers(180), rng.integers(60, 256), rng.integers(50, 256)]]])
+    hsv = np.array([[[rng.integers(180), rng.integers(60, 256), rng.integers(50, 256)]]], np.uint8)
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0] / 255.0, np.float64)
 
 
@@ -45,7 +45,11 @@ def random_picture(rng: Rng, *, busy: float = 1.0) -> Picture:
     kind = rng.choice(["noise", "stripes", "checks", "wood", "speckle", "photograph", "tinted"])
     if kind in ("photograph", "tinted"):
         crop = _crop(rng, _photograph(str(rng.choice(PHOTOGRAPHS))))
-        return crop if kind == "photograph" else _painted(rng, cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) / 255.0)
+        return (
+            crop
+            if kind == "photograph"
+            else _painted(rng, np.asarray(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) / 255.0, np.float64))
+        )
     return _painted(rng, _PATTERNS[kind](rng))
 
 

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flows.scenes.textures import Rng, random_colour
+
+Numbers = Sequence[float] | NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,13 @@ def random_thing(rng: Rng, name: str, size: float, kinds: Sequence[str] | None =
     return KINDS[kind](rng, name, size)
 
 
-def geom(kind: str, size: Sequence[float], pos: Sequence[float] = (0, 0, 0), paint: str = "", turn: str = "") -> str:
+def geom(kind: str, size: Numbers, pos: Numbers = (0, 0, 0), paint: str = "", turn: str = "") -> str:
     """One MJCF geom that nothing collides with: poses are set, not simulated."""
     angle = f' euler="{turn}"' if turn else ""
     return f'<geom type="{kind}" size="{text(size)}" pos="{text(pos)}"{angle} {paint} contype="0" conaffinity="0"/>'
 
 
-def text(numbers: Sequence[float] | np.ndarray) -> str:
+def text(numbers: Numbers) -> str:
     """Numbers as MJCF writes them."""
     return " ".join(f"{number:.5g}" for number in np.ravel(numbers))
 

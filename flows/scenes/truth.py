@@ -6,6 +6,8 @@ the four pixels around its place shows the same body at the same depth.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -99,10 +101,10 @@ def _visible(
     return np.asarray(found & inside)
 
 
-def _unproject(intrinsics: NDArray[np.float64], xy: NDArray[np.generic], z: NDArray[np.generic]) -> NDArray[np.float64]:
+def _unproject(intrinsics: NDArray[np.float64], xy: NDArray[Any], z: NDArray[np.floating]) -> NDArray[np.float64]:
     rays = (xy - intrinsics[:2, 2]) / np.diag(intrinsics)[:2]
     return np.concatenate([rays * z[:, None], z[:, None]], axis=1)
 
 
-def _transform(pose: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _transform(pose: NDArray[np.floating], points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.einsum("...ij,...j->...i", pose[..., :3, :3], points) + pose[..., :3, 3])

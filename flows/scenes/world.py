@@ -181,7 +181,8 @@ def _others(rng: Rng, taken: Floats, radius: float, azimuth: float) -> tuple[lis
     """Distractors and receptacles that do not stand on each other, nor far towards the camera."""
     count = int(rng.choice([0, 2, 5, 9, 14], p=[0.12, 0.3, 0.3, 0.18, 0.1]))
     circles = [(taken[:2], radius)]
-    things, places = [], []
+    things: list[Thing] = []
+    places: list[Floats] = []
     for number in range(3 * count):
         if len(things) == count:
             break

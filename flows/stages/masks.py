@@ -26,7 +26,12 @@ def _settings(config: Config) -> Mapping[str, Any]:
     of_all = {"backend", "repair"}
     of_nano = {"nano_working_px"}
     of_texts = settings.keys() - of_motion - of_nano
-    read = {"motion": {*of_all, *of_motion}, "nano": {*of_all, *of_nano}, "sam3": of_texts, "grounded-sam": of_texts}
+    read = {
+        "motion": {*of_all, *of_motion},
+        "nano": {*of_all, *of_motion, *of_nano},
+        "sam3": of_texts,
+        "grounded-sam": of_texts,
+    }
     # What only another backend reads must not make this one work again.
     chosen = {name: settings[name] for name in sorted(read.get(config.masks.backend, of_all))}
     return {**chosen, "packaged_weights": packaged_digest()} if config.masks.backend == "nano" else chosen

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from extractors.build import SEGMENTERS
@@ -137,7 +136,9 @@ def main() -> None:
         rows = np.array([[each.region, each.contour, each.robot, each.contact] for each in fixed])
         means = [np.mean(column[np.isfinite(column)]) if np.isfinite(column).any() else np.nan for column in rows.T]
         print(f"{f'mean of {len(fixed)} fixed cameras':32} " + " ".join(f"{mean:6.3f}" for mean in means))
-        print(f"no mask at all where there is an object: {np.mean([each.is_empty for each in fixed]):.3f} of the episodes")
+        print(
+            f"no mask at all where there is an object: {np.mean([each.is_empty for each in fixed]):.3f} of the episodes"
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.backends.nano.clips import (
-    Pixels,
     answers,
     background_depth,
     clip_background,
@@ -17,6 +16,7 @@ from extractors.backends.nano.clips import (
     working_frames,
     working_size,
 )
+from extractors.backends.nano.inputs import Pixels
 from extractors.backends.nano.network import CLASSES
 from extractors.backends.nano.weights import load_network
 from extractors.camera_motion import clip_camera_motion

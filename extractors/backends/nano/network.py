@@ -96,12 +96,12 @@ class NanoNetwork(nn.Module):
 
     def looks(self, features: Features, first: Tensor, n_clips: int = 1) -> Tensor:
         """(n_clips, 4, 16) mean look of each class in a clip, from its frames' coarse logits."""
-        share, look = (maps.unflatten(0, (n_clips, -1)) for maps in (first.softmax(1).square(), features.look))
+        share, look = (_by_clip(maps, n_clips) for maps in (first.softmax(1).square(), features.look))
         return F.normalize(torch.einsum("ntkhw,ntchw->nkc", share, look), dim=2)
 
     def answer(self, features: Features, maps: Tensor, first: Tensor, looks: Tensor) -> Answer:
         """The classes and the inverse depth, given the clips' `looks`."""
-        look = features.look.unflatten(0, (len(looks), -1))
+        look = _by_clip(features.look, len(looks))
         alike = torch.einsum("nkc,ntchw->ntkhw", looks, look).flatten(0, 1)
         quarter = self.second(torch.cat([maps, first.softmax(1), alike], 1))
         up = F.interpolate(quarter, size=features.half.shape[2:], mode="nearest")
@@ -125,11 +125,15 @@ def pool(features: Features, n_clips: int = 1) -> Pooled:
     """Over a clip's frames in order of time, each frame with itself."""
 
     def both(maps: Tensor) -> tuple[Tensor, Tensor]:
-        clips = maps.unflatten(0, (n_clips, -1))
+        clips = _by_clip(maps, n_clips)
         until, since = clips.cummax(1).values, clips.flip(1).cummax(1).values.flip(1)
         return until.flatten(0, 1), since.flatten(0, 1)
 
     return Pooled(both(features.fine), both(features.coarse))
+
+
+def _by_clip(maps: Tensor, n_clips: int) -> Tensor:
+    return maps.reshape(n_clips, -1, *maps.shape[1:])
 
 
 def _conv(n_in: int, n_out: int, *, stride: int = 1, side: int = 3) -> nn.Sequential:

@@ -26,7 +26,8 @@ def load_network(path: Path = PACKAGED) -> NanoNetwork:
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} does not hold nano's weights ({reason}); install cuepack again") from error
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval()
 
 
 def save_weights(network: NanoNetwork, path: Path) -> None:

@@ -43,21 +43,13 @@ MIN_SIDE_PX = 24
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """What a network sees in the moments (M, h, w), shares in [0, 1] of each pixel.
+    """What a network sees in the moments.
 
     Attributes:
-        robot: of being the robot's.
-        object: of being the manipulated thing's.
+        robot: (M, h, w) in [0, 1], share of each pixel of being the robot's.
     """
 
     robot: NDArray[np.float16]
-    object: NDArray[np.float16]
-
-    @property
-    def confidence(self) -> Floats:
-        """(M,) mean share of the pixels that are rather the object's than not, 0 where none is."""
-        inside = np.where(self.object > 0.5, self.object, 0).astype(np.float32).sum(axis=(1, 2))
-        return np.asarray(inside / np.maximum((self.object > 0.5).sum(axis=(1, 2)), 1), np.float32)
 
     def judge(self, proposals: list[Proposal]) -> list[Proposal]:
         """Best first, after each proposal's score lost what the robot covers of its home before it departs.
@@ -121,9 +113,6 @@ class MotionSegmenter(OnCpu):
                 masks, cost = label_clip(scene, proposals[0])
                 confidence = _confidence(scene, proposals, cost)
                 return _spread_out(masks, confidence, spread, size, report, robot)
-            if seen is not None and (seen.object > 0.5).any():
-                report["instead"] = "no proposal: the network's own object"
-                return _spread_out(seen.object > 0.5, seen.confidence, spread, size, report, robot)
         report["reason"] = reason or "nothing that rested starts to move"
         empty = np.zeros((episode.n_frames, *size), np.bool_)
         return Masks(empty, np.zeros(episode.n_frames, np.float32), robot=robot, report=report)

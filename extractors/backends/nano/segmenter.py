@@ -39,8 +39,7 @@ class NanoSegmenter(MotionSegmenter):
         frames = working_frames(pixels, working_size((height, width), self._network_px))
         background = clip_background(frames)
         context = read_context(self._network, frames, background)
-        seen = Seen(*(np.empty(pixels.shape[:3], np.float16) for _ in range(2)))
+        robot = np.empty(pixels.shape[:3], np.float16)
         for moment, (shares, _) in enumerate(answers(self._network, frames, background, context)):
-            for out, name in ((seen.robot, "robot"), (seen.object, "object")):
-                out[moment] = cv2.resize(shares[CLASSES.index(name)], (width, height))
-        return seen
+            robot[moment] = cv2.resize(shares[CLASSES.index("robot")], (width, height))
+        return Seen(robot)

@@ -140,7 +140,7 @@ def test_what_the_robot_covers_is_not_the_object():
     robot = np.zeros(shape, np.float16)
     robot[:4, 2:6, 2:6] = 0.9
     robot[4:, 12:16, 12:16] = 0.9  # the hand that comes for the thing
-    best, worst = Seen(robot, np.zeros(shape, np.float16)).judge([arm, thing])
+    best, worst = Seen(robot).judge([arm, thing])
     assert best is thing
     assert best.score == pytest.approx(0.5)
     assert worst.score < 0.02

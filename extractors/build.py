@@ -20,6 +20,18 @@ def _motion(**settings: Any) -> Segmenter:
     return MotionSegmenter(**settings)
 
 
+def _nano_masks(**settings: Any) -> Segmenter:
+    from extractors.backends.nano.segmenter import NanoSegmenter
+
+    return NanoSegmenter(**settings)
+
+
+def _nano_depth(**settings: Any) -> DepthEstimator:
+    from extractors.backends.nano.depth import NanoDepth
+
+    return NanoDepth(**settings)
+
+
 def _sam3(**settings: Any) -> Segmenter:
     from extractors.backends.sam3 import Sam3
 
@@ -58,13 +70,17 @@ def _lucas_kanade(**settings: Any) -> PointTracker:
 
 SEGMENTERS: dict[str, Callable[..., Segmenter]] = {
     "motion": _motion,
+    "nano": _nano_masks,
     "recorded": RecordedSegmenter,
     "sam3": _sam3,
     "grounded-sam": _grounded_sam,
 }
 """Name -> builder; the builder's keyword arguments are the backend's settings."""
 
-DEPTH_ESTIMATORS: dict[str, Callable[..., DepthEstimator]] = {"video-depth-anything": _video_depth_anything}
+DEPTH_ESTIMATORS: dict[str, Callable[..., DepthEstimator]] = {
+    "nano": _nano_depth,
+    "video-depth-anything": _video_depth_anything,
+}
 """Name -> builder; the builder's keyword arguments are the backend's settings."""
 
 TRACKERS: dict[str, Callable[..., PointTracker]] = {

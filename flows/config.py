@@ -26,7 +26,7 @@ StageName = Literal["masks", "depth", "tracks", "geometry", "quality", "pack"]
 listed here too, so that the command line's help loads no stage; a test compares both lists."""
 
 _PROFILES: dict[str, dict[str, str]] = {
-    "cpu": {"masks": "motion", "depth": "off", "tracks": "lucas-kanade"},
+    "cpu": {"masks": "nano", "depth": "nano", "tracks": "lucas-kanade"},
     "gpu": {"masks": "sam3", "depth": "video-depth-anything", "tracks": "cotracker3"},
     "gpu-open": {"masks": "grounded-sam", "depth": "video-depth-anything", "tracks": "tapir"},
 }
@@ -44,10 +44,12 @@ def _yaml_off(value: Any) -> Any:
 
 
 MasksBackend = Annotated[
-    Literal["profile", "motion", "recorded", "sam3", "grounded-sam", "off"], BeforeValidator(_yaml_off)
+    Literal["profile", "nano", "motion", "recorded", "sam3", "grounded-sam", "off"], BeforeValidator(_yaml_off)
 ]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-DepthBackend = Annotated[Literal["profile", "video-depth-anything", "recorded", "off"], BeforeValidator(_yaml_off)]
+DepthBackend = Annotated[
+    Literal["profile", "nano", "video-depth-anything", "recorded", "off"], BeforeValidator(_yaml_off)
+]
 TracksBackend = Annotated[Literal["profile", "lucas-kanade", "cotracker3", "tapir", "off"], BeforeValidator(_yaml_off)]
 
 
@@ -119,9 +121,14 @@ class MasksConfig(Section):
         None, description="folder of sam3 or sam (.pth of segment-anything); none: model folder"
     )
     detector_weights: str | None = Field(None, description="folder of Grounding DINO; none: the model folder")
-    motion_working_px: int = Field(256, ge=64, le=1024, description="motion: longer side of its working images, pixels")
-    motion_max_candidates: int = Field(6, ge=1, le=100, description="motion: how many things that leave are followed")
-    motion_min_score: float = Field(0.02, gt=0, le=1, description="motion: least score of its own for an object")
+    nano_working_px: int = Field(160, ge=64, le=512, description="nano: longer side that its network sees, pixels")
+    motion_working_px: int = Field(
+        256, ge=64, le=1024, description="motion, nano: longer side of its working images, px"
+    )
+    motion_max_candidates: int = Field(
+        6, ge=1, le=100, description="motion, nano: how many things that leave are followed"
+    )
+    motion_min_score: float = Field(0.02, gt=0, le=1, description="motion, nano: least score of its own for an object")
 
 
 class DepthConfig(Section):
@@ -133,6 +140,7 @@ class DepthConfig(Section):
     weights: str | None = Field(None, description="checkpoint file; none: the model folder (see `cuepack models`)")
     input_size: int = Field(518, ge=28, multiple_of=14, description="shorter side that the network sees, pixels")
     precision: Literal["fp32", "fp16"] = Field("fp32", description="fp16 needs a CUDA device")
+    nano_working_px: int = Field(160, ge=64, le=512, description="nano: longer side that its network sees, pixels")
     stabilize: bool = Field(True, description="anchor the still background (static cameras)")
 
 
@@ -231,7 +239,8 @@ class RunConfig(Section):
     profile: Profile = Field(
         "auto",
         description="gpu = sam3 + video-depth-anything + cotracker3; gpu-open = grounded-sam + video-depth-anything + "
-        "tapir, licences that anyone may use; cpu needs no weights",
+        "tapir, licences that anyone may use; cpu = nano + nano + "
+        "lucas-kanade, whose weights are packaged",
     )
     workers: int = Field(0, ge=0, le=256, description="episodes worked on at once; 0: one per CPU core")
     shard_size: int = Field(64, ge=1, le=10_000, description="episodes per shard (one flow run)")

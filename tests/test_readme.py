@@ -15,7 +15,17 @@ from tests.support import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 
-QUICK = ["--no-prefect", "--profile", "cpu", "--set", "masks.backend=recorded", "--set", "tracks.backend=off"]
+QUICK = [
+    "--no-prefect",
+    "--profile",
+    "cpu",
+    "--set",
+    "masks.backend=recorded",
+    "--set",
+    "tracks.backend=off",
+    "--set",
+    "depth.backend=off",
+]
 
 STAND_INS = {
     "bridge_data_v2": "demo/sample/bridge_raw",

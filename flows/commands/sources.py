@@ -15,6 +15,10 @@ from extractors.errors import ConfigError
 from flows.commands.options import FAILED, FINISHED, FilePath, LocalPath, assignments, print_json
 from packers.atomic import built_aside
 
+SCENE_KINDS = ("pick-place", "push", "pull", "open", "idle")
+"""Those of `flows.scenes.skills.SKILLS`, listed here too so that the command line's help loads no OpenCV; a test
+compares both lists."""
+
 
 @click.command()
 @click.argument("source")
@@ -104,14 +108,33 @@ def inspect_and_exit(path: str, settings: Sequence[str], *, as_json: bool) -> No
 
 @click.command()
 @click.option("--out", required=True, type=LocalPath(), help="Directory to write the sample into.")
+@click.option("--scenes", type=click.IntRange(1, 1_000_000), help="Generate so many episodes instead (extra `scenes`).")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the generated episodes.")
+@click.option(
+    "--kind", type=click.Choice(SCENE_KINDS), help="What the robot does in generated episodes; none: any of them."
+)
+@click.option("--side", type=click.IntRange(32, 1024), default=256, show_default=True, help="Their width, pixels.")
+@click.option("--frames", type=click.IntRange(2, 2000), default=60, show_default=True, help="Their most frames.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def sample(out: Path, as_json: bool) -> None:
-    """Write the bundled sample episodes: simulated pick-and-place with exact ground truth."""
-    from flows.sources.sample import write_sample
+def sample(out: Path, scenes: int | None, as_json: bool, **drawn: Any) -> None:
+    """Write the bundled sample episodes: simulated pick-and-place with exact ground truth.
 
-    folders = write_sample(out)
+    With --scenes, generate others: random tables, things, robots and cameras, an npz file each, with masks, depth,
+    tracks, poses and contact. The same seed gives the same episodes.
+    """
+    if scenes is None:
+        from flows.sources.sample import write_sample
+
+        written = write_sample(out)
+    else:
+        from flows.scenes.episodes import write_scenes
+
+        side = drawn["side"]
+        kind, frames = drawn["kind"], drawn["frames"]
+        written = list(write_scenes(out, scenes, drawn["seed"], kind=kind, size=(side, side), frames=frames))
     if as_json:
-        print_json("sample", FINISHED, counts={"folders": len(folders)}, folders=[str(folder) for folder in folders])
+        name = "folders" if scenes is None else "files"
+        print_json("sample", FINISHED, counts={name: len(written)}, **{name: [str(each) for each in written]})
         return
-    for folder in folders:
-        print(folder)
+    for each in written:
+        print(each)

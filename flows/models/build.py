@@ -35,11 +35,13 @@ def _masks_settings(config: MasksConfig) -> dict[str, Any]:
     Raises:
         WeightsError: a checkpoint that it needs is missing.
     """
-    if config.backend == "motion":
+    if config.backend in ("motion", "nano"):
+        of_network = {"network_px": config.nano_working_px} if config.backend == "nano" else {}
         return {
             "working_px": config.motion_working_px,
             "max_candidates": config.motion_max_candidates,
             "min_score": config.motion_min_score,
+            **of_network,
         }
     if config.backend not in ("sam3", "grounded-sam"):
         return {}
@@ -58,9 +60,11 @@ def _masks_settings(config: MasksConfig) -> dict[str, Any]:
 
 def depth_estimator(config: DepthConfig) -> DepthEstimator:
     """The configured depth model."""
-    name = depth_weights(config)[0]
 
     def build() -> DepthEstimator:
+        if config.backend == "nano":
+            return DEPTH_ESTIMATORS["nano"](working_px=config.nano_working_px)
+        name = depth_weights(config)[0]
         return DEPTH_ESTIMATORS[config.backend](
             size=config.model,
             metric=config.metric,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from extractors.backends.nano.packaged import packaged_digest
 from extractors.depth import recorded_depth
 from extractors.errors import MissingDataError
 from extractors.types import Depth
@@ -23,7 +24,13 @@ def _settings(config: Config) -> Mapping[str, Any]:
     depth = config.depth
     if depth.backend in ("off", "recorded"):
         return {"backend": depth.backend}
-    return depth.model_dump(mode="json", exclude={"stabilize", "weights"})
+    if depth.backend == "nano":
+        return {
+            "backend": "nano",
+            "nano_working_px": depth.nano_working_px,
+            "packaged_weights": packaged_digest(),
+        }
+    return depth.model_dump(mode="json", exclude={"stabilize", "weights", "nano_working_px"})
 
 
 def _run(inputs: StageInputs) -> StageOutput:
@@ -32,7 +39,7 @@ def _run(inputs: StageInputs) -> StageOutput:
     datasets: dict[str, Dataset] = {}
     report: dict[str, Any] = {}
     device, precision = "cpu", "fp32"
-    if config.backend == "video-depth-anything":
+    if config.backend not in ("off", "recorded"):
         estimator = models.depth_estimator(config)
         with device_slot(estimator):
             estimated = estimator.estimate(episode.pixels, size=inputs.size)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.backends.nano.packaged import packaged_digest
 from extractors.geometry import intersection_over_union
 from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Masks
@@ -23,10 +24,17 @@ def _settings(config: Config) -> Mapping[str, Any]:
     settings = config.masks.model_dump(mode="json", exclude={"dilate", "weights", "detector_weights"})
     of_motion = {name for name in settings if name.startswith("motion_")}
     of_all = {"backend", "repair"}
-    of_texts = settings.keys() - of_motion
-    read = {"motion": {*of_all, *of_motion}, "sam3": of_texts, "grounded-sam": of_texts}
+    of_nano = {"nano_working_px"}
+    of_texts = settings.keys() - of_motion - of_nano
+    read = {
+        "motion": {*of_all, *of_motion},
+        "nano": {*of_all, *of_motion, *of_nano},
+        "sam3": of_texts,
+        "grounded-sam": of_texts,
+    }
     # What only another backend reads must not make this one work again.
-    return {name: settings[name] for name in sorted(read.get(config.masks.backend, of_all))}
+    chosen = {name: settings[name] for name in sorted(read.get(config.masks.backend, of_all))}
+    return {**chosen, "packaged_weights": packaged_digest()} if config.masks.backend == "nano" else chosen
 
 
 def _run(inputs: StageInputs) -> StageOutput:

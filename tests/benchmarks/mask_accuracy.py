@@ -1,10 +1,11 @@
-"""J and F of the `motion` masks against simulated episodes' exact ones.
+"""J and F of masks against simulated episodes' exact ones, and contact from the masks found.
 
     python -m tests.benchmarks.mask_accuracy ../shared/data/groundtruth_dev
 
 The episodes are played at 5 frames a second, BridgeData's rate, which they imitate in length and in motion from frame
 to frame; `--fps 20` says what it costs when the stated rate is four times too high. Masks are compared at packet size,
-over all frames; the mean is over the episodes with a fixed camera, each counting once.
+over all frames; the mean is over the episodes with a fixed camera, each counting once. Frames in which neither shows
+the object count 1. Contact is found from the masks and the gripper signal alone, without tracks.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from extractors.build import SEGMENTERS
+from extractors.contact import estimate_contact
+from extractors.geometry import intersection_over_union, resize_masks
 from extractors.masks import recorded_masks
-from extractors.types import Episode, Size
+from extractors.types import Episode, Masks, Size
 from scoring.truth.davis import contour_accuracy, region_similarity
 
 
@@ -33,10 +37,20 @@ class MaskResult:
     moving_camera: bool
     region: float
     contour: float
+    robot: float
+    contact: float
+    is_empty: bool
     confidence: float
     n_frames: int
     cpu_s: float
     note: str
+
+
+def contact_f1(episode: Episode, masks: Masks, truth: NDArray[np.bool_]) -> float:
+    """F1 of the frames with contact, from the masks found and the gripper signal; NaN where there is none."""
+    found = estimate_contact(episode.gripper, fps=episode.fps, masks=masks.object, robot_masks=masks.robot)
+    said = found.probability > 0.5
+    return float(2 * (said & truth).sum() / (said.sum() + truth.sum())) if truth.any() else float("nan")
 
 
 def load_episode(path: Path, index: int, *, gripper: bool = True, fps: float = 5.0) -> tuple[Episode, bool]:
@@ -75,11 +89,16 @@ def measure(
         masks = segmenter.segment(episode, size=size)
         seconds = time.process_time() - start
         truth = recorded_masks(episode, size=size).object
+        with np.load(path) as data:
+            contact, robot = data["contact"].astype(bool), resize_masks(data["robot_mask"] > 0, size)
         yield MaskResult(
             name=path.stem,
             moving_camera=moving_camera,
             region=float(region_similarity(masks.object, truth).mean()),
             contour=float(contour_accuracy(masks.object, truth).mean()),
+            robot=float("nan") if masks.robot is None else float(intersection_over_union(masks.robot, robot).mean()),
+            contact=contact_f1(episode, masks, contact),
+            is_empty=bool(truth.any() and not masks.object.any()),
             confidence=float(masks.score.mean()),
             n_frames=episode.n_frames,
             cpu_s=seconds,
@@ -100,20 +119,26 @@ def main() -> None:
     if not any(arguments.folder.glob("*.npz")):
         parser.error(f"no *.npz in {arguments.folder}")
     fixed = []
-    print(f"{'episode':32} {'J':>6} {'F':>6} {'score':>6} {'frames':>6} {'cpu s':>6}")
+    print(f"{'episode':32} {'J':>6} {'F':>6} {'robot':>6} {'touch':>6} {'score':>6} {'frames':>6} {'cpu s':>6}")
     for result in measure(
         arguments.folder, arguments.backend, gripper=not arguments.no_gripper, fps=arguments.fps, **settings
     ):
         if not result.moving_camera:
             fixed.append(result)
         print(
-            f"{result.name:32} {result.region:6.3f} {result.contour:6.3f} {result.confidence:6.2f} "
+            f"{result.name:32} {result.region:6.3f} {result.contour:6.3f} {result.robot:6.3f} {result.contact:6.3f} "
+            f"{result.confidence:6.2f} "
             f"{result.n_frames:6d} {result.cpu_s:6.1f}  {result.note}",
             flush=True,
         )
     if fixed:
-        region, contour = (np.mean([getattr(each, name) for each in fixed]) for name in ("region", "contour"))
-        print(f"{f'mean of {len(fixed)} fixed cameras':32} {region:6.3f} {contour:6.3f}")
+        # A benchmark's column may be empty: no robot masks, no contact.
+        rows = np.array([[each.region, each.contour, each.robot, each.contact] for each in fixed])
+        means = [np.mean(column[np.isfinite(column)]) if np.isfinite(column).any() else np.nan for column in rows.T]
+        print(f"{f'mean of {len(fixed)} fixed cameras':32} " + " ".join(f"{mean:6.3f}" for mean in means))
+        print(
+            f"no mask at all where there is an object: {np.mean([each.is_empty for each in fixed]):.3f} of the episodes"
+        )
 
 
 if __name__ == "__main__":

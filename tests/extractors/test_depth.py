@@ -169,7 +169,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[
     monkeypatch.setitem(SHAPES, "vits", tiny)
     weights = tmp_path / "video_depth_anything_vits.pth"
     torch.save(seed_model(VideoDepthNetwork("vits")).state_dict(), weights)
-    return {"video-depth-anything": {"weights": weights, "input_size": 28, "device": "cpu"}}
+    return {"nano": {}, "video-depth-anything": {"weights": weights, "input_size": 28, "device": "cpu"}}
 
 
 def test_each_kind_states_its_convention():

@@ -17,6 +17,7 @@ from tests.flows.batches import Silent
 SETTINGS = (
     "run.profile=cpu",
     "masks.backend=recorded",
+    "depth.backend=off",
     "tracks.backend=off",
     "packet.height=48",
     "packet.width=64",

@@ -12,7 +12,17 @@ from click.testing import CliRunner
 from flows.cli import CuepackGroup, main
 from flows.sources.sample import write_sample
 
-QUICK = ["--no-prefect", "--profile", "cpu", "--set", "masks.backend=recorded", "--set", "tracks.backend=off"]
+QUICK = [
+    "--no-prefect",
+    "--profile",
+    "cpu",
+    "--set",
+    "masks.backend=recorded",
+    "--set",
+    "tracks.backend=off",
+    "--set",
+    "depth.backend=off",
+]
 
 
 @pytest.fixture(scope="session")

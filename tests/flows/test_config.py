@@ -45,9 +45,10 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path):
         load_config(tmp_path / "none.yaml")
 
 
-def test_the_cpu_profile_needs_no_weights():
+def test_the_cpu_profile_needs_no_weights_but_the_packaged_ones():
     config = load_config(assignments=["run.profile=cpu"]).resolved()
-    assert (config.masks.backend, config.depth.backend, config.tracks.backend) == ("motion", "off", "lucas-kanade")
+    assert (config.masks.backend, config.depth.backend, config.tracks.backend) == ("nano", "nano", "lucas-kanade")
+    assert profile_weights("cpu") == ()
 
 
 def test_the_open_profile_has_weights_that_anyone_may_use():

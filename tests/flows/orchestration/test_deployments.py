@@ -29,7 +29,16 @@ from tests.support import REPOSITORY
 from tests.tools.screenshot import BROWSER, browser
 
 CUEPACK = [sys.executable, "-c", "from flows.cli import main; main()"]
-QUICK = ["--set", "masks.backend=recorded", "--set", "tracks.backend=off", "--set", "run.profile=cpu"]
+QUICK = [
+    "--set",
+    "masks.backend=recorded",
+    "--set",
+    "tracks.backend=off",
+    "--set",
+    "depth.backend=off",
+    "--set",
+    "run.profile=cpu",
+]
 OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 

@@ -24,6 +24,7 @@ from packers.viewer.contact_sheet import TILE, contact_sheet, data_uri
 
 SETTINGS = (
     "masks.backend=recorded",
+    "depth.backend=off",
     "tracks.backend=off",
     "run.profile=cpu",
     "packet.height=32",

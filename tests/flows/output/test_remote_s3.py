@@ -18,7 +18,17 @@ from tests.flows.remote_places import local_packets
 pytestmark = pytest.mark.slow
 
 CUEPACK = [sys.executable, "-c", "from flows.cli import main; main()"]
-QUICK = ["-q", "--profile", "cpu", "--set", "masks.backend=recorded", "--set", "tracks.backend=off"]
+QUICK = [
+    "-q",
+    "--profile",
+    "cpu",
+    "--set",
+    "masks.backend=recorded",
+    "--set",
+    "tracks.backend=off",
+    "--set",
+    "depth.backend=off",
+]
 BUCKET = "cuepack-test"
 
 

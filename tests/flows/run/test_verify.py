@@ -236,7 +236,7 @@ def test_frames_found_by_counting_disagree_with_a_reader_that_looks_them_up_wron
     good = VideoFrames.__iter__
     out = tmp_path / "out"
     arguments = ["extract", str(root), "--out", str(out), "--no-prefect", "--profile", "cpu", "--limit", "2"]
-    quick = [f"--set={name}" for name in ("masks.backend=off", "tracks.backend=off", *QUICK[3:])]
+    quick = [f"--set={name}" for name in ("masks.backend=off", "depth.backend=off", "tracks.backend=off", *QUICK[3:])]
 
     def one_early(frames):
         early = VideoFrames(frames.path, np.maximum(frames.numbers - 1, 0), frames._pictures)

@@ -1,0 +1,1 @@
+"""A small network of cuepack's own, trained on generated scenes: masks and depth (docs/nano.md)."""

@@ -1,0 +1,1 @@
+"""Training of the networks that cuepack brings along, on scenes that it generates."""

@@ -1,0 +1,172 @@
+"""Trains the nano network on generated scenes.
+
+    python -m flows.learning.train_nano --work WORK [--clips 2000] [--minutes 50] [--seed 0]
+
+WORK gets the clips (drawn once) and the best weights so far. Stops after `--minutes`; the weights that do best on
+clips of another seed are kept. The packaged ones: docs/nano.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from extractors.backends.nano.inputs import median_background, network_inputs
+from extractors.backends.nano.network import Answer, NanoNetwork
+from extractors.backends.nano.weights import save_weights
+from flows.learning.clips import Clip, generate, read_clip
+from flows.learning.losses import UNTOLD, class_loss, depth_loss
+
+CLIPS_AT_ONCE, FRAMES_AT_ONCE, SIDE = 4, 8, 96
+"""A step's clips, frames of each, and their side in pixels."""
+
+STOP_SEED = 900
+"""Of the clips on which training stops early; training clips have other seeds."""
+
+N_STOP = 24
+
+TOLD_EVERY = 150
+"""Steps between two looks at the clips on which training stops."""
+
+Rng = np.random.Generator
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for clips and weights")
+    parser.add_argument("--clips", type=int, default=2000, help="training clips; default: 2000")
+    parser.add_argument("--minutes", type=float, default=50.0, help="of training; default: 50")
+    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate; default: 0.002")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--growing", action="store_true", help="train on the clips that are there, draw none")
+    options = parser.parse_args()
+    stop = list(generate(options.work / "stop", N_STOP, STOP_SEED))
+    if not options.growing:
+        for _ in generate(options.work / "train", options.clips, 100 + options.seed):
+            pass
+    train(options.work, stop, minutes=options.minutes, rate=options.rate, seed=options.seed)
+
+
+def train(work: Path, stop: list[Path], *, minutes: float, rate: float, seed: int) -> None:
+    """Trains on the clips in `work`/train and writes `work`/nano.safetensors when `stop` is done better."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    network = NanoNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
+    averaged = deepcopy(network)
+    begin, share, step, best, losses = time.monotonic(), 0.0, 0, -np.inf, []
+    while share < 1:
+        for group in optimizer.param_groups:
+            # Up over the first hundred steps, down as a cosine over the time that is left.
+            group["lr"] = rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6
+        losses.append(_step(network, optimizer, rng, sorted((work / "train").glob("clip*.npz"))))
+        _follow(averaged, network)
+        step, share = step + 1, (time.monotonic() - begin) / (60 * minutes)
+        if step % TOLD_EVERY == 0 or share >= 1:
+            scores = evaluate(averaged, stop)
+            line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            mean = np.mean(losses[-TOLD_EVERY:], axis=0)
+            print(f"{share:.2f} step {step} classes {mean[0]:.3f} depth {mean[1]:.3f} | {line}", flush=True)
+            value = scores["object J"] + 0.3 * scores["robot J"] - scores["AbsRel"]
+            if value > best:
+                best = value
+                save_weights(averaged, work / "nano.safetensors")
+
+
+@torch.no_grad()
+def _follow(averaged: NanoNetwork, network: NanoNetwork, *, share: float = 0.01) -> None:
+    """Moves the averaged weights towards the network's: their exponential mean over about 1 / share steps."""
+    latest = network.state_dict()
+    for name, value in averaged.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(latest[name], share)
+        else:
+            value.copy_(latest[name])
+
+
+def _step(network: NanoNetwork, optimizer: torch.optim.Optimizer, rng: Rng, paths: list[Path]) -> tuple[float, float]:
+    network.train()
+    optimizer.zero_grad()
+    clips = [_varied(rng, read_clip(paths[int(rng.integers(len(paths)))])) for _ in range(CLIPS_AT_ONCE)]
+    inputs = torch.cat([each[0] for each in clips]).contiguous(memory_format=torch.channels_last)
+    answer = network(inputs, CLIPS_AT_ONCE)
+    of_classes, of_depth = torch.zeros(()), torch.zeros(())
+    for number, (_, classes, depth) in enumerate(clips):
+        own = slice(number * FRAMES_AT_ONCE, (number + 1) * FRAMES_AT_ONCE)
+        part = Answer(answer.logits[own], answer.first[own], answer.inverse_depth[own])
+        of_classes = of_classes + class_loss(part, classes) / CLIPS_AT_ONCE
+        of_depth = of_depth + depth_loss(part.inverse_depth, depth) / CLIPS_AT_ONCE
+    torch.autograd.backward([of_classes + of_depth])
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return float(of_classes.detach()), float(of_depth.detach())
+
+
+def _varied(rng: Rng, clip: Clip) -> tuple[Tensor, Tensor, Tensor]:
+    """Some of the frames, a part of the picture, mirrored, backwards, in other colours; as the network's inputs."""
+    chosen = np.sort(rng.choice(len(clip.pixels), FRAMES_AT_ONCE, replace=False))
+    if rng.random() < 0.3:
+        chosen = chosen[::-1]
+    height, width = clip.classes.shape[1:]
+    side = int(rng.uniform(0.65, 1.0) * min(height, width))
+    y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    flip = -1 if rng.random() < 0.5 else 1
+
+    def cut(maps: np.ndarray, how: int) -> np.ndarray:
+        part = maps[chosen, y : y + side, x : x + side][:, :, ::flip]
+        return np.stack([cv2.resize(np.ascontiguousarray(each), (SIDE, SIDE), interpolation=how) for each in part])
+
+    pixels = cut(clip.pixels, cv2.INTER_LINEAR)
+    if rng.random() < 0.3:
+        pixels = pixels[..., rng.permutation(3)]
+    classes = torch.from_numpy(cut(clip.classes, cv2.INTER_NEAREST).astype(np.int64))
+    inverse = torch.from_numpy(cut(clip.inverse_depth, cv2.INTER_NEAREST))
+    if rng.random() < 0.5:  # at inference, the depth of the clip's background is asked for
+        at = int(rng.integers(len(chosen)))
+        pixels[at], classes[at], inverse[at] = median_background(pixels), UNTOLD, inverse.median(0).values
+    return clip_inputs(pixels), classes, inverse
+
+
+def clip_inputs(pixels: np.ndarray) -> Tensor:
+    """The network's inputs of a clip (T, H, W, 3) that is seen whole."""
+    at = np.arange(len(pixels))
+    before, after = pixels[np.maximum(at - 1, 0)], pixels[np.minimum(at + 1, len(pixels) - 1)]
+    inputs = network_inputs(pixels, before, after, median_background(pixels))
+    return inputs.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def evaluate(network: NanoNetwork, paths: list[Path]) -> dict[str, float]:
+    """Means over clips: J of object and robot over all frames, AbsRel of depth after one scale and shift in 1/m."""
+    network.eval()
+    rows = []
+    for path in paths:
+        clip = read_clip(path)
+        answer = network(clip_inputs(clip.pixels))
+        found = answer.logits.argmax(1).numpy()
+        js = [_jaccard(found == k, clip.classes == k) for k in (2, 1)]
+        rows.append([*js, _abs_rel(answer.inverse_depth.numpy(), clip.inverse_depth)])
+    return dict(zip(("object J", "robot J", "AbsRel"), np.nanmean(np.array(rows), axis=0).tolist(), strict=True))
+
+
+def _jaccard(found: np.ndarray, truth: np.ndarray) -> float:
+    return float((found & truth).sum() / (found | truth).sum()) if truth.any() else float("nan")
+
+
+def _abs_rel(predicted: np.ndarray, target: np.ndarray) -> float:
+    given = target > 0
+    scale, shift = np.polyfit(predicted[given], target[given], 1)
+    depth = 1 / np.maximum(scale * predicted[given] + shift, target[given].min())
+    return float(np.mean(np.abs(depth * target[given] - 1)))
+
+
+if __name__ == "__main__":
+    main()

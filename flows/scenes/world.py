@@ -1,0 +1,306 @@
+"""One random world: a table in a room, things, a robot and its task, lights, a camera; as MJCF and as poses over time.
+
+The table's top is z = 0, the robot works around the origin. Lengths are metres. Coverage matters more than realism:
+cameras from 12 to 75 degrees above the table, 40 to 75 degrees wide, tables plain and patterned, arms thin and thick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from flows.scenes.arms import Robot, random_robot
+from flows.scenes.poses import Floats, look_at, pose, turn
+from flows.scenes.skills import SKILLS, Task, play
+from flows.scenes.textures import Picture, Rng, random_picture, tiled
+from flows.scenes.things import KINDS, PICTURES, Thing, geom, painted, plain, random_thing, text
+
+SURFACES = 4
+"""Pictures of table, floor and walls."""
+
+MIN_FPS = 4.0
+"""Frames a second are lowered down to this for an episode to fit its most frames; then it is cut."""
+
+GRASPABLE = ("block", "ball", "can", "mug", "vase", "rock", "stick", "pot", "toy", "bowl")
+DRAGGED = ("block", "can", "mug", "bowl", "stick", "pot", "toy", "sheet", "granules", "rock")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class World:
+    """What is drawn.
+
+    Attributes:
+        xml: MJCF; every body but the scene is a mocap body.
+        pictures: PNG files by name.
+        bodies: names in the order of `poses`: the robot's, `object`, then the other things.
+        poses: (T, B, 4, 4) body to world.
+        hand: (T, 4, 4); opening: (T,) metres; contact: (T,) bool.
+        times: (T,) s.
+        camera: (4, 4) camera to world, OpenCV axes.
+        fovy: vertical field of view, degrees.
+        skill, noun, most_open: what happens, to what, and the widest opening in metres.
+    """
+
+    xml: str
+    pictures: dict[str, bytes]
+    bodies: list[str]
+    poses: Floats
+    hand: Floats
+    opening: Floats
+    contact: np.ndarray
+    times: Floats
+    camera: Floats
+    fovy: float
+    skill: str
+    noun: str
+    most_open: float
+
+
+def random_world(rng: Rng, *, skill: str | None = None, fps: float | None = None, frames: int = 16) -> World:
+    """A world in which `skill` happens (None: any), at `fps` frames a second.
+
+    Args:
+        rng: everything is drawn from it.
+        skill: of `SKILLS`.
+        fps: frames a second, and at most `frames` of them; None: `frames` frames over the whole episode.
+        frames: see `fps`.
+    """
+    skill = skill or str(rng.choice(list(SKILLS), p=[0.47, 0.2, 0.1, 0.15, 0.08]))
+    azimuth, camera, fovy = _camera(rng)
+    thing, at = _target(rng, skill)
+    others, places = _others(rng, at[:3, 3], thing.radius, azimuth)
+    robot = _robot(rng, skill)
+    goal, support = _goal(rng, skill, at[:3, 3], others, places)
+    task = Task(
+        thing, at, goal, robot.most_open, rng.uniform(0.05, 0.2), rng.uniform(-1.5, 1.5), _tilt(rng),
+        *(_articulation(thing) if skill == "open" else (None, None)),
+    )  # fmt: skip
+    task.begin(rng)
+    SKILLS[skill](rng, task)
+    times = _times(rng, sum(each.seconds for each in task.path), fps, frames)
+    hands, openings, moved, contact = play(task.path, at, times)
+    names = ["base", "upper", "fore", "hand", *(f"finger{i}" for i in range(robot.fingers))]
+    poses = np.array(
+        [
+            [*robot.poses(hand, opening).values(), now, *places]
+            for hand, opening, now in zip(hands, openings, moved, strict=True)
+        ]
+    )
+    bodies = {**robot.bodies, "object": thing.geoms, **{other.name: other.geoms for other in others}}
+    assets = "".join(each.assets for each in (thing, *others))
+    surroundings = _surroundings(rng, azimuth) + (_cabinet(thing, at) if skill == "open" else "")
+    return World(
+        xml=_mjcf(rng, bodies, assets, surroundings, fovy),
+        pictures=_pictures(rng),
+        bodies=[*names, "object", *(other.name for other in others)],
+        poses=poses,
+        hand=np.array(hands),
+        opening=np.array(openings),
+        contact=np.array(contact, bool),
+        times=times,
+        camera=camera,
+        fovy=fovy,
+        skill=skill,
+        noun=f"{thing.noun} {support}".strip(),
+        most_open=robot.most_open,
+    )
+
+
+def _times(rng: Rng, seconds: float, fps: float | None, frames: int) -> Floats:
+    if fps is not None:
+        fps = max(min(fps, frames / seconds), MIN_FPS)
+        return np.arange(min(frames, max(int(seconds * fps), 2))) / fps
+    times = np.linspace(0, seconds, frames)
+    return np.asarray(np.sort(np.clip(times + rng.normal(0, 0.15 * times[1], frames), 0, seconds)))
+
+
+def _tilt(rng: Rng) -> float:
+    return float(rng.normal(0, 0.3)) if rng.random() < 0.6 else 0.0
+
+
+def _camera(rng: Rng) -> tuple[float, Floats, float]:
+    azimuth, elevation = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(12, 75))
+    wide = np.radians(rng.uniform(40, 75))
+    # Between 0.3 and 0.9 m of the table are seen across the picture.
+    distance = rng.uniform(0.3, 0.9) / 2 / np.tan(wide / 2) + 0.1
+    direction = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
+    target = np.array([*rng.normal(0, 0.06, 2), rng.uniform(0.0, 0.12)])
+    return azimuth, look_at(target + direction * distance, target, rng.normal(0, 0.06)), float(np.degrees(wide))
+
+
+def _target(rng: Rng, skill: str) -> tuple[Thing, Floats]:
+    at = pose(turn(2, rng.uniform(0, 2 * np.pi)), (*rng.uniform(-0.17, 0.17, 2), 0.0))
+    if skill == "open":
+        return _moving_part(rng), at
+    size = float(np.exp(rng.uniform(np.log(0.03), np.log(0.13))))
+    kinds = DRAGGED if skill in ("push", "pull") else GRASPABLE
+    return random_thing(rng, "object", size, kinds), at
+
+
+def _moving_part(rng: Rng) -> Thing:
+    """A drawer that slides along -y, or a door that turns about its right edge; its handle in front."""
+    wide, tall, deep = rng.uniform(0.1, 0.26), rng.uniform(0.06, 0.22), 0.16
+    paint, thin = painted(rng, "object"), 0.006
+    door = rng.random() < 0.5
+    body = geom("box", (wide / 2, thin, tall / 2), (0, 0, tall / 2), paint)
+    if not door:
+        for side in (-1, 1):
+            body += geom("box", (thin / 2, deep / 2, tall * 0.35), (side * wide * 0.46, deep / 2, tall * 0.4), paint)
+        body += geom("box", (wide * 0.46, deep / 2, thin / 2), (0, deep / 2, tall * 0.1), paint)
+    x = wide * -0.35 if door else 0.0
+    bar = plain(rng)
+    body += geom("capsule", (0.006, 0.025), (x, -0.035, tall * 0.7), bar, f"0 {0 if door else 1.5708} 0")
+    for side in (-1, 1):
+        where = (x, -0.018, tall * 0.7 + side * 0.02) if door else (x + side * 0.02, -0.018, tall * 0.7)
+        body += geom("capsule", (0.004, 0.014), where, bar, "1.5708 0 0")
+    return Thing("object", "door" if door else "drawer", body, "", wide / 2, tall, (tall * 0.7, 0.012))
+
+
+def _articulation(thing: Thing) -> tuple[Floats, Floats | None]:
+    """Handle and hinge in the moving part's frame."""
+    wide = 2 * thing.radius
+    handle = np.array([-0.35 * wide if thing.noun == "door" else 0.0, -0.035, 0.7 * thing.height])
+    return handle, np.array([wide / 2, 0.0, 0.0]) if thing.noun == "door" else None
+
+
+def _cabinet(thing: Thing, at: Floats) -> str:
+    """The box around a drawer or behind a door, open in front."""
+    half, tall, deep, thin = thing.radius + 0.008, thing.height + 0.012, 0.18, 0.005
+    paint = f'material="picture{PICTURES - 1}"'
+    walls = geom("box", (half, deep / 2, thin), (0, deep / 2 + 0.008, tall + thin), paint)
+    walls += geom("box", (half, thin, tall / 2), (0, deep, tall / 2), paint)
+    for side in (-1, 1):
+        walls += geom("box", (thin, deep / 2, tall / 2 + thin), (side * half, deep / 2 + 0.008, tall / 2), paint)
+    yaw = float(np.arctan2(at[1, 0], at[0, 0]))
+    return f'<body pos="{text(at[:3, 3])}" euler="0 0 {yaw:.5g}">{walls}</body>'
+
+
+def _others(rng: Rng, taken: Floats, radius: float, azimuth: float) -> tuple[list[Thing], list[Floats]]:
+    """Distractors and receptacles that do not stand on each other, nor far towards the camera."""
+    count = int(rng.choice([0, 2, 5, 9, 14], p=[0.12, 0.3, 0.3, 0.18, 0.1]))
+    circles = [(taken[:2], radius)]
+    things: list[Thing] = []
+    places: list[Floats] = []
+    for number in range(3 * count):
+        if len(things) == count:
+            break
+        big = rng.random() < 0.2
+        size = rng.uniform(0.1, 0.2) if big else float(np.exp(rng.uniform(np.log(0.025), np.log(0.11))))
+        thing = random_thing(rng, f"thing{number}", size, ("bowl", "pot", "block", "sheet") if big else tuple(KINDS))
+        xy = rng.normal(0, 0.22, 2)
+        clear = all(np.linalg.norm(xy - centre) > radius + thing.radius + 0.01 for centre, radius in circles)
+        towards_camera = xy @ (np.cos(azimuth), np.sin(azimuth))
+        if clear and (towards_camera < 0.1 or thing.height < 0.08):
+            circles.append((xy, thing.radius))
+            things.append(thing)
+            places.append(pose(turn(2, rng.uniform(0, 6.28)), (*xy, 0.0)))
+    return things, places
+
+
+def _goal(rng: Rng, skill: str, start: Floats, others: list[Thing], places: list[Floats]) -> tuple[Floats, str]:
+    """Where the thing goes: the table, or, for what is carried, in or on another thing now and then."""
+    flat = [
+        index for index, each in enumerate(others) if each.noun in ("bowl", "block", "cloth") and each.radius > 0.04
+    ]
+    if skill == "pick-place" and flat and rng.random() < 0.6:
+        chosen = int(rng.choice(flat))
+        height = 0.1 * others[chosen].height if others[chosen].noun == "bowl" else others[chosen].height
+        return places[chosen][:3, 3] + (0, 0, height), f"to the {others[chosen].noun}"
+    while True:
+        goal = np.array([*rng.uniform(-0.22, 0.22, 2), 0.0])
+        if np.linalg.norm(goal - start) > 0.06:
+            return goal, ""
+
+
+def _robot(rng: Rng, skill: str) -> Robot:
+    angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.75)
+    hanging = rng.random() < 0.12
+    height = rng.uniform(0.7, 1.1) if hanging else rng.uniform(0.08, 0.5)
+    shoulder = np.array([distance * np.cos(angle), distance * np.sin(angle), height])
+    # The farthest wrist is a quarter metre beyond the middle, and half a metre up.
+    return random_robot(rng, float(np.hypot(distance + 0.3, height + 0.1)), shoulder, hanging=bool(hanging))
+
+
+def _surroundings(rng: Rng, azimuth: float) -> str:
+    """Table, floor, walls, furniture; a tray or sink around the work now and then. No furniture before the camera."""
+    half = rng.uniform(0.35, 1.0, 2)
+    yaw = rng.uniform(0, 3.14)
+    out = geom("box", (*half, 0.02), (0, 0, -0.02), 'material="surface0"', f"0 0 {yaw:.4g}")
+    drop = rng.uniform(0.05, 0.9)
+    out += f'<geom type="plane" size="5 5 .1" pos="0 0 {-drop:.4g}" material="surface1" contype="0" conaffinity="0"/>'
+    for side in range(6):
+        angle, distance = azimuth + np.pi / 3 * side + rng.normal(0, 0.15), rng.uniform(0.5, 2.0)
+        # The camera stands within the room.
+        distance = max(distance, 2.2) if side in (0, 1, 5) else distance
+        paint = f'material="surface{rng.integers(2, SURFACES)}"'
+        centre = (distance * np.cos(angle), distance * np.sin(angle), 1.0)
+        out += geom("box", (0.02, 3.0, 2.5), centre, paint, f"0 0 {angle:.4g}")
+    for _ in range(int(rng.integers(0, 7))):
+        angle, distance = azimuth + np.pi + rng.uniform(-1.9, 1.9), rng.uniform(0.34, 0.8)
+        size = rng.uniform(0.03, 0.2, 3)
+        place = (distance * np.cos(angle), distance * np.sin(angle), size[2] * rng.uniform(0.2, 1.0))
+        turned = f"0 0 {angle + rng.normal(0, 0.2):.4g}"
+        out += geom(
+            str(rng.choice(["box", "cylinder"])), np.minimum(size, distance - 0.26), place, painted(rng, ""), turned
+        )
+    if rng.random() < 0.25:
+        out += _tray(rng, float(yaw))
+    return out
+
+
+def _tray(rng: Rng, yaw: float) -> str:
+    x, y, height = (*rng.uniform(0.2, 0.32, 2), rng.uniform(0.015, 0.1))
+    paint, thin = f'material="picture{rng.integers(PICTURES)}"', rng.uniform(0.004, 0.02)
+    walls = geom("box", (x, y, 0.0006), (0, 0, 0.0), paint)
+    for side in (-1, 1):
+        walls += geom("box", (thin, y, height / 2), (side * x, 0, height / 2), paint)
+        walls += geom("box", (x, thin, height / 2), (0, side * y, height / 2), paint)
+    return f'<body euler="0 0 {yaw:.4g}">{walls}</body>'
+
+
+def _pictures(rng: Rng) -> dict[str, bytes]:
+    busy = rng.choice([0.3, 0.8, 1.0])
+    pictures: dict[str, Picture] = {f"picture{i}": random_picture(rng, busy=0.6) for i in range(PICTURES)}
+    for i in range(SURFACES):
+        pictures[f"surface{i}"] = tiled(random_picture(rng, busy=float(busy)), int(rng.integers(1, 5)))
+    return {f"{name}.png": cv2.imencode(".png", each[..., ::-1])[1].tobytes() for name, each in pictures.items()}
+
+
+def _mjcf(rng: Rng, bodies: dict[str, str], assets: str, surroundings: str, fovy: float) -> str:
+    materials = ""
+    for name in [*(f"picture{i}" for i in range(PICTURES)), *(f"surface{i}" for i in range(SURFACES))]:
+        kind = "2d" if name == "surface1" else "cube"
+        materials += f'<texture name="{name}" type="{kind}" file="{name}.png"/>'
+        repeat = 'texrepeat="6 6"' if kind == "2d" else ""
+        materials += f'<material name="{name}" texture="{name}" {_gloss(rng)} {repeat}/>'
+    materials += "".join(f'<material name="plain{i}" {_gloss(rng)}/>' for i in range(4))
+    moving = "".join(f'<body name="{name}" mocap="true">{geoms}</body>' for name, geoms in bodies.items())
+    ambient = rng.uniform(0.15, 0.5)
+    return f"""<mujoco><compiler angle="radian" balanceinertia="true" boundmass="1e-6" boundinertia="1e-9"/>
+<visual><quality offsamples="4" numslices="16" numstacks="8" numquads="1"/><map znear="0.03" zfar="8"/>
+<headlight ambient="{text([ambient] * 3)}" diffuse="{text([rng.uniform(0, 0.3)] * 3)}" specular="0 0 0"/></visual>
+<statistic extent="1" center="0 0 0"/><asset>{materials}{assets}</asset>
+<worldbody>{_lights(rng)}<camera name="camera" fovy="{fovy:.5g}" mode="fixed"/>{surroundings}{moving}</worldbody>
+</mujoco>"""
+
+
+def _gloss(rng: Rng) -> str:
+    shine = rng.choice([0.0, 0.0, 0.3, 0.9])
+    return f'specular="{shine * rng.random():.3g}" shininess="{rng.random():.3g}"'
+
+
+def _lights(rng: Rng) -> str:
+    out = ""
+    for number in range(int(rng.integers(1, 4))):
+        angle, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 2.2)
+        where = np.array([rng.uniform(0, 1.5) * np.cos(angle), rng.uniform(0, 1.5) * np.sin(angle), height])
+        tint = np.clip(1 + rng.normal(0, 0.08, 3), 0.6, 1.2) * rng.uniform(0.3, 0.75)
+        shadow = "true" if number == 0 and rng.random() < 0.8 else "false"
+        kind = 'type="directional"' if rng.random() < 0.5 else 'cutoff="80" exponent="1"'
+        out += (
+            f'<light pos="{text(where)}" dir="{text(-where)}" diffuse="{text(tint)}" specular="{text(tint * 0.4)}" '
+            f'ambient="0 0 0" castshadow="{shadow}" {kind}/>'
+        )
+    return out

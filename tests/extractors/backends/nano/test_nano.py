@@ -1,0 +1,175 @@
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from extractors.backends.motion.proposals import Proposal
+from extractors.backends.motion.segmenter import Seen
+from extractors.backends.nano.clips import answers, clip_background, read_context, working_frames, working_size
+from extractors.backends.nano.depth import NanoDepth
+from extractors.backends.nano.inputs import network_inputs
+from extractors.backends.nano.network import CHANNELS, CLASSES, NanoNetwork
+from extractors.backends.nano.packaged import PACKAGED, packaged_digest
+from extractors.backends.nano.segmenter import NanoSegmenter
+from extractors.backends.nano.weights import load_network, save_weights
+from extractors.errors import WeightsError
+from extractors.types import Episode
+from tests.extractors.backends.motion.test_segmenter import pick_clip
+
+SHA256 = "69ebd2410bd452e9ea73ab50051df06a792bf299852d265d918a9b0f20f5b4a0"
+"""Of the packaged weights; docs/nano.md's numbers are theirs."""
+
+
+@pytest.fixture(scope="module")
+def network() -> NanoNetwork:
+    return load_network()
+
+
+def episode(pixels, **fields) -> Episode:
+    return Episode("clip", 0, "front", "", 5.0, pixels, np.arange(len(pixels)) / 5.0, **fields)
+
+
+def test_the_network_is_small_and_so_is_its_file():
+    assert sum(each.numel() for each in NanoNetwork().parameters()) < 2_000_000
+    assert PACKAGED.stat().st_size < 5_000_000
+
+
+def test_the_weights_are_those_that_the_numbers_were_measured_with():
+    assert packaged_digest() == SHA256
+
+
+def test_an_answer_has_a_class_and_a_depth_for_each_pixel(network):
+    answer = network(torch.zeros(6, CHANNELS, 48, 64), n_clips=2)
+    assert answer.logits.shape == (6, len(CLASSES), 48, 64)
+    assert answer.first.shape == (6, len(CLASSES), 12, 16)
+    assert answer.inverse_depth.shape == (6, 48, 64)
+
+
+def test_clips_of_a_batch_do_not_see_each_other(network):
+    torch.manual_seed(0)
+    one, other = torch.rand(3, CHANNELS, 32, 32), torch.rand(3, CHANNELS, 32, 32)
+    with torch.inference_mode():
+        together = network(torch.cat([one, other]), n_clips=2).logits[:3]
+        torch.testing.assert_close(together, network(one).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_clip_read_by_keys_is_answered_as_in_training(network):
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 32, 48, 3), dtype=np.uint8)
+    background = clip_background(pixels)
+    at = np.arange(16)
+    inputs = network_inputs(pixels, pixels[np.maximum(at - 1, 0)], pixels[np.minimum(at + 1, 15)], background)
+    with torch.inference_mode():
+        whole = network(inputs)
+    by_keys = list(answers(network, pixels, background, read_context(network, pixels, background)))
+    np.testing.assert_allclose(np.stack([each[0] for each in by_keys]), whole.logits.softmax(1), atol=1e-3)
+    np.testing.assert_allclose(np.stack([each[1] for each in by_keys]), whole.inverse_depth, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 400), (480, 640), (240, 320), (37, 53)])
+def test_working_sizes_are_multiples_of_the_stride(size):
+    assert all(side % 16 == 0 and 16 <= side <= 176 for side in working_size(size, 160))
+
+
+def test_only_what_the_network_sees_move_has_a_depth_of_its_own(monkeypatch):
+    def answer(network, frames, background, context):
+        for number in range(len(frames)):
+            shares = np.zeros((4, 32, 48), np.float32)
+            shares[CLASSES.index("robot"), 8:16, 4 * number : 4 * number + 8] = 1
+            # Each frame comes on a scale of its own, and nearer where the robot is.
+            yield shares, (still + 5 * shares[1]) * (1 + number) - number
+
+    still = np.tile(np.linspace(0, 1, 32, dtype=np.float32)[:, None], (1, 48))
+    monkeypatch.setattr("extractors.backends.nano.depth.answers", answer)
+    monkeypatch.setattr("extractors.backends.nano.depth.background_depth", lambda *given: still)
+    pixels = np.full((6, 32, 48, 3), 90, np.uint8)
+    depth = NanoDepth(working_px=48).estimate(pixels, size=(32, 48))
+    assert depth.report["camera_moves"] is False
+    assert (np.ptp(depth.values, axis=0)[20:] == 0).all()
+    for frame in range(6):
+        robot = depth.values[frame, 9:15, 4 * frame + 1 : 4 * frame + 7]
+        np.testing.assert_allclose(robot, still[9:15, :6] + 5, atol=0.2)
+
+
+def test_a_moving_camera_gets_depth_and_no_mask():
+    rng = np.random.default_rng(0)
+    wide = np.kron(rng.integers(0, 255, (20, 60, 3), dtype=np.uint8), np.ones((6, 6, 1), np.uint8))
+    pixels = np.stack([wide[:96, 4 * shift : 4 * shift + 128] for shift in range(16)])
+    masks = NanoSegmenter().segment(episode(pixels), size=(48, 64))
+    assert not masks.object.any()
+    assert "camera moves" in masks.report["reason"]
+    depth = NanoDepth().estimate(pixels, size=(48, 64))
+    assert depth.report["camera_moves"] is True
+    assert np.isfinite(depth.values).all()
+
+
+@dataclass
+class Repeated:
+    """`count` frames that are made when they are asked for."""
+
+    count: int
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for number in range(self.count):
+            frame = np.full(self.shape[1:], 90, np.uint8)
+            frame[20:30, number % 60 : number % 60 + 8] = (200, 30, 30)
+            yield frame
+
+
+def test_a_clip_of_two_thousand_frames_is_kept_small():
+    pixels = Repeated(400, (400, 96, 128, 3))
+    tracemalloc.start()
+    working_frames(pixels, working_size((96, 128), 64))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * 400 * 48 * 64 * 3 + 1e6
+
+
+def test_what_the_robot_covers_is_not_the_object():
+    shape = (8, 20, 20)
+    arm, thing = (
+        Proposal(np.zeros((9, 2), np.float32), 4, np.zeros(shape[1:], np.bool_), score) for score in (0.9, 0.5)
+    )
+    arm.extent[2:6, 2:6] = thing.extent[12:16, 12:16] = True
+    robot = np.zeros(shape, np.float16)
+    robot[:4, 2:6, 2:6] = 0.9
+    robot[4:, 12:16, 12:16] = 0.9  # the hand that comes for the thing
+    best, worst = Seen(robot).judge([arm, thing])
+    assert best is thing
+    assert best.score == pytest.approx(0.5)
+    assert worst.score < 0.02
+
+
+def test_masks_tell_the_robot_apart_from_the_object():
+    pixels, _, gripper = pick_clip()
+    still = replace(episode(pixels, gripper=gripper), camera_moves=False)
+    masks = NanoSegmenter().segment(still, size=(48, 48))
+    assert masks.robot is not None
+    assert masks.robot.shape == masks.object.shape
+    assert not (masks.robot & masks.object).any()
+    assert masks.report["backend"] == "nano"
+    assert all("robot" in row for row in masks.report["candidates"])
+
+
+def test_weights_come_back_and_damaged_ones_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    network = NanoNetwork().eval()
+    save_weights(network, path)
+    torch.testing.assert_close(load_network(path).stem[0].weight, network.stem[0].weight, atol=1e-3, rtol=1e-2)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="does not hold nano's weights"):
+        load_network(path)
+    with pytest.raises(WeightsError, match="install cuepack again"):
+        load_network(tmp_path / "missing.safetensors")
+
+
+def test_the_camera_that_was_measured_before_is_believed():
+    pixels, _, _ = pick_clip()
+    masks = NanoSegmenter().segment(replace(episode(pixels), camera_moves=True), size=(48, 48))
+    assert masks.report["camera_motion"] is True

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+
+from extractors.backends.nano.network import Answer, NanoNetwork
+from extractors.backends.nano.weights import load_network
+from flows.learning import train_nano
+from flows.learning.clips import read_clip
+from flows.learning.losses import UNTOLD, class_loss, depth_loss
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Two clips of a square that a darker bar pushes, as `generate` writes them."""
+    for name in ("train", "stop"):
+        folder = tmp_path / name
+        folder.mkdir()
+        classes = np.zeros((16, 64, 64), np.uint8)
+        for frame in range(16):
+            classes[frame, :40, 10 + 2 * frame : 16 + 2 * frame] = 1
+            classes[frame, 40:50, 10 + 2 * frame : 20 + 2 * frame] = 2
+        pixels = np.array([[150, 140, 120], [30, 30, 30], [200, 40, 40]], np.uint8)[classes]
+        depth = np.broadcast_to(np.linspace(0.8, 1.6, 64)[:, None], classes.shape).astype(np.float16)
+        np.savez(folder / "clip000000.npz", pixels=pixels, classes=classes, inverse_depth=depth)
+    return tmp_path
+
+
+def test_a_few_steps_learn_and_the_best_weights_are_kept(clips, monkeypatch, capsys):
+    steps = iter(range(100))
+    # The clock is counted in steps, so that the test does not depend on the machine: 60 of them are a minute.
+    monkeypatch.setattr(train_nano.time, "monotonic", lambda: float(next(steps)))
+    monkeypatch.setattr(train_nano, "TOLD_EVERY", 5)
+    monkeypatch.setattr(train_nano, "CLIPS_AT_ONCE", 1)
+    train_nano.train(clips, sorted((clips / "stop").glob("*.npz")), minutes=22 / 60, rate=2e-3, seed=0)
+    lines = capsys.readouterr().out.splitlines()
+    first, last = (float(line.split("classes ")[1].split()[0]) for line in (lines[0], lines[-1]))
+    assert last < first
+    assert load_network(clips / "nano.safetensors").stem[0].weight.abs().sum() > 0
+
+
+def test_depth_loss_does_not_ask_for_scale_and_shift():
+    truth = torch.rand(2, 16, 16) + 0.5
+    assert float(depth_loss(3 * truth - 7, truth)) == pytest.approx(0, abs=0.02)
+    assert float(depth_loss(torch.rand(2, 16, 16), truth)) > 0.2
+    # Near must stay near: the mirrored answer is no answer.
+    assert float(depth_loss(-truth, truth)) > 0.2
+
+
+def test_frames_without_classes_are_not_asked():
+    classes = torch.zeros(2, 16, 16, dtype=torch.long)
+    classes[1] = UNTOLD
+    wrong = torch.zeros(2, 4, 16, 16)
+    wrong[0, 0], wrong[1, 3] = 20, 20
+    answer = Answer(wrong, wrong[:, :, ::4, ::4], torch.zeros(2, 16, 16))
+    assert float(class_loss(answer, classes)) < 1e-3
+
+
+def test_a_clip_has_inputs_for_each_frame(clips):
+    clip = read_clip(clips / "train" / "clip000000.npz")
+    assert train_nano.clip_inputs(clip.pixels).shape == (16, 11, 64, 64)
+    scores = train_nano.evaluate(NanoNetwork(), [clips / "stop" / "clip000000.npz"])
+    assert scores.keys() == {"object J", "robot J", "AbsRel"}

@@ -1,0 +1,136 @@
+import builtins
+import json
+
+import numpy as np
+import pytest
+
+from extractors.errors import ConfigError
+from flows.commands.sources import SCENE_KINDS
+from flows.scenes.camera_effects import spoil
+from flows.scenes.drawing import Painter
+from flows.scenes.episodes import arrays, record, write_scenes
+from flows.scenes.poses import look_at, pose, quaternion, turn
+from flows.scenes.skills import SKILLS, Waypoint, play
+from flows.scenes.things import KINDS, random_thing
+from tests.benchmarks.groundtruth import read_groundtruth
+
+
+@pytest.fixture(scope="module")
+def painter():
+    pytest.importorskip("mujoco", reason="scenes need the extra `scenes`")
+    try:
+        made = Painter()
+    except ConfigError as error:
+        pytest.skip(f"no software renderer here: {error}")
+    yield made
+    made.close()
+
+
+def test_the_command_lists_the_skills():
+    assert tuple(SKILLS) == SCENE_KINDS
+
+
+def test_a_seed_gives_the_same_episode_again(painter):
+    one, other = (arrays(record(painter, (3, 1), (64, 64), frames=6)) for _ in range(2))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+    different = record(painter, (4, 1), (64, 64), frames=6)
+    assert (different.pixels != one["rgb"]).any()
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_what_a_skill_says_is_what_is_drawn(painter, skill):
+    made = record(painter, (7,), (96, 96), skill=skill, frames=10)
+    told = arrays(made)
+    assert (told["depth"] > 0).mean() > 0.95
+    assert set(np.unique(made.classes)) <= {0, 1, 2, 3}
+    moved = np.abs(told["object_pose"] - told["object_pose"][0]).max() > 0.02
+    if skill == "idle":
+        assert not told["object_mask"].any()
+        assert not told["contact"].any()
+        assert not moved
+    else:
+        assert told["object_mask"].any()
+        assert told["contact"].any()
+        assert moved
+
+
+def test_tracks_go_with_the_body_under_them(painter):
+    told = arrays(record(painter, (5,), (96, 96), skill="pick-place", frames=12))
+    mask, query = told["object_mask"] > 0, int(told["obj_query_frame"])
+    x, y = np.round(told["obj_xy"][query]).astype(int).T
+    assert mask[query, y, x].all()
+    for frame in range(len(mask)):
+        seen = told["obj_vis"][frame]
+        x, y = np.round(told["obj_xy"][frame, seen]).astype(int).clip(0, 95).T
+        near = mask[frame, (y - 1).clip(0), x] | mask[frame, y, x] | mask[frame, (y + 1).clip(max=95), x]
+        near |= mask[frame, y, (x - 1).clip(0)] | mask[frame, y, (x + 1).clip(max=95)]
+        assert near.mean() > 0.95 if seen.any() else True
+
+
+def test_files_are_read_as_ground_truth(painter, tmp_path):
+    (path,) = write_scenes(tmp_path / "out", 1, 2, kind="push", size=(64, 64), frames=8)
+    truth = read_groundtruth(path)
+    assert truth.episode.n_frames == len(truth.depth) <= 8
+    assert truth.object_mask.any()
+    assert truth.meta["things"][:3] == ["scene", "robot", "object"]
+    with np.load(path) as data:
+        assert data["things"].max() < len(json.loads(str(data["meta"]))["things"])
+
+
+@pytest.mark.parametrize(("size", "skill"), [((63, 64), None), ((8, 8), None), ((64, 64), "juggle")])
+def test_what_cannot_be_drawn_is_refused(painter, size, skill):
+    with pytest.raises(ConfigError, match="got"):
+        record(painter, (0,), size, skill=skill)
+
+
+def test_a_missing_mujoco_is_named(monkeypatch):
+    plain = builtins.__import__
+
+    def without(name, *rest, **named):
+        if name == "mujoco":
+            raise ImportError("No module named 'mujoco'")
+        return plain(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match=r"needs MuJoCo.*pip install 'cuepack\[scenes\]'"):
+        Painter()
+
+
+def test_a_held_thing_goes_rigidly_with_the_hand():
+    start = Waypoint((0, 0, 0.1), 0.0, 0.0, 0.0, 0.05)
+    path = [start, Waypoint((0.1, 0.0, 0.2), 1.0, 0.2, 0.3, 0.05, seconds=1.0, holds=True, touches=True)]
+    at = pose(turn(2, 0.4), (0.02, 0.01, 0.0))
+    hands, _, things, contact = play(path, at, np.linspace(0, 1, 5))
+    for hand, thing in zip(hands, things, strict=True):
+        np.testing.assert_allclose(np.linalg.inv(hand) @ thing, np.linalg.inv(start.hand) @ at, atol=1e-9)
+    assert contact == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_things_have_the_size_they_are_asked_for(kind):
+    for seed in range(5):
+        thing = random_thing(np.random.default_rng(seed), "thing", 0.05, (kind,))
+        assert 0.01 < thing.radius < 0.15
+        assert 0.002 < thing.height < 0.2
+        assert 0 <= thing.grasp[0] <= thing.height + 0.02
+
+
+def test_quaternions_and_cameras_are_right_handed():
+    rotation = turn(2, 0.3) @ turn(1, -0.8) @ turn(0, 2.0)
+    w, x, y, z = quaternion(rotation)
+    half = np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)]])
+    np.testing.assert_allclose(half[0], rotation[0], atol=1e-9)
+    camera = look_at(np.array([1.0, 0.0, 1.0]), np.zeros(3))
+    assert np.linalg.det(camera[:3, :3]) == pytest.approx(1)
+    assert camera[2, 1] < 0  # y points down
+
+
+def test_camera_effects_keep_shape_and_depend_on_the_seed_alone():
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3), dtype=np.uint8)
+    for seed in range(6):
+        one, other = (spoil(np.random.default_rng(seed), pixels) for _ in range(2))
+        assert one.shape == pixels.shape
+        assert one.dtype == np.uint8
+        np.testing.assert_array_equal(one, other)

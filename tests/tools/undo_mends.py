@@ -1,4 +1,4 @@
-"""Each mend of wrong state undone in a copy of the project, and the test that must then fail.
+"""Each mend of wrong state and of an open door undone in a copy of the project, and the test that must then fail.
 
     python -m tests.tools.undo_mends            # all; about five minutes on one core
     python -m tests.tools.undo_mends locks ids  # some
@@ -34,6 +34,7 @@ class Mend:
 
 
 RUN, OUTPUT, FLOWS = "tests/flows/run", "tests/flows/output", "tests/flows/orchestration"
+SOURCES = "tests/flows/sources"
 VIEWING, SCORING = "tests/flows/viewing/test_server.py", "tests/scoring/test_invariance.py"
 
 MENDS = (
@@ -192,6 +193,83 @@ MENDS = (
         "                sparse.write(_NOT_FETCHED[: file.size])\n",
         "",
         f"{OUTPUT}/test_remote_output.py::test_a_placeholder_that_root_may_read_is_no_packet_and_no_image",
+    ),
+    Mend(
+        "attack-1-named-formats",
+        "flows/sources/lerobot_rows.py",
+        "formats=PICTURE_FORMATS",
+        "formats=None",
+        f"{SOURCES}/test_hard_sources.py::test_a_cell_of_a_format_that_starts_programs_is_refused_unopened",
+    ),
+    Mend(
+        "attack-2-own-pages",
+        "flows/own_pages.py",
+        'return None if _same_server(origin, host) else "refused: asked for by another site"',
+        "return None",
+        "tests/flows/test_own_pages.py::test_pages_of_other_sites_are_refused",
+    ),
+    Mend(
+        "attack-2-served-places",
+        "flows/orchestration/served.py",
+        '        self._same("out", out, self.out)\n',
+        "",
+        f"{FLOWS}/test_served.py::test_a_batch_refuses_what_leads_elsewhere",
+    ),
+    Mend(
+        "attack-3-sha256-first",
+        "packers/admission.py",
+        "if digest.hexdigest() != recorded:",
+        "if False:",
+        f"{VIEWING}::test_a_packet_of_a_wrong_sha256_is_shown_as_damaged_and_nothing_of_it_is_kept",
+    ),
+    Mend(
+        "attack-5-torn-letter",
+        "flows/output/manifest.py",
+        "except (ValueError, RecursionError):\n                        row = None",
+        "except KeyError:\n                        row = None",
+        f"{OUTPUT}/test_manifest.py::test_a_journal_line_torn_inside_a_letter_costs_its_own_episode",
+    ),
+    Mend(
+        "attack-6-damaged-database",
+        "flows/orchestration/database.py",
+        "    if fault is not None:\n",
+        "    if False:\n",
+        f"{FLOWS}/test_server.py::test_a_damaged_database_is_named_with_the_way_out",
+    ),
+    Mend(
+        "attack-7-picture-bombs",
+        "flows/sources/images.py",
+        "if not 0 < size[0] * size[1] <= MAX_PIXELS:",
+        "if False:",
+        f"{SOURCES}/test_lerobot.py::test_a_picture_that_claims_to_be_huge_is_reported",
+    ),
+    Mend(
+        "attack-7-one-long-text",
+        "flows/sources/lerobot_tables.py",
+        "if longest > MAX_TEXT_BYTES:",
+        "if False:",
+        f"{SOURCES}/test_parquet_footer.py::test_one_long_text_in_many_rows_is_refused_before_it_is_many",
+    ),
+    Mend(
+        "attack-8-nested-json",
+        "flows/sources/files.py",
+        "    except (ValueError, RecursionError) as error:\n        why =",
+        "    except ValueError as error:\n        why =",
+        f"{SOURCES}/test_files.py::test_json_with_a_byte_order_mark_is_read_and_a_tower_refused",
+    ),
+    Mend(
+        "attack-9-whole-notes",
+        "flows/output/annotations.py",
+        "if len(annotation.note) > LONGEST_NOTE:",
+        "if False:",
+        f"{VIEWING}::test_a_note_is_kept_whole_or_refused",
+    ),
+    Mend(
+        "attack-10-pickles",
+        "extractors/backends/checkpoints.py",
+        "weights_only=True",
+        "weights_only=False",
+        "tests/extractors/backends/test_checkpoints.py::test_a_pickle_that_would_run_a_program_is_said_to_and_is_not_run",
     ),
 )
 

@@ -185,7 +185,7 @@ def _with_few_files(folder, limit, workers, connection):
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     try:
         said = run(folder, "out", workers=workers)
-        connection.send((said.exit_code, str(said.error or "") + str([row["error"] for row in said.rows])))
+        connection.send((said.exit_code, str(said.error or "") + str([row.get("error") for row in said.rows])))
     except CuepackError as error:
         connection.send((2, str(error)))
     connection.close()

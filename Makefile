@@ -69,9 +69,10 @@ clients: install $(CLIENTS)/python
 	    --policy.n_action_steps=8 --batch_size=2 --steps=3 --log_freq=1 --num_workers=0 --save_checkpoint=false \
 	    --wandb.enable=false --output_dir=demo/clients-act
 
-# Windows per second beside plain h5py and, after `make clients`, stable-worldmodel's HDF5 reader.
+# Windows per second beside plain h5py and, after `make clients`, stable-worldmodel's HDF5 and Lance readers and LeRobot's
+# video. About 8 minutes on a quiet machine.
 bench-loader: install
-	$(BIN)/python -m tests.benchmarks.loader --cold $(if $(wildcard $(CLIENTS)/python),--client $(CLIENTS)/python)
+	$(BIN)/python -m tests.benchmarks.loader --cold --rounds 3 --windows 300 --many 100000 $(if $(wildcard $(CLIENTS)/python),--client $(CLIENTS)/python)
 
 # Spoiled input for every reader, in child processes with limits of memory and time; N inputs for each case.
 N ?= 7000

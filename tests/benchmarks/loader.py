@@ -21,19 +21,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from packers.export.lerobot.dataset import plan_lerobot, write_lerobot
+from packers.export.lerobot.plan import STOCK
 from packers.reader import Packet
 from packers.training import Depth, Masks, PacketDataset, PacketLoader, Reading, Target, Tracks, Window
-from packers.training.index import FOLDER
+from packers.training.index import FOLDER, _save, index_packets
 
 WINDOW = Window(3, 1, 5)
 CLIENT = Path(__file__).with_name("loader_client.py")
 PLAIN = ("pixels", "action")
 CUES = (*PLAIN, "depth", "object_mask", "tracks", "track_visibility")
+
+OTHERS = {"Lance": "stable-worldmodel Lance (JPEG)", "LeRobot": "LeRobot video"}
 
 Read = Callable[[int], object]
 
@@ -168,8 +173,10 @@ def measure(folder: Path, depth: str, arguments: argparse.Namespace) -> dict[str
     readers = list(contenders(folder, depth))
     dataset = readers[0][1]
     flat, plan = folder.parent / "flat.h5", folder.parent / "plan.json"
+    lerobot = folder.parent / "lerobot"
     if arguments.client:
         write_flat(dataset, depth, flat)
+        write_lerobot(plan_lerobot([entry.path for entry in dataset.entries], only=STOCK, trim=True), lerobot)
     for number in range(arguments.rounds):
         numbers = np.random.default_rng(number).integers(0, len(dataset), arguments.windows).tolist()
         for name, _, read in readers:
@@ -179,9 +186,15 @@ def measure(folder: Path, depth: str, arguments: argparse.Namespace) -> dict[str
         stepped = timed(plain_h5py(dataset, kept_open=True, step=True), numbers[:3])
         found.setdefault("h5py kept open, with a step", []).append(stepped)
         content = {"numbers": numbers, "windows": len(dataset), "frames": WINDOW.frames, "frameskip": WINDOW.frameskip}
-        content["warm"] = True
-        plan.write_text(json.dumps(content))
+        content |= {"warm": True, "fps": arguments.fps}
         if arguments.client:
+            for label, file, count in (("Lance", flat.with_suffix(".lance"), 100), ("LeRobot", lerobot, 30)):
+                few = numbers[: min(count, arguments.windows)]
+                places = [dataset.table.place(n) for n in few]
+                plan.write_text(json.dumps(content | {"numbers": few, "places": places}))
+                row = timed_client(arguments.client, file, plan, PLAIN)
+                found.setdefault(OTHERS[label], []).extend(row)
+            plan.write_text(json.dumps(content))
             rows = timed_client(arguments.client, flat, plan, PLAIN, CUES)
             for label, row in zip(("", ", targets"), rows, strict=True):
                 found.setdefault(f"stable-worldmodel HDF5{label}", []).append(row)
@@ -202,26 +215,36 @@ def measure(folder: Path, depth: str, arguments: argparse.Namespace) -> dict[str
 
 
 def measure_many(folder: Path, count: int, windows: int) -> dict[str, list[tuple[float, float]]]:
-    """Over `count` packets: links to those there are, so that what is measured is the number and not the disk."""
+    """Over `count` packets: links to those there are, so that what is measured is the number and not the disk.
+
+    Their index is copied from that of the files linked to: looking at 100,000 packets takes most of an hour, once.
+    """
     many = folder.parent / "many"
     packets = sorted(folder.glob("*.h5"))
+    looked_at = dict(zip(packets, index_packets(packets, folder / FOLDER / "index")[0], strict=True))
+    entries = []
     for number in range(count):
-        link = many / f"{number % 1000:03}" / f"episode_{number:06}.h5"
+        link, packet = many / f"{number % 1000:03}" / f"episode_{number:06}.h5", packets[number % len(packets)]
         link.parent.mkdir(parents=True, exist_ok=True)
-        os.link(packets[number % len(packets)], link)
-    started = time.perf_counter()
-    PacketDataset(many, WINDOW)
-    first = time.perf_counter() - started
+        os.link(packet, link)
+        entries.append(replace(looked_at[packet], path=link).only(("pixels", "action", "action_valid", "state")))
+        entries[-1].facts.update(looked_at[packet].facts)
+    _save(many / FOLDER / "index", entries)
+    del entries
     started = time.perf_counter()
     dataset = PacketDataset(many, WINDOW)
-    again = time.perf_counter() - started
+    opened = time.perf_counter() - started
     size = (many / FOLDER / "index").stat().st_size
-    print(f"{count} packets: indexed in {first:.0f} s, opened again in {again:.1f} s, index {size / 1e6:.0f} MB")
+    print(f"{count} packets: opened in {opened:.1f} s, index {size / 1e6:.0f} MB (four datasets of each packet)")
     numbers = np.random.default_rng(5).integers(0, len(dataset), windows).tolist()
     first_touch, warm = (timed(dataset.__getitem__, numbers) for _ in range(2))
     print(f"open files after {2 * windows} windows: {dataset.open_files}")
     name = f"PacketDataset, {count} packets"
     return {f"{name}, never read before": [first_touch], name: [warm]}
+
+
+def _files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
 
 
 def show(found: dict[str, list[tuple[float, float]]]) -> None:
@@ -269,6 +292,7 @@ def main() -> None:
         if not packets:
             parser.error(f"no packets in {given}")
         with Packet(packets[0]) as packet:
+            arguments.fps = float(packet.attributes["fps"])
             depth = next(name for name in packet.modalities if name in ("depth/relative", "depth/metric"))
         folder = Path(work) / "packets"
         copied(packets, arguments.count, folder)
@@ -277,9 +301,12 @@ def main() -> None:
         machine = f"{time.strftime('%F')}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
         print(f"{machine}; {arguments.count} packets, {frames} frames, {size / frames / 1e3:.0f} kB a frame")
         found = measure(folder, depth, arguments)
-        show(found)
-        if arguments.many:
-            show(found | measure_many(folder, arguments.many, arguments.windows))
+        many = measure_many(folder, arguments.many, arguments.windows) if arguments.many else {}
+        show(found | many)
+        sizes = {"packets, all cues": sum(path.stat().st_size for path in folder.glob("*.h5"))}
+        for name in ("flat.h5", "flat.lance", "lerobot"):
+            sizes[name] = sum(path.stat().st_size for path in _files(Path(work) / name))
+        print("\nkB a frame: " + ", ".join(f"{name} {size / frames / 1e3:.0f}" for name, size in sizes.items() if size))
 
 
 if __name__ == "__main__":

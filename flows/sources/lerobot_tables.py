@@ -285,7 +285,8 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     try:
         with open_parquet(path, columns, str(path)) as file:
             schema = (file.schema.column(i) for i in range(len(file.schema.names)))
-            texts = [leaf.path for leaf in schema if leaf.physical_type == "BYTE_ARRAY"]
+            # Not those in lists: pyarrow cannot give them as dictionaries over several row groups.
+            texts = [leaf.path for leaf in schema if leaf.physical_type == "BYTE_ARRAY" and "." not in leaf.path]
         # A text that many rows share stays one text in memory, however long, until it was looked at.
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             for batch in file.iter_batches(_ROWS, columns=list(columns)):
@@ -304,8 +305,10 @@ def _check_texts(array: pa.Array, name: str) -> None:
             _check_texts(part, name)
     elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         _check_texts(array.flatten(), name)
-    elif pa.types.is_dictionary(array.type) and len(array.dictionary):
-        longest = pc.max(pc.binary_length(array.dictionary)).as_py() or 0
+    elif pa.types.is_dictionary(array.type):
+        _check_texts(array.dictionary, name)
+    elif pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        longest = pc.max(pc.binary_length(array)).as_py() or 0
         if longest > MAX_TEXT_BYTES:
             raise CorruptDataError(
                 f"{name} holds a text of {longest:,} bytes, at most {MAX_TEXT_BYTES:,} are read; replace the file"

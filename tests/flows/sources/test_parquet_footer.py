@@ -103,3 +103,12 @@ def test_one_long_text_in_many_rows_is_refused_before_it_is_many(tmp_path):
     assert path.stat().st_size < 2**20
     with pytest.raises(SourceError, match="a text of 4,194,304 bytes"):
         read_tasks(tmp_path, "v3.0")
+
+
+def test_a_table_with_lists_of_texts_in_several_row_groups_is_read(tmp_path):
+    (tmp_path / "meta").mkdir()
+    written = pa.table({"task_index": np.arange(9), "task": [f"do {k}" for k in range(9)], "also": [["a", "b"]] * 9})
+    pq.write_table(written, tmp_path / "meta" / "tasks.parquet", row_group_size=2)
+    assert read_tasks(tmp_path, "v3.0") == {k: f"do {k}" for k in range(9)}
+    rows = list(lerobot_tables._rows(tmp_path / "meta" / "tasks.parquet", ["also"]))
+    assert rows == [{"also": ["a", "b"]}] * 9

@@ -183,8 +183,15 @@ class Manifest:
         return aside
 
     def forget_journal(self) -> None:
-        """Empties the journal, whose rows were just written. The caller holds `locked`."""
-        self._journal.unlink(missing_ok=True)
+        """Empties the journal, whose rows were just written. The caller holds `locked`.
+
+        Raises:
+            OutputError: it cannot be removed. Its rows are in the manifest too, so nothing is lost or wrong.
+        """
+        try:
+            self._journal.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self._journal} cannot be removed: {error}; free space or fix permissions") from error
 
     def _journalled(self) -> Iterator[Row]:
         """The rows of the journal; a damaged line costs its own episode, which is looked at again.

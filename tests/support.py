@@ -17,6 +17,14 @@ from flows.sources.base import EpisodeInfo, LeftOut
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+WITHOUT_MODELS = ("masks.backend=recorded", "tracks.backend=off", "depth.backend=off")
+"""Settings of a run whose models are not what is tested."""
+
+
+def set_options(*settings: str) -> list[str]:
+    """`settings` as arguments of the command line."""
+    return [word for setting in settings for word in ("--set", setting)]
+
 
 def shared_data(*parts: str) -> Path:
     """A path in the development data (`../shared/data`), or a skip that says what is missing."""

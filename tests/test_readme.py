@@ -11,21 +11,11 @@ from click.testing import CliRunner
 
 from flows.cli import main
 from flows.sources.sample import write_sample
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, WITHOUT_MODELS, set_options
 
 README = (REPOSITORY / "README.md").read_text()
 
-QUICK = [
-    "--no-prefect",
-    "--profile",
-    "cpu",
-    "--set",
-    "masks.backend=recorded",
-    "--set",
-    "tracks.backend=off",
-    "--set",
-    "depth.backend=off",
-]
+QUICK = ["--no-prefect", "--profile", "cpu", *set_options(*WITHOUT_MODELS)]
 
 STAND_INS = {
     "bridge_data_v2": "demo/sample/bridge_raw",

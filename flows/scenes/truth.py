@@ -46,7 +46,7 @@ def tracks_and_centroids(world: World, drawn: Drawn, target: int, n_robot: int) 
     centroid_cam, centroid_px = np.full((n_frames, 3), np.nan), np.full((n_frames, 2), np.nan)
     for t in np.flatnonzero(seen.any(axis=(1, 2))):
         pixels = np.stack(np.nonzero(seen[t])[::-1], -1)
-        centroid_cam[t] = _unproject(drawn.K, pixels, drawn.depth[t][seen[t]]).mean(axis=0)
+        centroid_cam[t] = unproject(drawn.K, pixels, drawn.depth[t][seen[t]]).mean(axis=0)
         centroid_px[t] = pixels.mean(axis=0)
     return {
         "grid_xy": grid_xy,
@@ -76,19 +76,32 @@ def _follow(
     # Body -1, the scene, is the last of the poses.
     world_from_body = np.concatenate([world.poses, scene], axis=1)[:, body]
     camera_from_world = np.linalg.inv(world.camera)
-    in_world = _transform(world.camera, _unproject(drawn.K, queries, depth))
-    local = _transform(np.linalg.inv(world_from_body[query_frame]), in_world)
-    points = _transform(camera_from_world, _transform(world_from_body, local))
+    in_world = transform(world.camera, unproject(drawn.K, queries, depth))
+    local = transform(np.linalg.inv(world_from_body[query_frame]), in_world)
+    points = transform(camera_from_world, transform(world_from_body, local))
     z = np.where(np.abs(points[..., 2]) < 1e-9, 1e-9, points[..., 2])
     xy = points[..., :2] / z[..., None] * np.diag(drawn.K)[:2] + drawn.K[:2, 2]
-    visible = np.array([_visible(drawn, t, body, xy[t], z[t]) for t in range(len(xy))]) & (depth > 0)
+    frames = zip(drawn.depth, drawn.body, xy, z, strict=True)
+    visible = np.array([is_seen(depth_of, body_of, body, *at) for depth_of, body_of, *at in frames]) & (depth > 0)
     return xy.astype(np.float32), z.astype(np.float32), visible, body
 
 
-def _visible(
-    drawn: Drawn, t: int, body: NDArray[np.int16], xy: NDArray[np.float64], z: NDArray[np.float64]
+def is_seen(
+    depth: NDArray[np.floating],
+    body_at: NDArray[np.integer],
+    body: NDArray[np.integer],
+    xy: NDArray[np.float64],
+    z: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
-    depth = drawn.depth[t]
+    """Whether points are seen in a frame: (N,).
+
+    Args:
+        depth: (H, W) metres.
+        body_at: (H, W) the body that each pixel shows.
+        body: (N,) that each point belongs to.
+        xy: (N, 2) where it is, pixels.
+        z: (N,) how far, metres.
+    """
     height, width = depth.shape
     slope_y, slope_x = np.abs(np.gradient(depth))
     tolerance = DEPTH_TOLERANCE_M + SLOPE_FACTOR * np.minimum(slope_x + slope_y, MAX_SLOPE_M)
@@ -97,14 +110,16 @@ def _visible(
     found = np.zeros(len(xy), np.bool_)
     for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
         x, y = np.clip(corner[:, 0] + dx, 0, width - 1), np.clip(corner[:, 1] + dy, 0, height - 1)
-        found |= (drawn.body[t, y, x] == body) & (np.abs(depth[y, x] - z) < tolerance[y, x])
+        found |= (body_at[y, x] == body) & (np.abs(depth[y, x] - z) < tolerance[y, x])
     return np.asarray(found & inside)
 
 
-def _unproject(intrinsics: NDArray[np.float64], xy: NDArray[Any], z: NDArray[np.floating]) -> NDArray[np.float64]:
+def unproject(intrinsics: NDArray[np.float64], xy: NDArray[Any], z: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Camera-frame points (N, 3) in metres of pixels (N, 2) at depths (N,)."""
     rays = (xy - intrinsics[:2, 2]) / np.diag(intrinsics)[:2]
     return np.concatenate([rays * z[:, None], z[:, None]], axis=1)
 
 
-def _transform(pose: NDArray[np.floating], points: NDArray[np.float64]) -> NDArray[np.float64]:
+def transform(pose: NDArray[np.floating], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`points` (..., 3) in the frame that `pose` (..., 4, 4) maps them to."""
     return np.asarray(np.einsum("...ij,...j->...i", pose[..., :3, :3], points) + pose[..., :3, 3])

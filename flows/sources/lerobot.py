@@ -160,7 +160,7 @@ class LeRobotSource:
     def data_files(self) -> dict[str, list[EpisodeRecord]]:
         """By data file, relative to the root, the episodes that the table puts into it."""
         files: dict[str, list[EpisodeRecord]] = {}
-        for record in self._fetched_records():
+        for record, _ in self._fetched():
             key = {"episode_index": record.episode_index, "data": dict(record.data)}
             files.setdefault(self._data_file(key), []).append(record)
         return files
@@ -168,7 +168,7 @@ class LeRobotSource:
     def video_files(self) -> dict[str, tuple[str, list[Claim]]]:
         """By video file, relative to the root, its camera and the part of each episode that the tables put into it."""
         files: dict[str, tuple[str, list[Claim]]] = {}
-        for record in self._fetched_records():
+        for record, _ in self._fetched():
             for camera in self._cameras:
                 if self._is_video(camera) and self._has_video(record, camera):
                     span = dict(record.videos.get(camera, {}))
@@ -185,7 +185,7 @@ class LeRobotSource:
         Raises:
             SourceError: the episode table cannot be read.
         """
-        yield from map(self._listed, self._fetched_records())
+        yield from (info for _, info in self._fetched())
 
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
         """One episode seen by `camera` (full key, or its last part), or by the first fixed, non-black one.
@@ -290,8 +290,9 @@ class LeRobotSource:
         first, (listed, _) = infos[0].files[0].relative_to(self._root), self._table.counts()
         return [LeftOut("episodes", f"no file of {len(infos)} of {listed} episodes was fetched; the first is {first}")]
 
-    def _fetched_records(self) -> Iterator[EpisodeRecord]:
-        return (record for record in self._table if self._is_fetched(self._listed(record)))
+    def _fetched(self) -> Iterator[tuple[EpisodeRecord, EpisodeInfo]]:
+        listed = ((record, self._listed(record)) for record in self._table)
+        return ((record, info) for record, info in listed if self._is_fetched(info))
 
     def _is_fetched(self, info: EpisodeInfo) -> bool:
         """Whether any file of the episode itself is there; an episode with a fault in the table is listed to say so."""

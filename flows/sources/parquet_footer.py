@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,20 @@ class ColumnSize:
     size: int
 
 
-def column_sizes(path: Path) -> list[ColumnSize]:
-    """Every column of every row group.
+def column_sizes(path: Path) -> tuple[ColumnSize, ...]:
+    """Every column of every row group. Those of the last files are kept: a file of v3.0 is opened for each episode.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it has no footer of a parquet file, or a damaged one.
     """
+    status = path.stat()
+    return _column_sizes(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4)
+def _column_sizes(path: Path, changed_ns: int, size: int) -> tuple[ColumnSize, ...]:
+    """Of the file as it was at `changed_ns`, with `size` bytes."""
     with open_plain(path, _MAX_FILE_BYTES) as file:
         end = file.seek(0, 2)
         file.seek(max(0, end - _TAIL))
@@ -57,7 +65,7 @@ def column_sizes(path: Path) -> list[ColumnSize]:
         file.seek(end - _TAIL - length)
         footer = file.read(length)
     try:
-        return list(_columns(_Thrift(footer).structure(0)))
+        return tuple(_columns(_Thrift(footer).structure(0)))
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error) as error:
         raise ValueError("the description of its columns is damaged") from error
 

@@ -11,18 +11,9 @@ from click.testing import CliRunner
 
 from flows.cli import CuepackGroup, main
 from flows.sources.sample import write_sample
+from tests.support import WITHOUT_MODELS, set_options
 
-QUICK = [
-    "--no-prefect",
-    "--profile",
-    "cpu",
-    "--set",
-    "masks.backend=recorded",
-    "--set",
-    "tracks.backend=off",
-    "--set",
-    "depth.backend=off",
-]
+QUICK = ["--no-prefect", "--profile", "cpu", *set_options(*WITHOUT_MODELS)]
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.scenes.truth import is_seen, transform, unproject
 from tests.tools.sample_scene import Recording
 
 GRID = 20
 N_OBJECT = 200
 # The object's own queries are posed in the first frame that shows this many of its pixels.
 MIN_QUERY_PIXELS = 40
-# A point is seen where a neighbouring pixel shows the same body at the same depth, up to this and a term that grows
-# with the slope of the depth map, so that surfaces seen at a grazing angle do not flicker.
-DEPTH_TOLERANCE_M = 0.006
-SLOPE_FACTOR, MAX_SLOPE_M = 1.5, 0.01
 # Track positions are rounded to this, which lets them compress.
 XY_STEP_PX = 1.0 / 256.0
 
@@ -42,7 +39,7 @@ def truth_arrays(recording: Recording, seed: int) -> dict[str, NDArray[np.generi
         y, x = np.nonzero(seen[t])
         if len(y):
             points = np.stack([x, y], axis=-1)
-            centroid_cam[t] = _unproject(recording.K, points, depth[t, y, x]).mean(axis=0)
+            centroid_cam[t] = unproject(recording.K, points, depth[t, y, x]).mean(axis=0)
             centroid_px[t] = points.mean(axis=0)
     (object_id,) = recording.object_ids
     return {
@@ -88,36 +85,12 @@ def follow(
     owner = np.maximum(body, 0)
     world_from_body = recording.poses[:, owner]  # T N 4 4
     cam_from_world = np.linalg.inv(recording.T_world_cam)
-    in_camera = _unproject(recording.K, queries, recording.depth[query_frame, y, x])
-    in_world = _transform(recording.T_world_cam, in_camera)
-    local = _transform(np.linalg.inv(world_from_body[query_frame]), in_world)
-    points = _transform(cam_from_world, _transform(world_from_body, local))  # T N 3
+    in_camera = unproject(recording.K, queries, recording.depth[query_frame, y, x])
+    in_world = transform(recording.T_world_cam, in_camera)
+    local = transform(np.linalg.inv(world_from_body[query_frame]), in_world)
+    points = transform(cam_from_world, transform(world_from_body, local))  # T N 3
     z = points[..., 2]
     xy = points[..., :2] / z[..., None] * np.diag(recording.K)[:2] + recording.K[:2, 2]
-    visible = [_visible(recording, t, body, xy[t], z[t]) & on_surface for t in range(len(xy))]
+    visible = [is_seen(recording.depth[t], recording.body[t], body, xy[t], z[t]) & on_surface for t in range(len(xy))]
     rounded = np.round(xy / XY_STEP_PX) * XY_STEP_PX
     return rounded.astype(np.float32), z.astype(np.float32), np.array(visible), body
-
-
-def _visible(
-    recording: Recording, t: int, body: NDArray[np.int32], xy: NDArray[np.float64], z: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    depth = recording.depth[t]
-    height, width = depth.shape
-    slope_y, slope_x = np.abs(np.gradient(depth))
-    tolerance = DEPTH_TOLERANCE_M + SLOPE_FACTOR * np.minimum(slope_x + slope_y, MAX_SLOPE_M)
-    inside = (xy > -0.5).all(axis=1) & (xy[:, 0] < width - 0.5) & (xy[:, 1] < height - 0.5) & (z > 0.0)
-    corner = np.floor(np.where(inside[:, None], xy, 0.0)).astype(int)
-    found = np.zeros(len(xy), dtype=bool)
-    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        x, y = np.clip(corner[:, 0] + dx, 0, width - 1), np.clip(corner[:, 1] + dy, 0, height - 1)
-        found |= (recording.body[t, y, x] == body) & (np.abs(depth[y, x] - z) < tolerance[y, x])
-    return found & inside
-
-
-def _unproject(K: NDArray[np.float64], xy: NDArray[np.generic], z: NDArray[np.generic]) -> NDArray[np.float64]:
-    return np.concatenate([(xy - K[:2, 2]) / np.diag(K)[:2] * z[:, None], z[:, None]], axis=1)
-
-
-def _transform(T: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.einsum("...ij,...j->...i", T[..., :3, :3], points) + T[..., :3, 3]

@@ -25,20 +25,11 @@ from flows.orchestration.server import server_at
 from flows.orchestration.settings import server_answers
 from flows.sources.sample import write_sample
 from packers.reader import Packet
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, WITHOUT_MODELS, set_options
 from tests.tools.screenshot import BROWSER, browser
 
 CUEPACK = [sys.executable, "-c", "from flows.cli import main; main()"]
-QUICK = [
-    "--set",
-    "masks.backend=recorded",
-    "--set",
-    "tracks.backend=off",
-    "--set",
-    "depth.backend=off",
-    "--set",
-    "run.profile=cpu",
-]
+QUICK = set_options(*WITHOUT_MODELS, "run.profile=cpu")
 OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 

@@ -14,21 +14,12 @@ import pytest
 
 from flows.sources.sample import SAMPLE
 from tests.flows.remote_places import local_packets
+from tests.support import WITHOUT_MODELS, set_options
 
 pytestmark = pytest.mark.slow
 
 CUEPACK = [sys.executable, "-c", "from flows.cli import main; main()"]
-QUICK = [
-    "-q",
-    "--profile",
-    "cpu",
-    "--set",
-    "masks.backend=recorded",
-    "--set",
-    "tracks.backend=off",
-    "--set",
-    "depth.backend=off",
-]
+QUICK = ["-q", "--profile", "cpu", *set_options(*WITHOUT_MODELS)]
 BUCKET = "cuepack-test"
 
 

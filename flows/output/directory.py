@@ -274,7 +274,7 @@ class Opened:
         # A path decides by what is on disk; a URI by its ending, since asking costs a request.
         if not is_uri(named) or not named.endswith(".h5"):
             path = Path(named)
-            if not is_uri(named) and _is_file(path):
+            if not is_uri(named) and path.is_file():
                 return Opened(LocalDirectory(path.parent), path)
             directory = OutputDirectory.open(named)
             return Opened(directory, directory.root)
@@ -290,15 +290,6 @@ class Opened:
             raise ConfigError(f"the packet {named} does not exist; manifest.csv lists those of an output directory")
         directory.fetch([path])
         return Opened(directory, path)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} cannot be the name of a file: {getattr(error, 'strerror', None) or error}"
-        ) from error
 
 
 def _is_copy(name: str) -> bool:

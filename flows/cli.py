@@ -30,6 +30,7 @@ from flows.commands.packets import inspect, validate
 from flows.commands.select import select
 from flows.commands.sources import sample, score
 from flows.commands.stats import stats
+from flows.commands.study import study
 from flows.commands.verify import verify
 from flows.commands.view import view
 from flows.remote.files import cache_folder
@@ -142,6 +143,7 @@ for command in (
     bench,
     view,
     export,
+    study,
 ):
     main.add_command(command)
 

@@ -31,6 +31,7 @@ from flows.orchestration.flows import extract_dataset, rerun_episode, rerun_fail
 from flows.orchestration.served import Served
 from flows.orchestration.settings import SETTINGS, TAG
 from flows.orchestration.shard_flow import extract_shard
+from flows.orchestration.study_flow import study_run
 
 log = logging.getLogger("cuepack")
 
@@ -75,7 +76,8 @@ class Schedule:
 
 
 def make_deployments(schedule: Schedule, pool: str | None = None) -> list[RunnerDeployment]:
-    """`extract-dataset`, `rerun-episode` and `rerun-failed` for one output directory, and with a pool `extract-shard`.
+    """`extract-dataset`, `rerun-episode` and `rerun-failed` for one output directory, and with a pool `extract-shard`
+    and `study-run`.
 
     One batch at a time: a run that falls due while the last still works waits for it. No deployment retries as a whole:
     what is worth trying again (a hub that throttles, a lost shard) is tried inside, the rest by the next run.
@@ -121,6 +123,7 @@ def make_deployments(schedule: Schedule, pool: str | None = None) -> list[Runner
         # Shards of any batch that is given out to this pool, so nothing is served by it alone.
         shared["job_variables"] = {"env": dict(SETTINGS)}
         made.append(extract_shard.to_deployment("extract-shard", tags=[*_TAGS, "shard"], **shared))
+        made.append(study_run.to_deployment("study-run", tags=[*_TAGS, "study"], **shared))
     return made
 
 

@@ -69,7 +69,7 @@ def check_engine(config: Config) -> None:
             "start` (or docker/compose.yaml) and set PREFECT_API_URL, or use run.engine=local"
         )
     if engine in ("ray", "dask"):
-        _integration(engine)
+        integration(engine)
 
 
 @dataclass(slots=True)
@@ -157,7 +157,7 @@ def episode_range(jobs: Sequence[Job]) -> str:
 
 
 def _on_ray(plan: Plan, file: str) -> Iterator[list[Row]]:
-    integration, run = _integration("ray"), plan.work.config.run
+    integration, run = integration("ray"), plan.work.config.run
     # One process at a time has a device; on machines without any, a CPU.
     resources = {"num_gpus": 1} if run.wants_gpu else {"num_cpus": 1}
     own = {} if run.engine_address else {"init_kwargs": {"include_dashboard": False}}
@@ -173,7 +173,7 @@ def _on_dask(plan: Plan, file: str) -> Iterator[list[Row]]:
     else:
         # Processes of one thread: models, OpenCV and h5py are kept once per process.
         options = {"cluster_kwargs": {"n_workers": run.in_flight, "threads_per_worker": 1, "dashboard_address": None}}
-    yield from _on_task_runner(plan, file, _integration("dask").DaskTaskRunner(**options))
+    yield from _on_task_runner(plan, file, integration("dask").DaskTaskRunner(**options))
 
 
 def _on_task_runner(plan: Plan, file: str, runner: Any) -> Iterator[list[Row]]:
@@ -340,7 +340,12 @@ def _stop_if_asked(plan: Plan) -> None:
         raise Interrupted
 
 
-def _integration(engine: str) -> Any:
+def integration(engine: str) -> Any:
+    """Prefect's package for an engine.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     with contextlib.suppress(ModuleNotFoundError):
         return importlib.import_module(f"prefect_{engine}")
     raise ConfigError(f"run.engine={engine} needs the package prefect-{engine}: pip install 'cuepack[{engine}]'")

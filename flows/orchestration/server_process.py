@@ -9,21 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import socket
 import sys
-import threading
-import time
 
 from extractors.errors import ConfigError
+from flows.child_process import GRACE_S, end_with
 from flows.orchestration.settings import check_token, prepare
 from flows.own_pages import LOOPBACK_NAMES, App, OwnPagesOnly, is_loopback
-
-LOOK_S = 0.5
-"""Seconds between two looks at the parent."""
-
-GRACE_S = 5.0
-"""Seconds for which requests under way may keep a server from ending."""
 
 
 def own_environment(host: str, port: int) -> dict[str, str]:
@@ -50,19 +42,6 @@ def guarded_app(host: str, *, ui: bool) -> App:
     return OwnPagesOnly(app, names, any_address=True)
 
 
-def end_with(parent: int) -> None:
-    """Ends this process once its parent is another than `parent`: that one is gone, even by SIGKILL.
-
-    Looked at from a thread: the kernel's own signal for it (PR_SET_PDEATHSIG) is sent when the *thread* ends that
-    started this process.
-    """
-    while os.getppid() == parent:
-        time.sleep(LOOK_S)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE_S)
-    os._exit(1)
-
-
 def main() -> None:
     """Serves until it is asked to stop, or its parent is gone."""
     parser = argparse.ArgumentParser(prog="python -m flows.orchestration.server_process")
@@ -73,7 +52,7 @@ def main() -> None:
     parser.add_argument("--parent", type=int, help="end when this process is gone")
     given = parser.parse_args()
     if given.parent is not None:
-        threading.Thread(target=end_with, args=(given.parent,), daemon=True).start()
+        end_with(given.parent)
     prepare()
     os.environ.update(own_environment(given.host, given.port))
     if given.no_ui:

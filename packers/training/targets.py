@@ -351,6 +351,37 @@ class Masks(Target):
 
 
 @dataclass(frozen=True, slots=True)
+class Frames(Target):
+    """The frames at another size, for models that are smaller than a packet's pixels; averaged over cells.
+
+    Gives `<name>` (n, h, w, 3) uint8 RGB.
+
+    Attributes:
+        size: rows and columns.
+        name: of the key.
+    """
+
+    size: tuple[int, int]
+    name: str = "frames"
+    per_frame: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The pixels."""
+        return ("pixels",)
+
+    def fields(self, sizes: Sizes) -> Fields:
+        """`<name>`."""
+        return {self.name: ((sizes.n_frames, *self.size, 3), "uint8")}
+
+    def cut(self, view: View) -> Values:
+        """The frames of one window."""
+        pixels = view.frames("pixels").astype(np.float32)
+        channels = [cell_shares(pixels[..., channel], self.size) for channel in range(3)]
+        return {self.name: np.rint(np.stack(channels, axis=-1)).astype(np.uint8)}
+
+
+@dataclass(frozen=True, slots=True)
 class Stored(Target):
     """A dataset of the packets as it is, one row per frame: for targets that are made elsewhere.
 

@@ -26,8 +26,8 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/oxfmt --check packers/viewer/static/*.js
-	$(BIN)/oxlint --deny-warnings packers/viewer/static
+	$(BIN)/oxfmt --check packers/viewer/static/*.js flows/study/static/*.js
+	$(BIN)/oxlint --deny-warnings packers/viewer/static flows/study/static
 
 test: install
 	$(BIN)/pytest -m "not slow and not gpu and not weights"

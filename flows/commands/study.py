@@ -186,7 +186,7 @@ def _print_dry_run(plan: StudyPlan, workers: int, options: dict[str, Any]) -> No
     print(f"conditions {', '.join(each.name for each in plan.all_conditions)}")
     print(f"runs       {len(plan.runs)}, {len(plan.todo())} of them to do, {told['steps']} steps in all")
     print(
-        f"time       about {told['minutes']:.0f} min with {workers} side by side ({told['seconds_per_step']:.3f} s a step)"
+        f"time       about {told['minutes']:.0f} min, {workers} side by side, {told['seconds_per_step']:.3f} s a step"
     )
 
 

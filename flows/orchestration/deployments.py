@@ -76,8 +76,7 @@ class Schedule:
 
 
 def make_deployments(schedule: Schedule, pool: str | None = None) -> list[RunnerDeployment]:
-    """`extract-dataset`, `rerun-episode` and `rerun-failed` for one output directory, and with a pool `extract-shard`
-    and `study-run`.
+    """`extract-dataset` and both reruns for one output directory; with a pool `extract-shard` and `study-run` too.
 
     One batch at a time: a run that falls due while the last still works waits for it. No deployment retries as a whole:
     what is worth trying again (a hub that throttles, a lost shard) is tried inside, the rest by the next run.

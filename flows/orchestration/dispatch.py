@@ -157,11 +157,11 @@ def episode_range(jobs: Sequence[Job]) -> str:
 
 
 def _on_ray(plan: Plan, file: str) -> Iterator[list[Row]]:
-    integration, run = integration("ray"), plan.work.config.run
+    package, run = integration("ray"), plan.work.config.run
     # One process at a time has a device; on machines without any, a CPU.
     resources = {"num_gpus": 1} if run.wants_gpu else {"num_cpus": 1}
     own = {} if run.engine_address else {"init_kwargs": {"include_dashboard": False}}
-    runner = integration.RayTaskRunner(address=run.engine_address, **own)
+    runner = package.RayTaskRunner(address=run.engine_address, **own)
     with importlib.import_module("prefect_ray.context").remote_options(**resources):
         yield from _on_task_runner(plan, file, runner)
 

@@ -124,7 +124,7 @@ def verdict_of(change: Change, beyond: Mapping[str, Change]) -> Verdict:
     - "nothing": the interval is within `LEAST_EFFECT` of 0, whether or not it holds 0;
     - "cannot tell": everything else; more seeds or more held-out episodes would narrow it.
     """
-    if -LEAST_EFFECT <= change.low and change.high <= LEAST_EFFECT:
+    if max(-change.low, change.high) <= LEAST_EFFECT:
         return "nothing"
     if change.high < 0:
         return "helps" if all(each.high < 0 for each in beyond.values()) else "regularises only"

@@ -14,7 +14,7 @@ TRIED = 3
 
 
 def estimate(plan: StudyPlan, workers: int) -> dict[str, Any]:
-    """`steps` of all runs to do, `seconds_per_step` on this machine's CPU, and `minutes` with `workers` side by side."""
+    """`steps` to do, `seconds_per_step` on this machine's CPU, and `minutes` with `workers` side by side."""
     import torch
 
     from flows.study.world_model import WorldModel

@@ -209,6 +209,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        return Evaluation(**arrays, **json.loads(arrays.pop("numbers").tobytes()))
+        numbers = json.loads(arrays.pop("numbers").tobytes())
+        return Evaluation(**arrays, **numbers)
     except Exception as error:  # zip, zlib, NumPy and JSON have a dozen kinds for a damaged file
         raise OutputError(f"{path} cannot be read: {error}; remove it, and run `cuepack study` again") from error

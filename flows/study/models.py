@@ -25,7 +25,7 @@ class LatentModel(Protocol):
         """Latents (n, D) of RGB frames (n, h, w, 3)."""
 
     def predict(self, latents: Floats, actions: Floats) -> Floats:
-        """The next latent after each of `latents` (B, T, D), T at most `history`, under actions (B, T, A): (B, T, D)."""
+        """The next latent after each of (B, T, D), T at most `history`, under actions (B, T, A); (B, T, D)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -335,7 +335,7 @@ def _long_enough(entries: list[Entry], settings: StudySettings) -> tuple[list[En
 
 
 def _key(settings: StudySettings, condition: Condition, seed: int, data: Sequence[str]) -> str:
-    """Changes with what a run's result depends on; not with the number of seeds, or which other conditions there are."""
+    """Changes with what a run's result depends on, not with how many seeds or other conditions there are."""
     parts = [_VERSION, asdict(settings), asdict(settings.sizes), repr(condition), seed, list(data)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 

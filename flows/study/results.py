@@ -8,7 +8,6 @@ import json
 import math
 import platform
 import time
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -112,23 +111,23 @@ def markdown(results: Sequence[ConditionResult]) -> str:
         "rolled out",
     ]
     head += ["copy", "constant", "error / copy", "actions R2"]
-    lines = [head, ["---"] * len(head)]
-    for each in results:
-        lines.append(
-            [
-                each.condition,
-                *([str(each.episodes or "all")] if sizes else []),
-                str(len(each.seeds)) + (f" ({len(each.diverged)} diverged)" if each.diverged else ""),
-                each.verdict,
-                "" if each.change is None else _said(each.change),
-                *(f"{each.errors[name]:.3f}" for name in ("one_step", "rolled_out")),
-                f"{each.by_horizon['copy'][0]:.3f}",
-                f"{each.by_horizon['constant'][0]:.3f}",
-                f"{each.copy_ratio:.2f}",
-                _number(each.inverse_dynamics.get("predicted")),
-            ]
-        )
+    lines = [head, ["---"] * len(head), *(_cells(each, sizes=sizes) for each in results)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cells(each: ConditionResult, *, sizes: bool) -> list[str]:
+    return [
+        each.condition,
+        *([str(each.episodes or "all")] if sizes else []),
+        str(len(each.seeds)) + (f" ({len(each.diverged)} diverged)" if each.diverged else ""),
+        each.verdict,
+        "" if each.change is None else _said(each.change),
+        *(f"{each.errors[name]:.3f}" for name in ("one_step", "rolled_out")),
+        f"{each.by_horizon['copy'][0]:.3f}",
+        f"{each.by_horizon['constant'][0]:.3f}",
+        f"{each.copy_ratio:.2f}",
+        _number(each.inverse_dynamics.get("predicted")),
+    ]
 
 
 def _said(change: Change) -> str:
@@ -211,10 +210,10 @@ def _report(
         method=(
             "Errors are squared distances of latents, divided by the variance of the held-out latents of the same run.",
             "Changes are paired by seed and episode; intervals are a bootstrap over both, widened for small samples.",
-            f"nothing: the whole interval is within {100 * LEAST_EFFECT:.0f} % of no change. helps: below no change, and "
-            "below the controls. regularises only: below no change, and a control does as well.",
-            "The held-out episodes are the same in all runs; training episodes, weights and batches are the same in all "
-            "conditions of a seed.",
+            f"nothing: the whole interval is within {100 * LEAST_EFFECT:.0f} % of no change. helps: below no change, "
+            "and below the controls. regularises only: below no change, and a control does as well.",
+            "The held-out episodes are the same in all runs; training episodes, weights and batches are the same in "
+            "all conditions of a seed.",
         ),
     )
 

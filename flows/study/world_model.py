@@ -211,7 +211,8 @@ class Predictor(nn.Module):
         seen = frame[:, None] >= frame[None, :]
         for block in self.blocks:
             x = block(x, told, seen)
-        return self.norm(x).reshape(count, frames, tokens, latent)  # type: ignore[no-any-return]
+        normed: Tensor = self.norm(x).reshape(count, frames, tokens, latent)
+        return normed
 
 
 class _ModulatedBlock(nn.Module):
@@ -237,8 +238,9 @@ class _ModulatedBlock(nn.Module):
         dropout = self.dropout if self.training else 0.0
         x = x + gate * self._drop(self.out(_attended(self.qkv(given), self.heads, seen, dropout)))
         given = self.feed_norm(self.second(x) * (1 + scale2) + shift2)
-        fed: Tensor = self._drop(self.shrink(self._drop(functional.gelu(self.grow(given)))))
-        return x + gate2 * fed
+        fed = self._drop(self.shrink(self._drop(functional.gelu(self.grow(given)))))
+        out: Tensor = x + gate2 * fed
+        return out
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training)

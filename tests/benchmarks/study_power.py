@@ -50,10 +50,9 @@ def study(seed: int, episodes: int, seeds: int, epochs: int) -> dict[str, str]:
         for name in (PLANTED, NOISE):
             change = results[name].change
             assert change is not None
+            interval = f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
             print(
-                f"  {name:14s} {results[name].verdict:16s} {change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}], "
-                f"detectable {change.detectable:.3f}",
-                flush=True,
+                f"  {name:14s} {results[name].verdict:16s} {interval}, detectable {change.detectable:.3f}", flush=True
             )
         return {name: results[name].verdict for name in (PLANTED, NOISE)}
 
@@ -77,9 +76,8 @@ def main() -> None:
     for name, wanted in ((PLANTED, "helps"), (NOISE, "nothing")):
         right, count = verdicts[name][wanted], options.repetitions
         interval = stats.binomtest(right, count).proportion_ci(method="exact")
-        print(
-            f"{name}: {wanted} in {right} of {count} ({interval.low:.2f} to {interval.high:.2f}); {dict(verdicts[name])}"
-        )
+        print(f"{name}: {wanted} in {right} of {count} ({interval.low:.2f} to {interval.high:.2f})", end="; ")
+        print(dict(verdicts[name]))
     print(f"{(time.process_time() - began) / 60:.1f} CPU minutes")
 
 

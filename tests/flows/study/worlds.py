@@ -1,4 +1,4 @@
-"""Packets of a toy world whose answer is known: a square that actions move, before a background that nothing predicts."""
+"""Packets of a toy world whose answer is known: a square that actions move, before unpredictable noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIDE = 32
 def write_toy(
     folder: Path, episodes: int, frames: int = 40, *, seed: int = 0, noise: float = 60.0, side: int = SIDE
 ) -> list[Path]:
-    """Packets of the toy: `state` is where the square is (what a head could want to know), `shape_descriptors` noise."""
+    """Packets of the toy: `state` is where the square is; `shape_descriptors` are noise."""
     return [_episode(folder, number, frames, seed, noise, side) for number in range(episodes)]
 
 

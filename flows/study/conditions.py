@@ -206,7 +206,9 @@ class Heads(nn.Module):
             unit = self.scales[name][1]
             tokens = latents if self.tokens > 1 else patches
             ahead = torch.arange(latents.shape[1], device=latents.device) - target.anchor
-            told = head(tokens[:, target.anchor], batch[f"{name}_patch"], batch[f"{name}_position"], ahead)
+            told = head(
+                tokens[:, target.anchor], batch[f"{name}_patch"][:, target.anchor], batch[f"{name}_position"], ahead
+            )
             return masked_huber(told, batch[f"{name}_displacement"] / unit, weight, delta=1.0)
         if isinstance(target, Tracks):
             # A frame alone does not say from where its points came, so the head reads what changed in the latent.

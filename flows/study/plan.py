@@ -241,7 +241,7 @@ def read_study(out: Path) -> StudyPlan:
         plan["settings"] = StudySettings(**stored["settings"])
         plan["runs"] = tuple(Run(**run) for run in stored["runs"])
         return StudyPlan(**plan | {"out": out})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(
             f"{out / STUDY_FILE} cannot be read as a study: {error}; run `cuepack study` again"
         ) from error

@@ -17,6 +17,8 @@ import numpy as np
 
 from flows.scenes.drawing import Painter
 from flows.scenes.episodes import arrays, record
+from flows.output.directory import OutputDirectory
+from flows.output.store import Store
 from packers.writer import encode, write_packet
 
 SIDE, FPS, FRAMES = 128, 5.0, 40
@@ -26,16 +28,15 @@ KEY = hashlib.sha256(b"generated").hexdigest()
 
 def write_packets(out: Path, episodes: int, seed: int = 0) -> list[Path]:
     """`episodes` packets in `out`/packets."""
-    folder = out / "packets" / "scenes"
-    folder.mkdir(parents=True, exist_ok=True)
+    store = OutputDirectory.open(out).store()
     painter = Painter()
     try:
-        return [_packet(painter, folder, number, seed) for number in range(episodes)]
+        return [_packet(painter, store, number, seed) for number in range(episodes)]
     finally:
         painter.close()
 
 
-def _packet(painter: Painter, folder: Path, number: int, seed: int) -> Path:
+def _packet(painter: Painter, store: Store, number: int, seed: int) -> Path:
     skill = SKILLS[number % len(SKILLS)]
     truth = arrays(record(painter, (seed, number), (SIDE, SIDE), skill=skill, fps=FPS, frames=FRAMES))
     frames = len(truth["rgb"])
@@ -66,7 +67,8 @@ def _packet(painter: Painter, folder: Path, number: int, seed: int) -> Path:
         "quality": {},
         "tags": [],
     }
-    path = folder / f"{name}.h5"
+    path = store.packet_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_packet(path, datasets, attributes)
     return path
 

@@ -202,8 +202,8 @@ def _episode(
 def _write_sheets(frames: Frames, folder: Path, stem: str) -> dict[str, Any]:
     """Writes frames as JPEG sheets of 8 x 8 and says how they are arranged."""
     n, height, width = frames.shape[:3]
-    # JPEG works in blocks of 8 or 16 px: cells on block borders do not bleed into each other.
-    down, across = -(-height // 16) * 16, -(-width // 16) * 16
+    # JPEG works in blocks of 8 px: cells on block borders, filled up with their own edge, do not bleed.
+    down, across = -(-height // 8) * 8, -(-width // 8) * 8
     files = []
     per_sheet = SHEET_COLUMNS * SHEET_ROWS
     for first in range(0, n, per_sheet):
@@ -211,9 +211,11 @@ def _write_sheets(frames: Frames, folder: Path, stem: str) -> dict[str, Any]:
         sheet = np.zeros((-(-len(shown) // SHEET_COLUMNS) * down, SHEET_COLUMNS * across, 3), np.uint8)
         for cell, frame in enumerate(shown):
             top, left = cell // SHEET_COLUMNS * down, cell % SHEET_COLUMNS * across
-            sheet[top : top + height, left : left + width] = frame
+            filled = np.pad(frame, ((0, down - height), (0, across - width), (0, 0)), mode="edge")
+            sheet[top : top + down, left : left + across] = filled
         target = io.BytesIO()
-        Image.fromarray(sheet).save(target, "JPEG", quality=_JPEG_QUALITY)
+        # Frames are small and shown enlarged: halved colours (JPEG's default) would smear over many pixels.
+        Image.fromarray(sheet).save(target, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
         path = f"sheets/{stem}-{first // per_sheet}.jpg"
         (folder / path).write_bytes(target.getvalue())
         files.append(path)
@@ -260,7 +262,7 @@ def _plain(value: Any) -> Any:
     """`value` as JSON has it: keys as texts, arrays as lists, numbers that are not finite as null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
+    if isinstance(value, list | tuple | range | np.ndarray):
         return [_plain(one) for one in value]
     if isinstance(value, np.generic):
         return _plain(value.item())

@@ -61,13 +61,13 @@ class Curve:
     Attributes:
         name: of the run ("A seed 0").
         group: what it is drawn and listed as: its condition.
-        steps: where it was measured.
+        epochs: where it was measured, from 1.
         values: the error there, None where not finite.
     """
 
     name: str
     group: str
-    steps: Sequence[int]
+    epochs: Sequence[int]
     values: Sequence[float | None]
 
 

@@ -59,7 +59,7 @@
   function conditionTable() {
     const heads = [
       ["Condition", "text"],
-      ["", "text"],
+      ["Head", "text"],
       ["Verdict", "text"],
       ["Change to A"],
       ["Detectable"],
@@ -208,8 +208,8 @@
 
   function curveCharts() {
     return Object.entries(data.curves).map(([title, runs]) => {
-      const given = runs.map((run) => ({ name: run.name, group: run.group, x: run.steps, y: run.values }));
-      return curves(title, given, { x: "step", y: "value" }).figure;
+      const given = runs.map((run) => ({ name: run.name, group: run.group, x: run.epochs, y: run.values }));
+      return curves(title, given, { x: "epoch", y: "value", whole: true }).figure;
     });
   }
 

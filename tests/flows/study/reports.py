@@ -65,9 +65,11 @@ def some_probes(model) -> tuple[Probe, ...]:
 
 def report(**more) -> StudyReport:
     rng = np.random.default_rng(0)
-    steps = list(range(0, 500, 25))
+    epochs = list(range(1, 21))
     curves = [
-        Curve(f"{name} seed {seed}", name, steps, [float(0.2 + np.exp(-at / 90) + rng.normal(0, 0.02)) for at in steps])
+        Curve(
+            f"{name} seed {seed}", name, epochs, [float(0.2 + np.exp(-at / 4) + rng.normal(0, 0.02)) for at in epochs]
+        )
         for name in ("A", "D", "F")
         for seed in (0, 1)
     ]

@@ -81,7 +81,7 @@ def picture(axes: Axes, frame: NDArray[np.uint8], title: str = "") -> None:
     axes.imshow(frame, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, fontsize=7, parse_math=False)
+    axes.set_title(title, fontsize=8, parse_math=False)
 
 
 def shortened(name: str, letters: int = 18) -> str:

@@ -166,9 +166,9 @@ def _figure(numbers: Numbers) -> Figure:
         values = [max(-1.0, numbers[name][kind]) for name in scored]
         axes.barh(places + offset, values, height=0.38, label=kind, color=colour)
     axes.set_yticks(places, [name.replace("$", r"\$") for name in scored])
-    axes.set_xlim(-1.02, 1.02)
+    axes.set_xlim(right=1.02)
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set_xlabel("R2 on held-out episodes")
     axes.grid(alpha=0.25, axis="x")
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return figure

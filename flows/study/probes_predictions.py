@@ -215,6 +215,7 @@ def _surprise_figure(frames: NDArray[np.uint8], errors: dict[str, Floats], steps
         whole[kind][steps] = values
     named = {kind.replace("_", " "): [float(value) for value in values] for kind, values in whole.items()}
     lines(axes, named, start=0, x="frame", y="error / variance")
+    axes.set_ylim(bottom=0)
     return figure
 
 

@@ -175,7 +175,7 @@ def test_sigreg_grows_with_distance_from_a_normal_distribution():
 
 
 def test_all_probes_give_json_figures_and_captions_the_same_twice():
-    first, again = (probe_model(Perfect(), world(3), world(3, first=50)) for _ in range(2))
+    first, again = (probe_model(Perfect(), world(3, 15), world(3, 15, first=50)) for _ in range(2))
     assert [probe.name for probe in first] == NAMES
     for one, other in zip(first, again, strict=True):
         assert json.dumps(one.numbers, allow_nan=False) == json.dumps(other.numbers)
@@ -189,8 +189,8 @@ def test_all_probes_give_json_figures_and_captions_the_same_twice():
 @pytest.mark.parametrize(
     ("model", "lengths"),
     [
-        *((Perfect, lengths) for lengths in [(1,), (2,), (3,), (4,), (0, 1), (1, 2, 3), (30,), (5, 1)]),
-        *((model, lengths) for model in (Constant, Random) for lengths in [(1,), (5, 1)]),
+        *((Perfect, lengths) for lengths in [(1,), (2,), (0, 1), (1, 2, 3), (4,), (30,)]),
+        *((model, lengths) for model in (Constant, Random) for lengths in [(5, 1)]),
     ],
 )
 def test_short_and_single_episodes_are_said_not_crashed_on(model, lengths):

@@ -11,13 +11,13 @@ var charts = (function () {
     TOP = 12,
     BOTTOM = 40;
 
-  function ticks(low, high, count) {
-    const raw = (high - low) / count || 1;
+  // Round numbers from low to high; at least `least` apart.
+  function ticks(low, high, count, least) {
+    const raw = Math.max(least || 0, (high - low) / count) || 1;
     const power = 10 ** Math.floor(Math.log10(raw));
-    const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= raw);
+    const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= raw * (1 - 1e-9));
     const found = [];
-    for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-9; at += step)
-      found.push(Math.abs(at) < step * 1e-9 ? 0 : at);
+    for (let i = Math.ceil(low / step - 1e-9); i <= high / step + 1e-9; i++) found.push(i * step || 0);
     return found;
   }
 
@@ -60,7 +60,7 @@ var charts = (function () {
       plot.append(svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y, y2: y }));
       plot.append(text(LEFT - 6, y + 4, number(logarithmic ? 10 ** at : at), { class: "axis", "text-anchor": "end" }));
     }
-    for (const at of ticks(first, last, 8).filter((one) => !labels.whole || Number.isInteger(one)))
+    for (const at of ticks(first, last, 8, labels.whole ? 1 : 0))
       plot.append(text(px(at), HEIGHT - BOTTOM + 16, number(at), { class: "axis", "text-anchor": "middle" }));
     const middle = (LEFT + WIDTH - RIGHT) / 2;
     plot.append(text(middle, HEIGHT - 6, labels.x, { class: "axis", "text-anchor": "middle" }));
@@ -106,8 +106,11 @@ var charts = (function () {
     return el("p", { class: "legend" }, ...groups.map((name, index) => el("span", {}, line(index), name)));
   }
 
-  const percent = (value) =>
-    finite(value) ? `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value * 100).toFixed(1)} %` : "–";
+  function percent(value) {
+    if (!finite(value)) return "–";
+    const size = Math.abs(value * 100).toFixed(1);
+    return `${Number(size) === 0 ? "" : value > 0 ? "+" : "−"}${size} %`;
+  }
 
   function verdictClass(row) {
     if (row.verdict === "helps") return "helps";

@@ -25,9 +25,12 @@
   }
 
   function facts(values) {
-    const pairs = Object.entries(values).map(([key, value]) =>
-      el("div", {}, el("dt", { text: key.replaceAll("_", " ") }), el("dd", { text: words(value) })),
-    );
+    const pairs = Object.entries(values).map(([key, value]) => {
+      const text = words(value);
+      // A long text takes the whole width.
+      const kind = text.length > 40 ? "long" : null;
+      return el("div", { class: kind }, el("dt", { text: key.replaceAll("_", " ") }), el("dd", { text }));
+    });
     return el("dl", { class: "facts" }, ...pairs);
   }
 

@@ -114,6 +114,13 @@ def test_the_overview_tells_verdicts_in_words(page, folder):
     rows = page.eval_on_selector_all("#conditions tbody tr", "all => all.map(row => row.innerText.split('\\t'))")
     assert [row[2] for row in rows] == ["baseline", "helps", "regularises only", "nothing", "hurts", "cannot tell"]
     assert rows[1][3].startswith("\N{MINUS SIGN}16.0 %")
+    assert rows[0][11:16] == [
+        "0.0 %",
+        "\N{MINUS SIGN}1.0 %",
+        "\N{EN DASH}",
+        "\N{MINUS SIGN}10.0 %",
+        "\N{MINUS SIGN}20.0 %",
+    ]
     assert rows[5][-1] == "2 (+1 diverged)"
     assert "D \N{MINUS SIGN}16.0 %" in page.locator(".forest svg").get_attribute("aria-label")
     assert page.locator(".warning").inner_text() == "1 run diverged and is not averaged in: F seed 1."

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo check test test-all bench bench-loader soak clients clean fuzz audit
+.PHONY: install demo study check test test-all bench bench-loader soak clients clean fuzz audit
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -11,6 +11,13 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
+
+# A small study from nothing, on two CPU cores: generated episodes with exact cues, then which of them helps. The report
+# is demo/study/report/index.html.
+study: install
+	$(BIN)/python -m tests.tools.study_packets demo/scenes --episodes 24
+	$(BIN)/cuepack manifest rebuild demo/scenes
+	$(BIN)/cuepack study demo/scenes --out demo/study --conditions A,B,D,F --seeds 2 --controls nothing
 
 demo: install
 	rm -rf demo

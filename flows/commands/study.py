@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,7 @@ def study(source: Path, out: Path, **options: Any) -> None:
     OUT/report/index.html. Needs the extra `study`.
     """
     start_logging(quiet=options["quiet"])
+    _need_extra()
     plan, work = _planned(source, out, options)
     from flows.study.plan import write_study
 
@@ -98,6 +100,13 @@ def study(source: Path, out: Path, **options: Any) -> None:
         run_study(plan, work, tally.told, report)
         table = kept[-1]
     _print_outcome(plan, tally, table, options)
+
+
+def _need_extra() -> None:
+    """Before any training: the report at its end draws with both."""
+    for package in ("matplotlib", "sklearn"):
+        if find_spec(package) is None:
+            raise ConfigError(f"`cuepack study` needs the package {package}: pip install 'cuepack[study]'")
 
 
 def _planned(source: Path, out: Path, options: dict[str, Any]) -> tuple[StudyPlan, StudyWork]:

@@ -125,6 +125,7 @@ def _episode(dataset: PacketDataset, clip: int, settings: StudySettings, have: s
         actions=padded.reshape(len(rows), -1),
         action_valid=np.asarray(given.reshape(len(rows), skip).all(1), np.bool_),
         motion=_motion(found, have),
+        instruction=str(dataset.entries[clip].facts["language_instruction"] or ""),
         cues=cues,
     )
 

@@ -38,6 +38,7 @@ class StudyEpisode:
         actions: (n, A) float32, standardised; the rows between one frame and the next side by side, 0 where missing.
         action_valid: (n,) bool, False where an action up to the next frame is missing.
         motion: (n,) float32, how much moves between a frame and the next, in one unit for all episodes of a study.
+        instruction: the episode's, "" where it has none.
         cues: name -> (n, K) float32 numbers, NaN where missing: what probes decode (state, contact, centroid, ...).
     """
 
@@ -46,6 +47,7 @@ class StudyEpisode:
     actions: Floats
     action_valid: NDArray[np.bool_]
     motion: Floats
+    instruction: str = ""
     cues: Mapping[str, Floats] = field(default_factory=dict)
 
 

@@ -205,7 +205,7 @@ def _report(
         conditions=[_row(each, results) for each in results],
         curves=_curves(plan),
         probes={name: probe_model(model, held_out, training) for name, model in models.items()},
-        episodes=_pages(plan, models, held_out, pictures, training, kept, tags),
+        episodes=_pages(models, held_out, pictures, training, kept, tags),
         bank=np.concatenate([frames[rows] for frames, rows in zip(bank_pictures, kept, strict=True)]),
         method=(
             "Errors are squared distances of latents, divided by the variance of the held-out latents of the same run.",
@@ -279,7 +279,6 @@ def _bank_rows(training: Sequence[StudyEpisode]) -> list[NDArray[np.int64]]:
 
 
 def _pages(
-    plan: StudyPlan,
     models: dict[str, LatentModel],
     held_out: Sequence[StudyEpisode],
     pictures: Sequence[NDArray[np.uint8]],
@@ -292,14 +291,17 @@ def _pages(
         for name, model in models.items()
     }
     pages = []
+    history = next(iter(models.values())).history
+    spread = {name: _variance(model, held_out) for name, model in models.items()}
     for episode, frames in zip(held_out, pictures, strict=True):
-        history = next(iter(models.values())).history
+        if len(episode.frames) <= history:
+            continue  # nothing is left to predict
         length = min(len(episode.frames), history + SHOWN_FRAMES)
         retrieved, errors = {}, {}
         for name, model in models.items():
             latents = model.encode(episode.frames[:length])
             told = roll_out(model, latents[None, :history], episode.actions[None, : length - 1])[0]
-            scale = float(((latents - latents.mean(0)) ** 2).mean()) or 1.0
+            scale = spread[name]
             retrieved[name] = {GLOBAL: _nearest(told, banks[name]), SAME: _nearest(told, latents)}
             errors[name] = (((told - latents[history:]) ** 2).mean(1) / scale).round(5).tolist()
             if name == BASELINE:
@@ -308,7 +310,7 @@ def _pages(
         pages.append(
             EpisodePage(
                 episode.episode_id,
-                "",
+                episode.instruction,
                 tags.get(episode.episode_id, ()),
                 frames[:length],
                 history,
@@ -317,6 +319,12 @@ def _pages(
             )
         )
     return pages
+
+
+def _variance(model: LatentModel, held_out: Sequence[StudyEpisode]) -> float:
+    """Of the latents of all held-out frames, which errors are divided by, as in the table."""
+    latents = np.concatenate([model.encode(episode.frames) for episode in held_out])
+    return float(((latents - latents.mean(0)) ** 2).mean()) or 1.0
 
 
 def _nearest(told: Floats, among: Floats) -> list[int]:

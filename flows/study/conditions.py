@@ -254,7 +254,7 @@ class _FrameMapHead(DepthHead):
 
 def _head(target: Target, sizes: WorldModelSizes, tokens: int, shapes: dict[str, tuple[int, ...]]) -> nn.Module:
     if isinstance(target, Depth | Masks):
-        return PatchMapHead(sizes.latent, tokens) if tokens > 1 else _FrameMapHead(sizes.latent)
+        return PatchMapHead(sizes.latent, tokens) if tokens > 1 else _FrameMapHead(sizes.latent, sizes.map_channels)
     if isinstance(target, TrackTokens):
         return TokenHead(sizes.latent if tokens > 1 else sizes.width)
     name: Any = getattr(target, "name", getattr(target, "dataset", ""))

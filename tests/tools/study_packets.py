@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from flows.scenes.drawing import Painter
-from flows.scenes.episodes import arrays, record
 from flows.output.directory import OutputDirectory
 from flows.output.store import Store
+from flows.scenes.drawing import Painter
+from flows.scenes.episodes import arrays, record
 from packers.writer import encode, write_packet
 
 SIDE, FPS, FRAMES = 128, 5.0, 40

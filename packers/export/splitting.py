@@ -79,7 +79,7 @@ def split_packets(
         done: called with each packet that was looked at.
 
     Raises:
-        ConfigError: `val_share` is no share, or all packets are alike, so that one side would be empty.
+        ConfigError: `val_share` is not between 0 and 1, or all packets are alike, so that one side would be empty.
         PacketError: a packet is damaged.
     """
     if not 0 < val_share < 1:

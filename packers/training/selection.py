@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,7 +168,7 @@ def _selected(path: Path) -> Place:
     if not rows:
         raise ConfigError(f"selection {path} is empty; `cuepack select` writes one with episodes")
     ids = [row["episode_id"] for row in rows]
-    if twice := [name for name in ids if ids.count(name) > 1] if len(ids) < 10_000 else []:
+    if twice := [name for name, count in Counter(ids).items() if count > 1]:
         raise ConfigError(f"selection {path} names {twice[0]} more than once; keep one row per episode")
     sides: dict[str, str] = {}
     for row in rows:

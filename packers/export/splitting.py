@@ -43,7 +43,7 @@ class _Looks:
 
     Attributes:
         group: the same for all cameras of an episode.
-        scene: the place that its source names (BridgeData's first folder), else the group.
+        scene: the place that its source names (BridgeData's folder of one table, task and day), else the group.
         first, last: (120,) bool, hashes of its first and last frame.
         actions: (POINTS, A) float64 resampled; None where it has none.
         n_frames: of the packet.
@@ -126,9 +126,11 @@ def _look(path: Path) -> _Looks:
         group = json.dumps(
             [source["dataset"], source["path"], source.get("key", source.get("episode_index"))], sort_keys=True
         )
-        folders = str(source["path"]).split("/")
-        named = source["kind"] == "bridge-raw" and len(folders) > 1
-        scene = json.dumps([source["dataset"], folders[0]]) if named else group
+        folders = [
+            part for part in Path(str(source["path"])).parent.parts if not part.startswith(("raw", "traj_group"))
+        ]
+        # Other kinds of sources have all episodes in one folder or file, which says nothing of the scene.
+        scene = json.dumps([source["dataset"], *folders]) if source["kind"] == "bridge-raw" and folders else group
         last = packet.n_frames - 1
         ends = [picture_hash(packet.read("pixels", row, row + 1)[0]) for row in (0, last)]
         actions = None

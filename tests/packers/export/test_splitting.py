@@ -6,6 +6,8 @@ import pytest
 
 from extractors.errors import ConfigError
 from packers.export.splitting import ALIKE_BITS, picture_hash, split_packets
+from packers.writer import encode, write_packet
+from tests.packers import examples
 from tests.packers.training import packets
 
 SIZE = (64, 80)
@@ -86,3 +88,20 @@ def test_a_split_that_cannot_be_is_refused(tmp_path):
             split_packets([one], share)
     with pytest.raises(ConfigError, match="none can be set apart"):
         split_packets([one, write(tmp_path, "b", 1, 1)], 0.5)
+
+
+def test_episodes_of_one_bridgedata_folder_are_one_scene(tmp_path):
+    paths = []
+    for number in range(8):
+        attributes = examples.attributes(f"e{number}")
+        place = f"kitchen{number % 4}/put_cup/00/2026-01-0{number % 4 + 1}/raw/traj_group0/traj{number}"
+        attributes["source"] |= {"kind": "bridge-raw", "path": place, "key": {"path": place}}
+        found = examples.datasets()
+        frame = cv2.resize(picture(number), (examples.WIDTH, examples.HEIGHT), interpolation=cv2.INTER_AREA)
+        key = examples.KEYS["source"]
+        found |= {"pixels": encode("pixels", np.repeat(frame[None], 6, axis=0), stage_key=key)}
+        paths.append(tmp_path / f"e{number}.h5")
+        write_packet(paths[-1], found, attributes)
+    for seed in range(5):
+        sides, _ = split_packets(paths, 0.5, seed=seed, by="scene")
+        assert all(sides[a] == sides[b] for a, b in zip(paths[:4], paths[4:], strict=True))

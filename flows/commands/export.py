@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.option(
     "--val-share",
     type=float,
-    help="Share of the episodes for validation; near-duplicates, found by content, stay on one side.",
+    help="lewm-hdf5, lerobot, webdataset: share of the episodes for validation; near-duplicates, found by content, stay on one side.",
 )
 @click.option(
     "--split-by",
@@ -112,7 +112,7 @@ def export(
     share, by, seed = options.pop("val_share"), options.pop("split_by"), options.pop("seed")
     options["moving"] = options.pop("windows") == "moving"
     request = ExportRequest((), out, _progress(0), **options)
-    check_request(form, request.options(), out)
+    check_request(form, request.options() | ({"--val-share"} if share is not None else set()), out)
     if len(selections) not in (0, len(places)):
         raise ConfigError(f"{len(selections)} --selection for {len(places)} DIRs; give one for each, or none")
     packets: list[Path] = []

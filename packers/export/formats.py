@@ -249,7 +249,7 @@ FORMATS: dict[str, ExportFormat] = {
     "lewm-hdf5": ExportFormat(
         "one flat file for stable-worldmodel and LeWM",
         _lewm,
-        frozenset({"--with", "--names", "--split", "--windows moving"}),
+        frozenset({"--with", "--names", "--split", "--val-share", "--windows moving"}),
         check=_check_file,
     ),
     "swm-lance": ExportFormat(
@@ -261,11 +261,11 @@ FORMATS: dict[str, ExportFormat] = {
     "lerobot": ExportFormat(
         "a LeRobotDataset v3.0 folder that stock LeRobot trains on and edits, cues by choice",
         _lerobot,
-        frozenset({"--with", "--without", "--pixels", "--trim", "--full"}),
+        frozenset({"--with", "--without", "--pixels", "--trim", "--full", "--val-share"}),
         check=_check_new_folder,
     ),
     "webdataset": ExportFormat(
-        "tar shards with a sample per episode", _webdataset, frozenset({"--with"}), check=_check_absent
+        "tar shards with a sample per episode", _webdataset, frozenset({"--with", "--val-share"}), check=_check_absent
     ),
     "control": ExportFormat(
         "depth, mask and edge videos with prompts, for video generation", _control, check=_check_absent

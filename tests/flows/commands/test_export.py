@@ -165,6 +165,9 @@ def test_val_share_writes_both_sides_and_counts_the_copies(tmp_path):
     assert min(found) > 0
     counts = json.loads(cuepack(*words, "--json").stdout)["counts"]
     assert counts == {"packets": 6, "train": found[0], "val": found[1]}
+    unsplit = cuepack(tmp_path / "in", "--format", "control", "--out", tmp_path / "videos", "--val-share", "0.3")
+    assert unsplit.exit_code == 2
+    assert "--val-share is an option of --format lewm-hdf5 and lerobot and webdataset" in unsplit.stderr
     (tmp_path / "one.csv").write_text("episode_id,split\nepisode_0,val\nepisode_2,train\n")
     both = cuepack(*words, "--selection", tmp_path / "one.csv")
     assert both.exit_code == 2

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.option(
     "--val-share",
     type=float,
-    help="lewm-hdf5, lerobot, webdataset: share of the episodes for validation; near-duplicates, found by content, stay on one side.",
+    help="lewm-hdf5, lerobot, webdataset: share of the episodes for validation; near-duplicates stay on one side.",
 )
 @click.option(
     "--split-by",

@@ -77,7 +77,7 @@ clients: install $(CLIENTS)/python
 	    --wandb.enable=false --output_dir=demo/clients-act
 
 # Windows per second beside plain h5py and, after `make clients`, stable-worldmodel's HDF5 and Lance readers and LeRobot's
-# video. About 8 minutes on a quiet machine.
+# video: one packet, 300, and 100,000. Up to 15 minutes on a quiet machine.
 bench-loader: install
 	$(BIN)/python -m tests.benchmarks.loader --cold --rounds 3 --windows 300 --many 100000 $(if $(wildcard $(CLIENTS)/python),--client $(CLIENTS)/python)
 

@@ -48,6 +48,8 @@ class ContactRule:
         near_track: the same where the robot is known only by points that move, whose grid is 0.05 widths wide.
         bridge_s: pauses of a push up to this long do not end it, seconds.
         wait_s: a grasped object moves at the latest this long after the gripper has stopped, seconds.
+        return_travel: way that an object goes and comes back under closed fingers, widths, from which they hold it: a
+            finger that presses cannot pull; several times what a thing's points shift when it is turned.
         command_delay_s: from a commanded closing to the touch, where only commands are known, seconds.
     """
 
@@ -66,6 +68,7 @@ class ContactRule:
     near_track: float = 0.09
     bridge_s: float = 0.6
     wait_s: float = 2.0
+    return_travel: float = 0.03
     command_delay_s: float = 0.4
 
 
@@ -169,7 +172,7 @@ def estimate_contact(
     for start, stop in pushes:
         probability[start:stop] = PROBABILITY["push"]
     for grip in grips:
-        _add_grip(grip, pushes, scene, probability, held, at_rate)
+        _add_grip(grip, pushes, scene, probability, held, rule, at_rate)
     above = np.flatnonzero(probability > 0.5)
     return Contact(
         probability=probability.astype(np.float32),
@@ -198,6 +201,10 @@ class _Path(Protocol):
 
     def between(self, first: int, last: int) -> float:
         """The same between two frames."""
+        ...
+
+    def returns(self, first: int, last: int, least: float) -> bool:
+        """Whether the object goes `least` in some direction and then as far back, between two frames."""
         ...
 
 
@@ -285,6 +292,18 @@ class _TrackPath:
         pair = slice(first, first + 1), slice(last, last + 1)
         return float(self._quieted(*self._steps(*pair))[0])
 
+    def returns(self, first: int, last: int, least: float) -> bool:
+        span = slice(first, last + 1)
+        step = self._xy[span] - self._xy[first]
+        both = self._seen[span] & self._seen[first]
+        own, still = (
+            np.stack([_row_median(step[..., k], both & of) for k in (0, 1)], axis=-1) for of in (self._own, ~self._own)
+        )
+        angle = np.arange(8) * np.pi / 4
+        along = (own - np.nan_to_num(still)) @ np.stack([np.cos(angle), np.sin(angle)])
+        farthest = np.fmax.accumulate(along, axis=0)
+        return bool(((farthest >= least) & (farthest - along >= least)).any())
+
     def moving_scene_points(self, least: float) -> NDArray[np.bool_]:
         """(T, N) points off the object that move `least` in the window before a frame or the one after it."""
         moving = self._both & ~self._own & (self._lengths > least)
@@ -326,6 +345,9 @@ class _MaskPath:
     def between(self, first: int, last: int) -> float:
         return float(np.linalg.norm(self._half_way[last] - self._half_way[first]))
 
+    def returns(self, first: int, last: int, least: float) -> bool:
+        return False  # the mean also goes and comes back where something passes in front
+
 
 class _FilledPath:
     """The path of the object's points, and of its mask where no point is seen: trackers lose what is carried."""
@@ -340,6 +362,9 @@ class _FilledPath:
     def between(self, first: int, last: int) -> float:
         by_tracks = self._tracks.between(first, last)
         return by_tracks if np.isfinite(by_tracks) else self._mask.between(first, last)
+
+    def returns(self, first: int, last: int, least: float) -> bool:
+        return self._tracks.returns(first, last, least)
 
 
 def _row_median(values: NDArray[np.float64], use: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -498,6 +523,7 @@ def _add_grip(
     scene: _Scene,
     probability: NDArray[np.float64],
     held: NDArray[np.bool_],
+    rule: ContactRule,
     at_rate: _Frames,
 ) -> None:
     """Writes one closing of the gripper into the clip."""
@@ -512,6 +538,12 @@ def _add_grip(
     if moved is None or apart:
         quiet = slice(grip.touch, grip.release)
         probability[quiet] = np.maximum(probability[quiet], PROBABILITY["closed on nothing"])
+        for start, stop in motions:
+            stop = min(stop, grip.release)
+            if start >= grip.stall and scene.path.returns(start, stop - 1, rule.return_travel):
+                probability[start : grip.release] = PROBABILITY["grasp seen"]
+                held[start : grip.release] = True
+                return
         return
     touch = grip.touch
     if scene.cue == "tracks" and grip.start <= moved[0] <= grip.stall:

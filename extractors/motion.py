@@ -27,6 +27,8 @@ class PhaseRule:
 
     Attributes:
         object_speed: widths per second from which the object moves: about 5 mm/s at 1 m.
+        onset_share: share of the object's own top speed in a touch from which it is carried, if that is more; slower is
+            the squeeze of closing fingers. A tenth is how motor control cuts reaching movements: it needs no scale.
         robot_speed: widths per second from which the robot moves; an arm that waits jitters less.
         touch: contact probability from which the robot touches.
         pause_s: pauses and starts shorter than this are taken for what is around them, seconds.
@@ -35,6 +37,7 @@ class PhaseRule:
     """
 
     object_speed: float = 0.0078
+    onset_share: float = 0.1
     robot_speed: float = 0.0156
     touch: float = 0.5
     pause_s: float = 0.25
@@ -152,8 +155,8 @@ def find_phases(
 ) -> NDArray[np.uint8]:
     """What the robot is doing in each frame.
 
-    A touch with a grasp is "grasp" until the object first moves, "release" from when it last rests, "transport"
-    between, and "pour" within that where it is turned far; one without is "push" where the object moves. Before the
+    A touch with a grasp is "grasp" until the object is carried, "release" from when it last rests, "transport"
+    between, and "pour" within that where it is turned far; one without is "push" while the object moves. Before the
     first touch the robot approaches once it moves, after the last it retracts as long as it does, else it is idle.
     Between two touches it is not sure: "unknown", as is a touch in which the object's speed is not known.
 
@@ -275,7 +278,10 @@ def _touching(
 ) -> NDArray[np.uint8]:
     """Codes of one touch."""
     measured = np.isfinite(speed[span])
-    moving = _bridged(measured & (speed[span] >= rule.object_speed), timestamp[span], rule.pause_s)
+    floor = measured & (speed[span] >= rule.object_speed)
+    top = float(np.quantile(speed[span][floor], 0.9)) if floor.any() else 0.0
+    carried = measured & (speed[span] >= max(rule.object_speed, rule.onset_share * top))
+    moving = _bridged(carried, timestamp[span], rule.pause_s)
     codes = np.zeros(len(moving), np.uint8)
     if not held[span].any():
         codes[moving] = PHASES.index("push")

@@ -242,7 +242,7 @@ def _end_effector(inputs: StageInputs) -> NDArray[np.float32] | None:
 
 GEOMETRY = Stage(
     name="geometry",
-    version=5,
+    version=6,
     inputs=("source", "masks/*", "depth/*", "tracks/*"),
     settings=_settings,
     run=_run,

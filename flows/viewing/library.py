@@ -14,13 +14,15 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, cast, get_args
 
-from extractors.errors import ConfigError, CuepackError, PacketError
+from extractors.errors import ConfigError, CuepackError, OutputError, PacketError
 from flows.output.annotations import ANNOTATIONS, read_annotations
-from flows.output.directory import OutputDirectory
+from flows.output.directory import OutputDirectory, RemoteDirectory
 from flows.output.manifest import Row
 from packers.admission import check_head
 from packers.atomic import write_whole
 from packers.reader import Packet
+from packers.training.index import FOLDER, index_packets
+from packers.training.summary import describe_collection
 from packers.viewer.compare import compare_packets
 from packers.viewer.episode import describe_episode, describe_points
 from packers.viewer.frames import (
@@ -73,6 +75,7 @@ class Library:
             raise ConfigError(f"{path} holds neither a manifest nor packets; name an output directory, or a packet")
         self._cache = None if self.is_packet else self.path / ".work" / "view"
         self._lock = threading.Lock()
+        self._indexing = threading.Lock()
         self._open: OrderedDict[str, tuple[threading.Lock, FramePictures]] = OrderedDict()
         self._rows: tuple[str, dict[str, Row]] = ("", {})
         self._fault = ""
@@ -133,6 +136,28 @@ class Library:
                 compare=compare,
             )
         )
+
+    def statistics(self) -> bytes:
+        """The statistics page's data: `describe_collection` of the packets, and sentences on what is left out.
+
+        Packets are looked at once and their index is kept; of a directory behind a URI nothing is fetched for a page.
+        """
+        if isinstance(self.directory, RemoteDirectory):
+            notes = [f"The packets are elsewhere; `cuepack stats {self.directory.address}` fetches and describes them."]
+            return as_script({"title": self.title, "stats": None, "left_out": notes})
+        packets = [self.path] if self.is_packet else sorted((self.path / "packets").glob("*/*.h5"))
+        cache = None if self.is_packet else self.path / FOLDER / "index"
+        with self._indexing:
+            try:
+                entries, faults = index_packets(packets, cache, damaged="skip", processes=1)
+            except OutputError:  # a directory that may only be read: nothing is kept, as with the pictures
+                entries, faults = index_packets(packets, None, damaged="skip", processes=1)
+        stats = describe_collection(entries) if entries else None
+        # A page that goes elsewhere does not tell where it was made.
+        left_out = [f"Left out: {fault}".replace(str(self.path), self.title) for fault in faults]
+        if not entries:
+            left_out.append("No packet can be read.")
+        return as_script({"title": self.title, "stats": stats, "left_out": left_out})
 
     def thresholds(self) -> dict[str, list[dict[str, Any]]]:
         """Column -> lines for its distribution, from the directory's config.yaml."""

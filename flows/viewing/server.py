@@ -59,6 +59,12 @@ class _Pages:
         except CuepackError as error:
             return _refusal(500, str(error))
 
+    def statistics(self, request: Request) -> Response:
+        try:
+            return _answer(self._library.statistics(), "stats.js")
+        except CuepackError as error:
+            return _refusal(500, str(error))
+
     def stamp(self, request: Request) -> Response:
         return _answer(self._library.stamp().encode(), "stamp")
 
@@ -106,6 +112,7 @@ def make_app(library: Library, other: Library | None = None) -> Starlette:
     routes = [
         Route("/", pages.page),
         Route("/data/overview.js", pages.overview),
+        Route("/data/stats.js", pages.statistics),
         Route("/data/stamp", pages.stamp),
         Route("/data/compare/{name}", pages.compared),
         Route("/data/{side}/{key}/{name}", pages.file),
@@ -201,6 +208,7 @@ def export_site(
                 _write(folder / "data" / "compare" / f"{key}.js", library.compared(key, other))
             except (KeyError, CuepackError) as error:
                 failed[key] = _words(error)
+        _write(folder / "data" / "stats.js", library.statistics())
         # Last: a site with a list is whole.
         _write(folder / "data" / "overview.js", library.overview(server=False, other=other, site=site))
     except OSError as error:

@@ -8,7 +8,7 @@ Videos are H.264, which loses a little: they are conditions, not labels.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -42,7 +42,11 @@ class ControlVideos:
 
 
 def write_control(
-    packets: Sequence[Path], target: Path, done: Callable[[Path], None] = lambda path: None
+    packets: Sequence[Path],
+    target: Path,
+    done: Callable[[Path], None] = lambda path: None,
+    *,
+    ids: Mapping[Path, str] | None = None,
 ) -> ControlVideos:
     """Writes the folder `target`, which appears when it is whole.
 
@@ -50,6 +54,7 @@ def write_control(
         packets: the episodes; one without depth or mask lacks that video.
         target: a folder that is not there yet.
         done: called with each packet that is in.
+        ids: packet -> its episode's name, where it is not the packet's own.
 
     Raises:
         PacketError: a packet is damaged.
@@ -61,7 +66,7 @@ def write_control(
             temporary.mkdir()
             for path in packets:
                 with Packet(path) as packet:
-                    entry = _episode(packet, temporary / path.stem)
+                    entry = _episode(packet, temporary / (ids or {}).get(path, path.stem))
                 count += len(entry["videos"])
                 lines.append(json.dumps(entry, ensure_ascii=False))
                 done(path)

@@ -28,7 +28,9 @@ class ExportRequest:
         names: of those columns (lewm-hdf5, swm-lance): the packet's, or those of the study's author; None: packet's.
         split: one file for each split (lewm-hdf5).
         full: every cue that all packets have, with frames that have no action (lerobot).
-        splits: episode id -> "train" or "val", as a selection says.
+        splits: packet -> "train" or "val".
+        ids: packet -> the name of its episode where the packet's own would be another's too.
+        moving: frames from the first to the last in which something moves alone (lewm-hdf5, swm-lance).
         without: datasets to leave out (lerobot).
         pixels: how frames are stored (lerobot); None: the format's default.
         trim: leaves out frames without an action at the ends of episodes (lerobot).
@@ -45,7 +47,9 @@ class ExportRequest:
     names: Literal["packet", "study"] | None = None
     split: bool = False
     full: bool = False
-    splits: Mapping[str, str] = field(default_factory=dict)
+    moving: bool = False
+    splits: Mapping[Path, str] = field(default_factory=dict)
+    ids: Mapping[Path, str] = field(default_factory=dict)
 
     def options(self) -> set[str]:
         """The command line's options that only some formats take and that were given."""
@@ -56,6 +60,7 @@ class ExportRequest:
             "--trim": self.trim,
         }
         given |= {"--names": self.names, "--split": self.split, "--full": self.full}
+        given |= {"--windows moving": self.moving}
         return {name for name, value in given.items() if value}
 
 
@@ -98,7 +103,16 @@ def _lewm(request: ExportRequest) -> dict[str, Any]:
     parts = _split_files(request) if request.split else {request.out: list(request.packets)}
     with request.progress("packets") as tick:
         joined = [
-            write_lewm(packets, out, request.columns, tick, names=request.names or "packet", splits=request.splits)
+            write_lewm(
+                packets,
+                out,
+                request.columns,
+                tick,
+                names=request.names or "packet",
+                splits=request.splits,
+                ids=request.ids,
+                moving=request.moving,
+            )
             for out, packets in parts.items()
         ]
     too_short = sum(part.too_short for part in joined)
@@ -116,11 +130,13 @@ def _split_files(request: ExportRequest) -> dict[Path, list[Path]]:
     """A file for each split with its packets: OUT with `-train` and `-val` before its ending."""
     parts: dict[Path, list[Path]] = {}
     for split in ("train", "val"):
-        packets = [path for path in request.packets if request.splits.get(path.stem) == split]
+        packets = [path for path in request.packets if request.splits.get(path) == split]
         if not packets:
-            raise ConfigError(f"--split: no packet is in the split {split}; name a --selection that has both")
+            raise ConfigError(
+                f"--split: no packet is in the split {split}; name a --selection that has both, or --val-share"
+            )
         parts[request.out.with_name(f"{request.out.stem}-{split}{request.out.suffix}")] = packets
-    if lacks := [path.stem for path in request.packets if path.stem not in request.splits]:
+    if lacks := [path.stem for path in request.packets if path not in request.splits]:
         raise ConfigError(f"--split: {lacks[0]} is in no split ({len(lacks)} are not); select again")
     return parts
 
@@ -139,6 +155,7 @@ def _lerobot(request: ExportRequest) -> dict[str, Any]:
             pixels=request.pixels or "video",
             trim=request.trim or not request.full,
             splits=request.splits,
+            ids=request.ids,
             done=tick,
         )
     with request.progress("packets") as tick:
@@ -174,9 +191,9 @@ def _rerun(request: ExportRequest) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     with request.progress("packets") as tick:
         for packet in packets:
-            write_rerun(packet, out / f"{packet.stem}.rrd")
+            write_rerun(packet, out / f"{request.ids.get(packet, packet.stem)}.rrd")
             tick(packet)
-    return {"recordings": [f"{packet.stem}.rrd" for packet in packets]}
+    return {"recordings": [f"{request.ids.get(packet, packet.stem)}.rrd" for packet in packets]}
 
 
 def _check_absent(out: Path) -> None:
@@ -188,7 +205,9 @@ def _webdataset(request: ExportRequest) -> dict[str, Any]:
     from packers.export.webdataset import write_webdataset
 
     with request.progress("packets") as tick:
-        written = write_webdataset(request.packets, request.out, request.columns, splits=request.splits, done=tick)
+        written = write_webdataset(
+            request.packets, request.out, request.columns, splits=request.splits, ids=request.ids, done=tick
+        )
     return {"episodes": written.episodes, "frames": written.frames, "shards": list(written.shards)}
 
 
@@ -204,7 +223,9 @@ def _lance(request: ExportRequest) -> dict[str, Any]:
     from packers.export.swm_lance import JPEG_QUALITY, write_lance
 
     with request.progress("packets") as tick:
-        written = write_lance(request.packets, request.out, request.columns, tick, names=request.names or "packet")
+        written = write_lance(
+            request.packets, request.out, request.columns, tick, names=request.names or "packet", moving=request.moving
+        )
     notes = [f"pixels are LOSSY: JPEG of quality {JPEG_QUALITY}, as stable-worldmodel writes them"]
     if written.too_short:
         notes.append(f"{written.too_short} episodes have fewer than {DEFAULT_SPAN} frames and give LeWM's window none")
@@ -220,7 +241,7 @@ def _control(request: ExportRequest) -> dict[str, Any]:
     from packers.export.control import write_control
 
     with request.progress("packets") as tick:
-        written = write_control(request.packets, request.out, tick)
+        written = write_control(request.packets, request.out, tick, ids=request.ids)
     return {"episodes": written.episodes, "videos": written.videos}
 
 
@@ -228,23 +249,23 @@ FORMATS: dict[str, ExportFormat] = {
     "lewm-hdf5": ExportFormat(
         "one flat file for stable-worldmodel and LeWM",
         _lewm,
-        frozenset({"--with", "--names", "--split"}),
+        frozenset({"--with", "--names", "--split", "--val-share", "--windows moving"}),
         check=_check_file,
     ),
     "swm-lance": ExportFormat(
         "the Lance table that stable-worldmodel streams (extra lance)",
         _lance,
-        frozenset({"--with", "--names"}),
+        frozenset({"--with", "--names", "--windows moving"}),
         check=_check_table,
     ),
     "lerobot": ExportFormat(
         "a LeRobotDataset v3.0 folder that stock LeRobot trains on and edits, cues by choice",
         _lerobot,
-        frozenset({"--with", "--without", "--pixels", "--trim", "--full"}),
+        frozenset({"--with", "--without", "--pixels", "--trim", "--full", "--val-share"}),
         check=_check_new_folder,
     ),
     "webdataset": ExportFormat(
-        "tar shards with a sample per episode", _webdataset, frozenset({"--with"}), check=_check_absent
+        "tar shards with a sample per episode", _webdataset, frozenset({"--with", "--val-share"}), check=_check_absent
     ),
     "control": ExportFormat(
         "depth, mask and edge videos with prompts, for video generation", _control, check=_check_absent

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +42,13 @@ STUDY_NAMES = {
 DEFAULT_SPAN = 20
 """Rows of LeWM's own window: 3 + 1 frames, 5 rows apart; shorter episodes give it no window."""
 
+PADDED = ("action", "state")
+"""Datasets whose width may differ from packet to packet: narrower rows are filled up with zeros."""
+
 _BLOCK = 64
+
+_RATES_ALIKE = 0.01
+"""Share by which frame rates may differ: a window of a second is then off by less than a frame at 60 a second."""
 
 Columns = dict[str, NDArray[Any]]
 
@@ -63,6 +69,29 @@ class JoinedFile:
     too_short: int
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How packets become columns.
+
+    Attributes:
+        lengths: frames that each packet gives.
+        starts: the first of them.
+        sources: column -> dataset of the packets.
+        widths: column -> numbers in a row, of columns that are wider in some packets than in others.
+        data_sets: names of the data sets that packets are from, in the order of their first packet.
+        source_of: number of each packet's data set.
+        shapes: shape of one row and type of each column.
+    """
+
+    lengths: tuple[int, ...]
+    starts: tuple[int, ...]
+    sources: Mapping[str, str]
+    widths: Mapping[str, int]
+    data_sets: tuple[str, ...]
+    source_of: tuple[int, ...]
+    shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
 def write_lewm(
     packets: Sequence[Path],
     target: Path,
@@ -70,14 +99,19 @@ def write_lewm(
     done: Callable[[Path], None] = lambda path: None,
     *,
     names: Literal["packet", "study"] = "packet",
-    splits: Mapping[str, str] | None = None,
+    splits: Mapping[Path, str] | None = None,
+    ids: Mapping[Path, str] | None = None,
+    moving: bool = False,
 ) -> JoinedFile:
     """Writes one flat file; N rows are the frames of all packets.
 
     `pixels` uint8 (N, H, W, 3); `action` float32 (N, A); where all packets have a state, `observation`, `proprio` and
     `state` float32 (N, S), which are one dataset; `episode_idx`, `step_idx` int64 (N, 1); `ep_len`, `ep_offset` int64,
-    one per packet. Each column but pixels and the indices has a `<column>_valid` float32. `target` with `.episodes.csv`
-    at its end says which episode is where.
+    one per packet. Each column but pixels and the indices has a `<column>_valid` float32. Where actions or states
+    differ in width, the columns are as wide as the widest, narrower rows end in zeros, and `<column>_dims` float32 of
+    the same shape is 1 where the packet has the number. Where packets are from several data sets, `source_idx` int64
+    (N, 1) says from which, by the names in its attribute `names`. `target` with `.episodes.csv` at its end says which
+    episode is where.
 
     Args:
         packets: in the order they are joined.
@@ -87,35 +121,42 @@ def write_lewm(
             all else flattened, `_valid` (N, 1).
         done: called with each packet that is in.
         names: of extra columns: "packet", the path with "_" for "/", or "study", see `STUDY_NAMES`.
-        splits: episode id -> "train" or "val", noted in the list of episodes.
+        splits: packet -> "train" or "val", noted in the list of episodes.
+        ids: packet -> its episode's name, where it is not the packet's own.
+        moving: frames from the first to the last alone in which robot or object moves, as `phase` has it.
 
     Raises:
-        PacketError: a packet is damaged, lacks a column, or has another frame size or width than the first.
+        PacketError: a packet is damaged, lacks a column, or has another frame size, rate or row than the first.
         OutputError: the file cannot be written.
     """
     if not packets:
         raise PacketError("wanted at least one packet to export, got none")
-    sources = column_sources(packets, extra, names)
-    lengths, shapes = measured(packets, sources)
+    layout = layout_of(packets, column_sources(packets, extra, names), moving=moving)
+    lengths, total = layout.lengths, sum(layout.lengths)
     offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
     try:
         with built_aside(target) as temporary, h5py.File(temporary, "w", libver="latest") as file:
-            for column, (shape, dtype) in shapes.items():
+            for column, (shape, dtype) in layout.shapes.items():
                 # The layout of the reader's own writer: one row a chunk, nothing compressed.
-                file.create_dataset(column, (sum(lengths), *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape))
+                file.create_dataset(column, (total, *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape))
             file["ep_len"], file["ep_offset"] = np.array(lengths, np.int64), offsets
+            if "source_idx" in file:
+                file["source_idx"].attrs["names"] = list(layout.data_sets)
             for number, (path, start) in enumerate(zip(packets, offsets.tolist(), strict=True)):
-                _copy(path, file, sources, start, number)
+                for rows, block in blocks_of(path, layout, number):
+                    for column, values in block.items():
+                        file[column][start + rows.start : start + rows.stop] = values
                 done(path)
-            for name in STATE_NAMES[1:] if "state" in sources.values() else ():
-                file[name] = file[STATE_NAMES[0]]
-                file[f"{name}_valid"] = file[f"{STATE_NAMES[0]}_valid"]
+            for name in STATE_NAMES[1:] if "state" in layout.sources.values() else ():
+                for suffix in ("", "_valid", "_dims"):
+                    if STATE_NAMES[0] + suffix in file:
+                        file[name + suffix] = file[STATE_NAMES[0] + suffix]
             columns = tuple(name for name in file if name not in ("ep_len", "ep_offset"))
         index = target.with_name(f"{target.name}.episodes.csv")
-        write_whole(index, _index(packets, offsets, lengths, splits or {}))
+        write_whole(index, _index(packets, offsets, layout, splits or {}, ids or {}))
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error}; free space or fix permissions") from error
-    return JoinedFile(len(packets), sum(lengths), columns, sum(length < DEFAULT_SPAN for length in lengths))
+    return JoinedFile(len(packets), total, columns, sum(length < DEFAULT_SPAN for length in lengths))
 
 
 def column_sources(packets: Sequence[Path], extra: Sequence[str], names: str) -> dict[str, str]:
@@ -147,42 +188,108 @@ def _has(path: Path, dataset: str) -> bool:
         return dataset in packet
 
 
-def measured(
-    packets: Sequence[Path], sources: dict[str, str]
-) -> tuple[list[int], dict[str, tuple[tuple[int, ...], np.dtype[Any]]]]:
-    """Frames of each packet, and shape of one row and type of each column, the same in all packets."""
-    lengths: list[int] = []
-    shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+def layout_of(packets: Sequence[Path], sources: Mapping[str, str], *, moving: bool = False) -> Layout:
+    """What all packets can be joined to, looking at each.
+
+    Raises:
+        PacketError: a packet lacks a column, or has another frame size, rate or row than the first; says what to do.
+    """
+    widths: dict[str, set[int]] = {column: set() for column, dataset in sources.items() if dataset in PADDED}
+    spans, data_sets, rates = [], [], []
     for path in packets:
         with Packet(path) as packet:
-            lengths.append(packet.n_frames)
             for dataset in sources.values():
-                if dataset not in packet:
-                    raise PacketError(
-                        f"{path.name} has no {dataset}; it has {', '.join(packet.modalities)}. Leave it out with "
-                        "--selection, or extract it again"
-                    )
-                if packet.shape(dataset)[:1] != (packet.n_frames,) or dataset == "intrinsics":
-                    raise PacketError(f"{path.name}: {dataset} has no row for each frame, so it cannot be a column")
-            for column, rows in columns_of(packet, sources, 0, 1, 0).items():
-                layout = shapes.setdefault(column, (rows.shape[1:], rows.dtype))
-                if layout != (rows.shape[1:], rows.dtype):
-                    raise PacketError(
-                        f"{path.name}: wanted {column} rows of {layout[0]} {layout[1]} as in {packets[0].name}, "
-                        f"got {rows.shape[1:]} {rows.dtype}; export them apart"
-                    )
-    return lengths, shapes
+                _check_rows(packet, dataset)
+            for column in widths:
+                widths[column].add(packet.shape(sources[column])[1])
+            spans.append(_active_span(packet) if moving else (0, packet.n_frames))
+            data_sets.append(str(packet.attributes["source"]["dataset"]))
+            rates.append(float(packet.attributes["fps"]))
+    for path, fps in zip(packets, rates, strict=True):
+        if abs(fps / rates[0] - 1) > _RATES_ALIKE:
+            raise PacketError(
+                f"{path.name} has {fps:g} frames/s, {packets[0].name} {rates[0]:g}: a window would last another time "
+                "in each; export them apart, or one of them from a source that was recorded at the other's rate"
+            )
+    named = tuple(dict.fromkeys(data_sets))
+    layout = Layout(
+        lengths=tuple(stop - start for start, stop in spans),
+        starts=tuple(start for start, _ in spans),
+        sources=dict(sources),
+        widths={column: max(found) for column, found in widths.items() if len(found) > 1},
+        data_sets=named,
+        source_of=tuple(named.index(name) for name in data_sets),
+        shapes={},
+    )
+    return replace(layout, shapes=_shapes(packets, layout))
 
 
-def columns_of(packet: Packet, sources: dict[str, str], first: int, last: int, number: int) -> Columns:
-    """All columns of the frames `first` to `last` of episode `number`."""
+def _check_rows(packet: Packet, dataset: str) -> None:
+    if dataset not in packet:
+        raise PacketError(
+            f"{packet.path.name} has no {dataset}; it has {', '.join(packet.modalities)}. Leave it out with "
+            "--selection, or extract it again"
+        )
+    if packet.shape(dataset)[:1] != (packet.n_frames,) or dataset == "intrinsics":
+        raise PacketError(f"{packet.path.name}: {dataset} has no row for each frame, so it cannot be a column")
+
+
+def _active_span(packet: Packet) -> tuple[int, int]:
+    """First frame, and frame after the last, in which something moves; the whole episode where nothing does."""
+    if "phase" not in packet:
+        raise PacketError(
+            f"{packet.path.name} has no phase, which says where something moves; extract it again, or export without "
+            "--windows moving"
+        )
+    first, past = (int(frame) for frame in packet.dataset_attributes("phase")["active_span"])
+    return (first, past) if past > first else (0, packet.n_frames)
+
+
+def _shapes(packets: Sequence[Path], layout: Layout) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+    for number, path in enumerate(packets):
+        with Packet(path) as packet:
+            first_row = columns_of(packet, layout, 0, 1, number)
+        for column, rows in first_row.items():
+            form = shapes.setdefault(column, (rows.shape[1:], rows.dtype))
+            if form != (rows.shape[1:], rows.dtype):
+                way = (
+                    "; extract them at one size (--set packet.height=... packet.width=...)"
+                    if column == "pixels"
+                    else ""
+                )
+                raise PacketError(
+                    f"{path.name}: wanted {column} rows of {form[0]} {form[1]} as in {packets[0].name}, "
+                    f"got {rows.shape[1:]} {rows.dtype}{way}, or export them apart"
+                )
+    return shapes
+
+
+def blocks_of(path: Path, layout: Layout, number: int) -> Iterator[tuple[slice, Columns]]:
+    """All columns of packet `number`, some frames at a time, with their rows counted from its first exported frame."""
+    start, length = layout.starts[number], layout.lengths[number]
+    with Packet(path) as packet:
+        for first in range(0, length, _BLOCK):
+            rows = slice(first, min(first + _BLOCK, length))
+            yield rows, columns_of(packet, layout, start + rows.start, start + rows.stop, number)
+
+
+def columns_of(packet: Packet, layout: Layout, first: int, last: int, number: int) -> Columns:
+    """All columns of the frames `first` to `last` of packet `number`."""
     found: Columns = {}
-    for column, dataset in sources.items():
+    for column, dataset in layout.sources.items():
         if dataset == "pixels":
             found[column] = packet.read(dataset, first, last)
-        else:
-            found[column], found[f"{column}_valid"] = _filled(packet, dataset, first, last)
-    steps = np.arange(first, last, dtype=np.int64)[:, None]
+            continue
+        values, valid = _filled(packet, dataset, first, last)
+        if column in layout.widths:
+            missing = layout.widths[column] - values.shape[1]
+            found[f"{column}_dims"] = np.pad(np.ones_like(values), ((0, 0), (0, missing)))
+            values = np.pad(values, ((0, 0), (0, missing)))
+        found[column], found[f"{column}_valid"] = values, valid
+    steps = np.arange(first, last, dtype=np.int64)[:, None] - layout.starts[number]
+    if len(layout.data_sets) > 1:
+        found["source_idx"] = np.full_like(steps, layout.source_of[number])
     return found | {"episode_idx": np.full_like(steps, number), "step_idx": steps}
 
 
@@ -204,24 +311,24 @@ def _filled(packet: Packet, dataset: str, first: int, last: int) -> tuple[NDArra
     return np.where(valid[:, None], values, np.float32(0)), valid[:, None].astype(np.float32)
 
 
-def _copy(path: Path, file: h5py.File, sources: dict[str, str], start: int, number: int) -> None:
-    with Packet(path) as packet:
-        for first in range(0, packet.n_frames, _BLOCK):
-            last = min(first + _BLOCK, packet.n_frames)
-            for column, rows in columns_of(packet, sources, first, last, number).items():
-                file[column][start + first : start + last] = rows
-
-
 def _index(
-    packets: Sequence[Path], offsets: NDArray[np.int64], lengths: Sequence[int], splits: Mapping[str, str]
+    packets: Sequence[Path],
+    offsets: NDArray[np.int64],
+    layout: Layout,
+    splits: Mapping[Path, str],
+    ids: Mapping[Path, str],
 ) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["episode", "episode_id", "ep_offset", "ep_len", "split", "language_instruction"])
-    for number, (path, offset, length) in enumerate(zip(packets, offsets, lengths, strict=True)):
+    writer.writerow(
+        ["episode", "episode_id", "ep_offset", "ep_len", "split", "language_instruction", "first_frame", "source"]
+    )
+    for number, (path, offset, length) in enumerate(zip(packets, offsets, layout.lengths, strict=True)):
         with Packet(path) as packet:
             attributes = packet.attributes
         instruction = " ".join(str(attributes.get("language_instruction", "")).split())
-        name = attributes.get("episode_id", path.stem)
-        writer.writerow([number, name, offset, length, splits.get(str(name), ""), instruction])
+        name = ids.get(path, attributes.get("episode_id", path.stem))
+        source = layout.data_sets[layout.source_of[number]]
+        row = [number, name, offset, length, splits.get(path, ""), instruction, layout.starts[number], source]
+        writer.writerow(row)
     return text.getvalue()

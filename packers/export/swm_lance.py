@@ -7,6 +7,7 @@ of the flat HDF5 file (`packers/export/lewm.py`), filled and with its `_valid`, 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, OutputError
-from packers.export.lewm import DEFAULT_SPAN, STATE_NAMES, JoinedFile, column_sources, columns_of, measured
-from packers.reader import Packet
+from packers.export.lewm import DEFAULT_SPAN, STATE_NAMES, JoinedFile, blocks_of, column_sources, layout_of
 
 JPEG_QUALITY = 95
 """What stable-worldmodel's own writer takes."""
 
-_INDICES = ("episode_idx", "step_idx")
+_INDICES = ("episode_idx", "step_idx", "source_idx")
 
 
 def require_lance() -> None:
@@ -43,6 +43,7 @@ def write_lance(
     done: Callable[[Path], None] = lambda path: None,
     *,
     names: Literal["packet", "study"] = "packet",
+    moving: bool = False,
 ) -> JoinedFile:
     """Writes the table `target`, a folder that ends in .lance and is not there yet.
 
@@ -52,10 +53,11 @@ def write_lance(
         extra: further per-frame datasets, as in `write_lewm`.
         done: called with each packet that is in.
         names: of extra columns, as in `write_lewm`.
+        moving: frames in which something moves alone, as in `write_lewm`.
 
     Raises:
         ConfigError: the target is there, has another ending, or Lance is missing.
-        PacketError: a packet is damaged, lacks a column, or has another frame size or width than the first.
+        PacketError: a packet is damaged, lacks a column, or has another frame size, rate or row than the first.
         OutputError: the table cannot be written.
     """
     import pyarrow as pa
@@ -64,17 +66,18 @@ def write_lance(
     import lancedb
 
     check_table(target)
-    sources = column_sources(packets, extra, names)
-    lengths, shapes = measured(packets, sources)
-    schema = pa.schema([_field(name, shape) for name, (shape, _) in shapes.items()])
-    schema = schema if "state" not in sources.values() else _with_states(schema)
+    layout = layout_of(packets, column_sources(packets, extra, names), moving=moving)
+    lengths = layout.lengths
+    schema = pa.schema([_field(name, shape) for name, (shape, _) in layout.shapes.items()])
+    if "source_idx" in layout.shapes:
+        names_of = {"names": json.dumps(layout.data_sets)}
+        schema = schema.set(schema.get_field_index("source_idx"), pa.field("source_idx", pa.int32(), metadata=names_of))
+    schema = schema if "state" not in layout.sources.values() else _with_states(schema)
 
     def batches() -> Iterator[Any]:
         for number, path in enumerate(packets):
-            with Packet(path) as packet:
-                for first in range(0, packet.n_frames, 64):
-                    columns = columns_of(packet, sources, first, min(first + 64, packet.n_frames), number)
-                    yield _batch(columns, schema)
+            for _, columns in blocks_of(path, layout, number):
+                yield _batch(columns, schema)
             done(path)
 
     try:
@@ -107,7 +110,9 @@ def _field(name: str, shape: tuple[int, ...]) -> Any:
 
 def _with_states(schema: Any) -> Any:
     """The schema with the state's other names: Lance has no links, so they are copies."""
-    for suffix in ("", "_valid"):
+    for suffix in ("", "_valid", "_dims"):
+        if STATE_NAMES[0] + suffix not in schema.names:
+            continue
         first = schema.field(STATE_NAMES[0] + suffix)
         for name in STATE_NAMES[1:]:
             schema = schema.append(first.with_name(name + suffix))

@@ -43,7 +43,8 @@ def write_webdataset(
     target: Path,
     extra: Sequence[str] = (),
     *,
-    splits: Mapping[str, str] | None = None,
+    splits: Mapping[Path, str] | None = None,
+    ids: Mapping[Path, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
     done: Callable[[Path], None] = lambda path: None,
 ) -> WrittenShards:
@@ -57,7 +58,8 @@ def write_webdataset(
         packets: in their order, which is kept within a split.
         target: a folder that is not there yet.
         extra: further datasets, or groups of them such as `tracks/grid`.
-        splits: episode id -> "train" or "val".
+        splits: packet -> "train" or "val".
+        ids: packet -> its episode's name, where it is not the packet's own.
         shard_bytes: a shard that has more is closed.
         done: called with each packet that is in.
 
@@ -68,7 +70,7 @@ def write_webdataset(
     """
     if target.exists():
         raise ConfigError(f"{target} exists already; name a new folder")
-    sides = {path: (splits or {}).get(path.stem) for path in packets}
+    sides = {path: (splits or {}).get(path) for path in packets}
     if any(sides.values()) and not all(sides.values()):
         raise ConfigError(f"{next(p.name for p in sides if not sides[p])} is in no split, others are; select again")
     frames, shards, keys = 0, [], set[str]()
@@ -81,7 +83,7 @@ def write_webdataset(
                     shards.append(f"{side or 'all'}-{number:06}.tar")
                     with tarfile.open(folder / shards[-1], "w", format=tarfile.USTAR_FORMAT) as shard:
                         for path in part:
-                            key = path.stem.replace(".", "-")
+                            key = (ids or {}).get(path, path.stem).replace(".", "-")
                             if key in keys:
                                 raise PacketError(f"{path.name}: another episode has the key {key} too; rename one")
                             keys.add(key)

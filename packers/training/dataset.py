@@ -22,7 +22,7 @@ from packers.training.selection import Choice, Found, Place, find_place, split_s
 from packers.training.statistics import ColumnStatistics, Normalise, kept_statistics
 from packers.training.targets import Sizes, Stored, Target, Values
 from packers.training.views import PacketView
-from packers.training.windows import Window, WindowTable
+from packers.training.windows import MOVES, Window, WindowTable
 
 _log = logging.getLogger(__name__)
 
@@ -131,13 +131,18 @@ class PacketDataset:
         places = [_place(part, self.reading.cache) for part in _parts(where)]
         found, entries, self.left_out = _indexed(places, self.reading, self.choice)
         taken, training = _chosen(found, entries, self.choice, self.left_out)
-        names = {"pixels", "action", "action_valid", "state"}.union(*(target.needs for target in self.targets))
+        names = {"pixels", "action", "action_valid", "state", *self.window.motion}
+        names = names.union(*(target.needs for target in self.targets))
         # Only what samples read: these entries are sent to every worker.
         self.entries, lying = self._only(taken, names)
         taken = [entry for entry in taken if entry.path not in lying]
         self.sizes, self.action_width, self.state_width = _sizes(taken, self.window, self.targets)
         self.statistics = self._statistics(taken, [e for e in training if e.path not in lying], places)
-        self.table = WindowTable(np.array([entry.facts["n_frames"] for entry in self.entries]), self.window)
+        self._packets = OpenPackets(self.entries, self.reading.open_files)
+        self._reader = RowReader(self.reading.verify, self.reading.cache_bytes)
+        lengths = np.array([entry.facts["n_frames"] for entry in self.entries])
+        moves = [self._moves(clip) for clip in range(len(lengths))] if self.window.moving else None
+        self.table = WindowTable(lengths, self.window, moves)
         if self.table.too_short:
             _log.warning(
                 "%d of %d episodes are shorter than a window of %d frames and give none",
@@ -148,8 +153,6 @@ class PacketDataset:
         self._keys = {target: tuple(fields) for target, fields in given.items()}
         if len(self.fields) < sum(map(len, given.values())) or len(given) < len(self.targets):
             raise ConfigError(f"two targets give the same key; name them apart with name=...: {sorted(self.fields)}")
-        self._packets = OpenPackets(self.entries, self.reading.open_files)
-        self._reader = RowReader(self.reading.verify, self.reading.cache_bytes)
         self._prepared: dict[Target, PreparedTarget] = {}
         if self.reading.prepare:
             folder = self.reading.cache or places[0].folder / FOLDER
@@ -241,6 +244,25 @@ class PacketDataset:
         """Actions (T, A) of packet `clip`, 0 where it has none, and which are valid (T,); not to be written into."""
         rows = self._rows(self.entries[clip], self._packets[clip])
         return rows.action, rows.action_valid
+
+    def _moves(self, clip: int) -> NDArray[np.bool_]:
+        """(T,) rows of packet `clip` in which the mover moves; none where it has no motion, or cannot be read."""
+        entry = self.entries[clip]
+        every = range(entry.facts["n_frames"])
+        found = np.zeros(len(every), bool)
+        there = [name for name in self.window.motion if name in entry.kinds]
+        if not there:
+            self.left_out[f"has no {' or '.join(self.window.motion)}"] += 1
+        try:
+            for name in there:
+                # Not known is not moving.
+                found |= np.nan_to_num(self._reader.read(self._packets[clip], name, every)) >= MOVES[name]
+        except PacketError as error:
+            if self.reading.damaged == "error":
+                raise
+            _log.warning("a packet gives no windows: %s", error)
+            self.left_out["is damaged"] += 1
+        return found
 
     def _sample(self, clip: int, start: int) -> Values:
         entry = self.entries[clip]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,19 +139,24 @@ def selected_splits(path: Path) -> dict[str, Split]:
 
 
 def split_sides(found: Sequence[Found], entries: Sequence[Entry], choice: Choice) -> list[Split]:
-    """The side of each packet: as its selection says, else drawn from its episode's name, as `cuepack select` draws.
-
-    Where chance gives one side nothing, the episode nearest to the limit crosses.
-    """
+    """The side of each packet: as its selection says, else drawn from its episode's name, as `cuepack select` draws."""
     groups = [f.group or entry.facts["group"] for f, entry in zip(found, entries, strict=True)]
-    draws = {group: _draw(choice.seed, group) for f, group in zip(found, groups, strict=True) if f.split is None}
-    val = {group for group, draw in draws.items() if draw < choice.val_share * 2**256}
-    if len(draws) > 1 and 0 < choice.val_share < 1:
+    val = drawn_val(
+        {group for f, group in zip(found, groups, strict=True) if f.split is None}, choice.val_share, choice.seed
+    )
+    return [f.split or ("val" if group in val else "train") for f, group in zip(found, groups, strict=True)]
+
+
+def drawn_val(groups: set[str], val_share: float, seed: int) -> set[str]:
+    """The groups that go to "val", each by its own name; where chance gives one side nothing, the nearest crosses."""
+    draws = {group: _draw(seed, group) for group in groups}
+    val = {group for group, draw in draws.items() if draw < val_share * 2**256}
+    if len(draws) > 1 and 0 < val_share < 1:
         if not val:
             val = {min(draws, key=draws.__getitem__)}
         elif len(val) == len(draws):
             val.remove(max(draws, key=draws.__getitem__))
-    return [f.split or ("val" if group in val else "train") for f, group in zip(found, groups, strict=True)]
+    return val
 
 
 def _draw(seed: int, group: str) -> int:
@@ -162,7 +168,7 @@ def _selected(path: Path) -> Place:
     if not rows:
         raise ConfigError(f"selection {path} is empty; `cuepack select` writes one with episodes")
     ids = [row["episode_id"] for row in rows]
-    if twice := [name for name in ids if ids.count(name) > 1] if len(ids) < 10_000 else []:
+    if twice := [name for name, count in Counter(ids).items() if count > 1]:
         raise ConfigError(f"selection {path} names {twice[0]} more than once; keep one row per episode")
     sides: dict[str, str] = {}
     for row in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError
+
+MOVES = {"motion/robot": 0.0156, "motion/object": 0.0078}
+"""Widths per second from which each moves, as the phases take it (`extractors.motion.PhaseRule`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,9 @@ class Window:
         stride: rows from one window's start to the next one's.
         ends: "drop" leaves out windows that reach beyond the clip; "pad" keeps all whose history is inside and repeats
             the last row, with `frame_valid` False for what is repeated.
+        moving: least share of a window's rows in which something moves, by the packets' `motion/robot` and
+            `motion/object`; 0 takes every window. Packets without them give no windows then.
+        mover: what has to move: "either", the "object" or the "robot".
     """
 
     history: int = 3
@@ -33,6 +40,8 @@ class Window:
     frameskip: int = 1
     stride: int = 1
     ends: Literal["drop", "pad"] = "drop"
+    moving: float = 0.0
+    mover: Literal["either", "object", "robot"] = "either"
 
     def __post_init__(self) -> None:
         for name, least in (("history", 1), ("horizon", 0), ("frameskip", 1), ("stride", 1)):
@@ -40,6 +49,16 @@ class Window:
                 raise ConfigError(f"a window's {name} is {least} or more, got {getattr(self, name)}")
         if self.ends not in ("drop", "pad"):
             raise ConfigError(f"a window's ends are 'drop' or 'pad', got {self.ends!r}")
+        if not 0 <= self.moving <= 1:
+            raise ConfigError(f"a window's moving is a share of its rows from 0 to 1, got {self.moving}")
+        if self.mover not in ("either", "object", "robot"):
+            raise ConfigError(f"a window's mover is 'either', 'object' or 'robot', got {self.mover!r}")
+
+    @property
+    def motion(self) -> tuple[str, ...]:
+        """Datasets that tell which windows move; none where all are taken."""
+        names = tuple(MOVES) if self.mover == "either" else (f"motion/{self.mover}",)
+        return names if self.moving else ()
 
     @property
     def frames(self) -> int:
@@ -60,6 +79,15 @@ class Window:
         """Windows of clips with `lengths` rows each; (n,) int64."""
         return np.maximum(0, (np.asarray(lengths, np.int64) - self.shortest) // self.stride + 1)
 
+    def starts(self, length: int, moves: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """First rows (n,) of the windows of a clip; with `moves` (length,), of those that move enough."""
+        starts = np.arange(int(self.count(np.array([length]))[0]), dtype=np.int64) * self.stride
+        if moves is None:
+            return starts
+        so_far = np.concatenate([[0], np.cumsum(moves)])
+        stops = np.minimum(starts + self.span, length)
+        return np.asarray(starts[so_far[stops] - so_far[starts] >= self.moving * (stops - starts)])
+
     def rows(self, start: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Rows of the window at `start` in a clip of `length` rows.
 
@@ -76,17 +104,34 @@ class Window:
 
 
 class WindowTable:
-    """All windows of a list of clips, numbered clip by clip; holds one number per clip.
+    """All windows of a list of clips, numbered clip by clip; holds one number per clip, with `moves` one per window.
+
+    Args:
+        lengths: (n,) rows of each clip.
+        window: what a window is.
+        moves: per clip (length,) bool, the rows in which something moves; None takes every window.
 
     Raises:
-        ConfigError: every clip is shorter than a window; says how long they are.
+        ConfigError: every clip is shorter than a window, which says how long they are, or none moves enough.
     """
 
-    def __init__(self, lengths: NDArray[np.int64], window: Window) -> None:
+    def __init__(
+        self, lengths: NDArray[np.int64], window: Window, moves: Sequence[NDArray[np.bool_]] | None = None
+    ) -> None:
         lengths = np.asarray(lengths, np.int64)
         self.window = window
+        counts = window.count(lengths)
+        self._starts: NDArray[np.int64] | None = None
+        if moves is not None:
+            each = [window.starts(len(rows), rows) for rows in moves]
+            if counts.any() and not any(map(len, each)):
+                raise ConfigError(
+                    f"of {counts.sum()} windows none moves in {window.moving:.0%} of its rows ({window.mover}); lower "
+                    "Window(moving=...), or name another mover"
+                )
+            counts, self._starts = np.array([len(starts) for starts in each]), np.concatenate([*each, []]).astype(int)
         # A list: bisection in it takes a tenth of what NumPy's search takes for one number.
-        self._ends: list[int] = np.cumsum(window.count(lengths)).tolist()
+        self._ends: list[int] = np.cumsum(counts).tolist()
         self.too_short = int((lengths < window.shortest).sum())
         if not len(lengths) or not self._ends[-1]:
             there = f"{len(lengths)} episodes of {lengths.min()} to {lengths.max()} frames" if len(lengths) else "none"
@@ -101,6 +146,8 @@ class WindowTable:
     def place(self, number: int) -> tuple[int, int]:
         """(clip, first row) of window `number`."""
         clip = bisect_right(self._ends, number)
+        if self._starts is not None:
+            return clip, int(self._starts[number])
         before = self._ends[clip - 1] if clip else 0
         return clip, (number - before) * self.window.stride
 

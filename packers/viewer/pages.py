@@ -21,7 +21,7 @@ MEDIA_TYPES = {
     ".png": "image/png",
 }
 
-PAGES = ("index.html", "episode.html", "compare.html")
+PAGES = ("index.html", "episode.html", "compare.html", "stats.html")
 
 
 def static_files() -> Iterator[tuple[str, bytes]]:

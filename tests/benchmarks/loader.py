@@ -32,13 +32,20 @@ from packers.export.lerobot.plan import STOCK
 from packers.reader import Packet
 from packers.training import Depth, Masks, PacketDataset, PacketLoader, Reading, Target, Tracks, Window
 from packers.training.index import FOLDER, _save, index_packets
+from packers.training.prepared import PreparedTarget
 
 WINDOW = Window(3, 1, 5)
+PREPARED = Reading(prepare=True)
 CLIENT = Path(__file__).with_name("loader_client.py")
 PLAIN = ("pixels", "action")
 CUES = (*PLAIN, "depth", "object_mask", "tracks", "track_visibility")
 
 OTHERS = {"Lance": "stable-worldmodel Lance (JPEG)", "LeRobot": "LeRobot video"}
+
+HDF5 = "stable-worldmodel HDF5"
+
+TARGETS = {"PacketDataset": 10, "packet": 10, "packets": 10, "cues prepared": 6}
+"""How many times as fast as that reader a `PacketDataset` is to be, by how the row's name ends."""
 
 Read = Callable[[int], object]
 
@@ -164,14 +171,21 @@ def contenders(folder: Path, depth: str) -> Iterator[tuple[str, PacketDataset, R
     yield "h5py opened per window, sliced", plain, plain_h5py(plain, kept_open=False, step=False)
     cues = PacketDataset(folder, WINDOW, targets(depth))
     yield "PacketDataset, cues", cues, cues.__getitem__
-    prepared = PacketDataset(folder, WINDOW, targets(depth), reading=Reading(prepare=True))
+    prepared = PacketDataset(folder, WINDOW, targets(depth), reading=PREPARED)
     yield "PacketDataset, cues prepared", prepared, prepared.__getitem__
+    # Last and of fewer windows: its numbers are taken modulo its length.
+    one_packet = min(folder.glob("*.h5"))
+    for name, single in (
+        ("PacketDataset, 1 packet", PacketDataset(one_packet, WINDOW)),
+        ("PacketDataset, 1 packet, cues prepared", PacketDataset(one_packet, WINDOW, targets(depth), reading=PREPARED)),
+    ):
+        yield name, single, lambda number, single=single: single[number % len(single)]
 
 
 def measure(folder: Path, depth: str, arguments: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
     found: dict[str, list[tuple[float, float]]] = {}
     readers = list(contenders(folder, depth))
-    dataset = readers[0][1]
+    dataset, by_name = readers[0][1], {name: dataset for name, dataset, _ in readers}
     flat, plan = folder.parent / "flat.h5", folder.parent / "plan.json"
     lerobot = folder.parent / "lerobot"
     if arguments.client:
@@ -197,8 +211,11 @@ def measure(folder: Path, depth: str, arguments: argparse.Namespace) -> dict[str
             plan.write_text(json.dumps(content))
             rows = timed_client(arguments.client, flat, plan, PLAIN, CUES)
             for label, row in zip(("", ", targets"), rows, strict=True):
-                found.setdefault(f"stable-worldmodel HDF5{label}", []).append(row)
-        for name, loaded in (("PacketLoader", readers[0][1]), ("PacketLoader, cues prepared", readers[-1][1])):
+                found.setdefault(f"{HDF5}{label}", []).append(row)
+        for name, loaded in (
+            ("PacketLoader", dataset),
+            ("PacketLoader, cues prepared", by_name["PacketDataset, cues prepared"]),
+        ):
             for workers in (0, 2):
                 found.setdefault(f"{name}, {workers} workers", []).append(timed_loader(loaded, workers, 3.0))
     if arguments.cold:
@@ -206,41 +223,62 @@ def measure(folder: Path, depth: str, arguments: argparse.Namespace) -> dict[str
         forget(folder.parent)
         found["cold: PacketDataset"] = [timed(readers[0][2], cold)]
         forget(folder.parent)
+        prepared = by_name["PacketDataset, cues prepared"]
+        found["cold: PacketDataset, cues prepared"] = [timed(prepared.__getitem__, cold)]
+        forget(folder.parent)
         found["cold: h5py kept open, sliced"] = [timed(plain_h5py(dataset, kept_open=True, step=False), cold)]
         if arguments.client:
             plan.write_text(json.dumps(json.loads(plan.read_text()) | {"numbers": cold, "warm": False}))
             forget(folder.parent)
-            found["cold: stable-worldmodel HDF5"] = timed_client(arguments.client, flat, plan, PLAIN)
+            found[f"cold: {HDF5}"] = timed_client(arguments.client, flat, plan, PLAIN)
+            forget(folder.parent)
+            found[f"cold: {HDF5}, targets"] = timed_client(arguments.client, flat, plan, CUES)
     return found
 
 
-def measure_many(folder: Path, count: int, windows: int) -> dict[str, list[tuple[float, float]]]:
+def measure_many(folder: Path, count: int, windows: int, depth: str) -> dict[str, list[tuple[float, float]]]:
     """Over `count` packets: links to those there are, so that what is measured is the number and not the disk.
 
-    Their index is copied from that of the files linked to: looking at 100,000 packets takes most of an hour, once.
+    Their index is copied from that of the files linked to, and their prepared targets are links: looking at 100,000
+    packets takes most of an hour, once, and their targets 140 GB.
     """
     many = folder.parent / "many"
     packets = sorted(folder.glob("*.h5"))
     looked_at = dict(zip(packets, index_packets(packets, folder / FOLDER / "index")[0], strict=True))
+    names = {"pixels", "action", "action_valid", "state"}.union(*(target.needs for target in targets(depth)))
     entries = []
     for number in range(count):
         link, packet = many / f"{number % 1000:03}" / f"episode_{number:06}.h5", packets[number % len(packets)]
         link.parent.mkdir(parents=True, exist_ok=True)
         os.link(packet, link)
-        entries.append(replace(looked_at[packet], path=link).only(("pixels", "action", "action_valid", "state")))
+        entries.append(replace(looked_at[packet], path=link).only(names))
         entries[-1].facts.update(looked_at[packet].facts)
     _save(many / FOLDER / "index", entries)
+    first = PacketDataset(packets[0], WINDOW, targets(depth), reading=PREPARED)
+    for target in filter(lambda target: target.per_frame, first.targets):
+        theirs = PreparedTarget(folder / FOLDER, target, first.sizes, 1)
+        ours = PreparedTarget(many / FOLDER, target, first.sizes, 1)
+        for number, entry in enumerate(entries):
+            file = ours._file(entry)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            os.link(theirs._file(looked_at[packets[number % len(packets)]]), file)
     del entries
-    started = time.perf_counter()
-    dataset = PacketDataset(many, WINDOW)
-    opened = time.perf_counter() - started
-    size = (many / FOLDER / "index").stat().st_size
-    print(f"{count} packets: opened in {opened:.1f} s, index {size / 1e6:.0f} MB (four datasets of each packet)")
-    numbers = np.random.default_rng(5).integers(0, len(dataset), windows).tolist()
-    first_touch, warm = (timed(dataset.__getitem__, numbers) for _ in range(2))
-    print(f"open files after {2 * windows} windows: {dataset.open_files}")
-    name = f"PacketDataset, {count} packets"
-    return {f"{name}, never read before": [first_touch], name: [warm]}
+    found: dict[str, list[tuple[float, float]]] = {}
+    for cues, reading, chosen in (("", Reading(), ()), (", cues prepared", PREPARED, targets(depth))):
+        started = time.perf_counter()
+        dataset = PacketDataset(many, WINDOW, chosen, reading=reading)
+        opened = time.perf_counter() - started
+        size = (many / FOLDER / "index").stat().st_size
+        print(
+            f"{count} packets{cues}: opened in {opened:.1f} s, index {size / 1e6:.0f} MB of {len(names)} datasets each"
+        )
+        numbers = np.random.default_rng(5).integers(0, len(dataset), windows).tolist()
+        first_touch, warm = (timed(dataset.__getitem__, numbers) for _ in range(2))
+        descriptors = len(os.listdir("/proc/self/fd"))
+        print(f"open files after {2 * windows} windows: {dataset.open_files} packets, {descriptors} in the process")
+        found |= {f"PacketDataset, {count} packets{cues}, never read before": [first_touch]}
+        found |= {f"PacketDataset, {count} packets{cues}": [warm]}
+    return found
 
 
 def _files(place: Path) -> list[Path]:
@@ -248,13 +286,23 @@ def _files(place: Path) -> list[Path]:
 
 
 def show(found: dict[str, list[tuple[float, float]]]) -> None:
+    """The medians as a table to be pasted, and the issue's targets beside what was reached."""
     medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
-    print(f"\n{'reader':46} {'windows/s':>10} {'ms wall':>9} {'ms cpu':>9} {'ratio wall':>11} {'ratio cpu':>10}")
+    print("\n| reader | windows/s | ms, wall | ms, processor | times its HDF5 reader, wall | processor |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    ratios: dict[str, float] = {}
     for name, (wall, cpu) in medians.items():
-        key = "stable-worldmodel HDF5" + (", targets" if "cues" in name else "")
+        key = HDF5 + (", targets" if "cues" in name else "")
         base = medians.get(f"cold: {key}" if name.startswith("cold") else key)
-        ratios = f"{base[0] / wall:11.2f} {base[1] / cpu:10.2f}" if base else ""
-        print(f"{name:46} {1 / wall:10.0f} {wall * 1e3:9.3f} {cpu * 1e3:9.3f} {ratios}")
+        told = f"{base[0] / wall:.2f} | {base[1] / cpu:.2f}" if base else " | "
+        ratios |= {name: base[0] / wall} if base else {}
+        print(f"| {name} | {1 / wall:.0f} | {wall * 1e3:.3f} | {cpu * 1e3:.3f} | {told} |")
+    if ratios:
+        print()
+    for reader, ratio in ratios.items():
+        wanted = next((times for ending, times in TARGETS.items() if reader.endswith(ending)), None)
+        if wanted and reader.startswith("PacketDataset"):
+            print(f"wanted {wanted} times its HDF5 reader: {reader} has {ratio:.1f}")
 
 
 def sample_packets(folder: Path) -> list[Path]:
@@ -301,7 +349,7 @@ def main() -> None:
         machine = f"{time.strftime('%F')}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
         print(f"{machine}; {arguments.count} packets, {frames} frames, {size / frames / 1e3:.0f} kB a frame")
         found = measure(folder, depth, arguments)
-        many = measure_many(folder, arguments.many, arguments.windows) if arguments.many else {}
+        many = measure_many(folder, arguments.many, arguments.windows, depth) if arguments.many else {}
         show(found | many)
         sizes = {"packets, all cues": sum(path.stat().st_size for path in folder.glob("*.h5"))}
         for name in ("flat.h5", "flat.lance", "lerobot"):

@@ -88,6 +88,21 @@ def test_a_gripper_that_closes_away_from_an_object_and_pushes_it_later():
     assert not found.held.any()  # closed fingers push, they do not hold
 
 
+def test_closed_fingers_that_take_an_object_there_and_back_hold_it():
+    distance = np.where(np.arange(T) < 18, 30, 1)
+    there = scene(range(20, 26), robot_at=distance)
+    back = 6.0 * np.clip(np.arange(T) - 25, 0, 3)  # 18 px there, and as far back
+    own = there["tracks"]
+    xy = own.xy - (back[:, None] * own.on_object)[..., None] * np.float32([1, 0])
+    masks = np.stack([np.roll(mask, -round(by), axis=1) for mask, by in zip(there["masks"], back, strict=True)])
+    clip = {"tracks": SceneTracks(xy, own.visibility, own.on_object, WIDTH), "masks": masks}
+    robot = np.stack([np.roll(mask, -round(by), axis=1) for mask, by in zip(there["robot_masks"], back, strict=True)])
+    found = estimate_contact(gripper(5), **clip, robot_masks=robot)
+    assert found.onset == 20
+    assert found.held[20:].all()
+    assert not found.held[:20].any()
+
+
 def test_a_push_with_the_gripper_open_or_unknown():
     for opening in (np.ones(T), None):
         found = estimate_contact(opening, **scene(range(10, 20), robot_at=CLOSE))

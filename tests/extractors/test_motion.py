@@ -31,6 +31,14 @@ def test_a_grasp_is_told_from_beginning_to_end_at_every_rate(rate):
 
 
 @pytest.mark.parametrize("rate", RATES)
+def test_what_closing_fingers_shift_is_not_carried_yet(rate):
+    signals, codes = story(rate)
+    contact, held, thing, robot, times = signals
+    thing[codes == PHASES.index("grasp")] = 0.015  # above what rests, below a tenth of what is carried
+    np.testing.assert_array_equal(find_phases(contact, held, thing, robot, times), codes)
+
+
+@pytest.mark.parametrize("rate", RATES)
 def test_a_push_is_told_at_every_rate(rate):
     signals, codes = story(rate, [("idle", 2), ("approach", 3), ("push", 3), ("retract", 2)])
     np.testing.assert_array_equal(find_phases(*signals), codes)

@@ -72,7 +72,8 @@ def plan_lerobot(
     packets: Sequence[Path],
     *,
     only: Sequence[str] | None = None,
-    splits: Mapping[str, str] | None = None,
+    splits: Mapping[Path, str] | None = None,
+    ids: Mapping[Path, str] | None = None,
     without: Sequence[str] = (),
     pixels: Literal["video", "png"] = "video",
     trim: bool = False,
@@ -84,7 +85,8 @@ def plan_lerobot(
         packets: in the order of the episodes.
         only: datasets or groups of them to export, and nothing else; what no packet has is passed over if it is in
             `STOCK`. None takes all.
-        splits: episode id -> "train" or "val"; episodes of "train" come first.
+        splits: packet -> "train" or "val"; episodes of "train" come first.
+        ids: packet -> its episode's name, where it is not the packet's own.
         without: datasets to leave out, or groups of them such as `tracks/foreground`; `centroids` takes its
             `centroids_valid` and `centroids_sigma` along.
         pixels: "video" for H.264, which loses a little, "png" for images in the data files, which loses nothing.
@@ -98,10 +100,10 @@ def plan_lerobot(
     """
     if not packets:
         raise PacketError("wanted at least one packet to export, got none")
-    survey = _Survey(tuple(without), trim, None if only is None else tuple(only))
+    survey = _Survey(tuple(without), trim, None if only is None else tuple(only), ids or {})
     sides = dict(splits or {})
     # LeRobot names a split by a range of episode numbers, so each side's packets must follow each other.
-    packets = sorted(packets, key=lambda path: _SIDES.get(sides.get(path.stem, ""), len(_SIDES)))
+    packets = sorted(packets, key=lambda path: _SIDES.get(sides.get(path, ""), len(_SIDES)))
     for path in packets:
         with Packet(path) as packet:
             survey.add(packet)
@@ -123,8 +125,8 @@ def plan_lerobot(
     )
 
 
-def _split_counts(packets: Sequence[Path], sides: Mapping[str, str]) -> dict[str, int]:
-    found = [sides.get(path.stem) for path in packets]
+def _split_counts(packets: Sequence[Path], sides: Mapping[Path, str]) -> dict[str, int]:
+    found = [sides.get(path) for path in packets]
     if not any(found):
         return {}
     lacks = [path.name for path, side in zip(packets, found, strict=True) if side is None]
@@ -140,6 +142,7 @@ class _Survey:
     without: tuple[str, ...]
     trim: bool
     only: tuple[str, ...] | None = None
+    ids: Mapping[Path, str] = field(default_factory=dict)
     episodes: list[ExportedEpisode] = field(default_factory=list)
     # dataset -> shape of a row, attributes, name of the packet that had it first
     rows: dict[str, tuple[tuple[int, ...], dict[str, Any], str]] = field(default_factory=dict)
@@ -182,7 +185,10 @@ class _Survey:
         self._compare_times(packet, kept)
         self.episodes.append(
             ExportedEpisode(
-                packet.path, str(attributes["episode_id"]), kept, str(attributes.get("language_instruction", ""))
+                packet.path,
+                self.ids.get(packet.path, str(attributes["episode_id"])),
+                kept,
+                str(attributes.get("language_instruction", "")),
             )
         )
 

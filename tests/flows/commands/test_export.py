@@ -8,6 +8,7 @@ from flows.cli import main
 from flows.output.manifest import Manifest
 from flows.sources.detect import open_source
 from tests.flows.viewing.served import write_output
+from tests.packers.training import packets
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,48 @@ def test_packets_of_episodes_that_no_longer_pass_are_left_out_aloud(output, tmp_
     )
     assert json.loads(named.stdout)["counts"] == {"packets": 1}
     assert "left out" not in named.stderr
+
+
+def test_several_outputs_are_one_export_with_names_told_apart_and_a_split_of_their_own(output, tmp_path):
+    other = tmp_path / "other"
+    write_output(other, frames=6)
+    words = ("--format", "lewm-hdf5", "--out", tmp_path / "all.h5")
+    twice = cuepack(output, other, *words)
+    assert twice.exit_code == 2
+    assert "the same episode in two directories" in twice.stderr
+    (tmp_path / "one.csv").write_text("episode_id\nep_0\nep_2\n")
+    (tmp_path / "two.csv").write_text("episode_id\nep_1\n")
+    selected = ("--selection", tmp_path / "one.csv", "--selection", tmp_path / "two.csv")
+    result = cuepack(output, other, *words, *selected)
+    assert result.exit_code == 0, result.output
+    assert "3 packets -> " in result.output
+    alike = cuepack(output, other, *words, *selected, "--val-share", "0.4")
+    assert alike.exit_code == 2
+    assert "none can be set apart" in alike.stderr
+    one_for_two = cuepack(output, other, *words, "--selection", tmp_path / "one.csv")
+    assert one_for_two.exit_code == 2
+    assert "give one for each" in one_for_two.stderr
+    wrong = cuepack(output, "--format", "lerobot", "--out", tmp_path / "set", "--windows", "moving")
+    assert wrong.exit_code == 2
+    assert "--windows moving is an option of --format lewm-hdf5 and swm-lance" in wrong.stderr
+
+
+def test_val_share_writes_both_sides_and_counts_the_copies(tmp_path):
+    for number in range(6):
+        packets.write(tmp_path / "in" / "packets" / "00", f"episode_{number}", 6, episode=number)
+    words = (tmp_path / "in", "--format", "lewm-hdf5", "--out", tmp_path / "set.h5", "--split", "--val-share", "0.3")
+    result = cuepack(*words)
+    assert result.exit_code == 0, result.output
+    assert " val, 0 near-duplicates kept with what they repeat" in result.stdout
+    found = [(tmp_path / f"set-{side}.h5.episodes.csv").read_text().count(f",{side},") for side in ("train", "val")]
+    assert sum(found) == 6
+    assert min(found) > 0
+    counts = json.loads(cuepack(*words, "--json").stdout)["counts"]
+    assert counts == {"packets": 6, "train": found[0], "val": found[1]}
+    unsplit = cuepack(tmp_path / "in", "--format", "control", "--out", tmp_path / "videos", "--val-share", "0.3")
+    assert unsplit.exit_code == 2
+    assert "--val-share is an option of --format lewm-hdf5 and lerobot and webdataset" in unsplit.stderr
+    (tmp_path / "one.csv").write_text("episode_id,split\nepisode_0,val\nepisode_2,train\n")
+    both = cuepack(*words, "--selection", tmp_path / "one.csv")
+    assert both.exit_code == 2
+    assert "has a split already" in both.stderr

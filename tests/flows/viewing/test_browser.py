@@ -245,3 +245,14 @@ def test_no_page_is_wider_than_the_screen(page, address, width):
     for url in (address, f"{address}episode.html?id=ep_0"):
         open_page(page, url)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_statistics_page_has_its_tables_and_leads_back(page, address):
+    page.goto(address)
+    page.click('a[href="stats.html"]')
+    page.wait_for_selector("#tables table")
+    titles = page.eval_on_selector_all("#tables h3", "all => all.map(one => one.textContent)")
+    assert {"Frames an episode", "Tags", "Coverage"} <= set(titles)
+    assert "kB a frame" in page.inner_text("#counts")
+    page.click("#back")
+    page.wait_for_selector("a.card")

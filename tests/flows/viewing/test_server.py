@@ -493,3 +493,15 @@ def test_kept_pictures_of_packets_that_changed_or_went_are_removed(tmp_path):
     assert {path.parent.parent.name for path in cache.rglob("rgb-0.jpg")} == {"ep_0", "ep_2"}
     library.trim(most_bytes=0)
     assert not list(cache.rglob("rgb-0.jpg"))
+
+
+def test_the_statistics_page_has_what_cuepack_stats_prints(output, address, tmp_path):
+    assert 'href="stats.html"' in httpx.get(address).text
+    assert "stats.js" in httpx.get(f"{address}stats.html").text
+    page = payload(httpx.get(f"{address}data/stats.js").content)
+    printed = json.loads(cuepack("stats", output, "--json").stdout)
+    assert page["stats"] == printed["stats"]
+    assert len(page["left_out"]) == printed["counts"]["left_out"]
+    assert str(output.parent) not in json.dumps(page)
+    export_site(Library(output), tmp_path / "site")
+    assert payload((tmp_path / "site" / "data" / "stats.js").read_bytes()) == page

@@ -10,6 +10,8 @@ from extractors.errors import OutputError, PacketError
 from packers.export.lewm import write_lewm
 from packers.reader import Packet
 from packers.training import Depth, PacketDataset, Reading, Window
+from packers.writer import encode, write_packet
+from tests.packers import examples
 from tests.packers.examples import write_example
 from tests.packers.training import packets as many
 
@@ -80,9 +82,65 @@ def test_depth_is_the_target_at_56_by_56(tmp_path):
 
 def test_the_split_is_kept_in_the_list_of_episodes(tmp_path):
     packets = [write_example(tmp_path, name) for name in ("a", "b")]
-    write_lewm(packets, tmp_path / "train.h5", splits={"a": "train", "b": "val"})
+    write_lewm(packets, tmp_path / "train.h5", splits=dict(zip(packets, ("train", "val"), strict=True)))
     rows = list(csv.DictReader((tmp_path / "train.h5.episodes.csv").read_text().splitlines()))
     assert [(row["episode_id"], row["split"]) for row in rows] == [("a", "train"), ("b", "val")]
+
+
+def test_several_sources_are_one_file_with_padded_actions_and_a_column_that_names_them(tmp_path):
+    packets = [many.write(tmp_path, "a", 7), many.write(tmp_path, "b", 9, action_width=14, source="arms")]
+    write_lewm(packets, tmp_path / "train.h5", ids={packets[1]: "arms-b"})
+    with h5py.File(tmp_path / "train.h5") as file:
+        assert file["action"].shape == file["action_dims"].shape == (16, 14)
+        assert file["action_dims"][:7].sum(axis=1).tolist() == [7] * 7
+        assert file["action_dims"][7:].all()
+        assert not file["action"][:7, 7:].any()
+        with Packet(packets[0]) as packet:
+            np.testing.assert_array_equal(file["action"][:7, :7], np.nan_to_num(packet["action"]))
+        assert file["source_idx"][:, 0].tolist() == [0] * 7 + [1] * 9
+        assert list(file["source_idx"].attrs["names"]) == ["bridge", "arms"]
+        assert "observation_dims" not in file
+    rows = list(csv.DictReader((tmp_path / "train.h5.episodes.csv").read_text().splitlines()))
+    assert [(row["episode_id"], row["source"]) for row in rows] == [("a", "bridge"), ("arms-b", "arms")]
+
+
+def test_states_of_several_widths_have_their_mask_under_all_three_names(tmp_path):
+    found = examples.datasets(9)
+    wide, names = np.ones((9, 5), np.float32), {"names": list("xyzab")}
+    found["state"] = encode("state", wide, stage_key=examples.KEYS["source"], **names)
+    write_packet(tmp_path / "b.h5", found, examples.attributes("b", 9))
+    write_lewm([many.write(tmp_path, "a", 7, source="bridge_data_v2"), tmp_path / "b.h5"], tmp_path / "train.h5")
+    with h5py.File(tmp_path / "train.h5") as file:
+        for name in ("observation", "proprio", "state"):
+            assert file[f"{name}_dims"][:].sum(axis=1).tolist() == [3] * 7 + [5] * 9
+
+
+def test_only_what_lasts_from_the_first_motion_to_the_last_is_exported(tmp_path):
+    path = many.write(tmp_path, "a", 12)
+    with Packet(path) as packet:
+        phase = packet["phase"]
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    found = examples.datasets(12)
+    found["phase"] = encode("phase", phase, stage_key=examples.KEYS["geometry"], **examples.PHASE, active_span=[3, 9])
+    write_packet(moved / "a.h5", found, examples.attributes("a", 12))
+    write_lewm([moved / "a.h5", path], tmp_path / "train.h5", moving=True)
+    with h5py.File(tmp_path / "train.h5") as file, Packet(moved / "a.h5") as packet:
+        assert file["ep_len"][:].tolist() == [6, 12]
+        assert file["step_idx"][:6, 0].tolist() == list(range(6))
+        np.testing.assert_array_equal(file["pixels"][:6], packet["pixels"][3:9])
+        np.testing.assert_array_equal(file["proprio"][:6], packet["state"][3:9])
+    without = many.write(tmp_path, "c", 12, without=("phase",))
+    with pytest.raises(PacketError, match="has no phase, which says where something moves"):
+        write_lewm([without], tmp_path / "other.h5", moving=True)
+
+
+def test_frame_rates_that_cannot_be_merged_are_refused_with_what_to_do(tmp_path):
+    attributes = examples.attributes("b")
+    attributes["fps"] = 30.0
+    write_packet(tmp_path / "b.h5", examples.datasets(), attributes)
+    with pytest.raises(PacketError, match=r"b\.h5 has 30 frames/s, a\.h5 5: .* export them apart"):
+        write_lewm([write_example(tmp_path, "a"), tmp_path / "b.h5"], tmp_path / "train.h5")
 
 
 def test_packets_that_do_not_fit_together_are_refused(tmp_path):

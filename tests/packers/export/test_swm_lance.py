@@ -1,4 +1,5 @@
 import builtins
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from packers.export.formats import check_request
 from packers.export.swm_lance import check_table, write_lance
 from packers.reader import Packet
 from tests.packers.examples import write_example
+from tests.packers.training import packets as many
 
 
 def test_without_lance_the_export_says_how_it_is_installed(tmp_path, monkeypatch):
@@ -43,3 +45,13 @@ def test_rows_are_those_of_the_packets(tmp_path):
     for name in ("observation", "proprio", "state"):
         np.testing.assert_array_equal(np.array(table[name].to_pylist()[5:], np.float32), state)
     assert np.isfinite(np.array(table["depth"].to_pylist())).all()
+
+
+def test_several_sources_are_one_table_with_padded_actions_and_a_column_that_names_them(tmp_path):
+    lancedb = pytest.importorskip("lancedb", reason="the extra lance is not installed")
+    paths = [many.write(tmp_path, "a", 7), many.write(tmp_path, "b", 9, action_width=14, source="arms")]
+    write_lance(paths, tmp_path / "t.lance")
+    table = lancedb.connect(str(tmp_path)).open_table("t").to_arrow()
+    assert json.loads(table.schema.field("source_idx").metadata[b"names"]) == ["bridge", "arms"]
+    assert table["source_idx"].to_pylist() == [0] * 7 + [1] * 9
+    assert np.array(table["action_dims"].to_pylist()).sum(axis=1).tolist() == [7] * 7 + [14] * 9

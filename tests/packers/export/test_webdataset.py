@@ -43,7 +43,7 @@ def test_a_sample_is_an_episode_as_the_packet_has_it(folder):
 
 def test_shards_are_of_bounded_size_keep_the_split_and_are_equal_when_written_again(folder):
     paths = sorted((folder / "in").glob("*.h5"))
-    splits = {path.stem: "val" if path.stem == "ep.1" else "train" for path in paths}
+    splits = {path: "val" if path.stem == "ep.1" else "train" for path in paths}
     written = write_webdataset(paths, folder / "a", splits=splits, shard_bytes=100_000)
     assert written.shards == ("train-000000.tar", "train-000001.tar", "val-000000.tar")
     assert list(samples(folder / "a" / "val-000000.tar")) == ["ep-1"]
@@ -57,7 +57,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(folder):
     with pytest.raises(PacketError, match="has no wrist; it has action"):
         write_webdataset(paths, folder / "out", ["wrist"])
     with pytest.raises(ConfigError, match="in no split"):
-        write_webdataset(paths, folder / "out", splits={"ep.1": "val"})
+        write_webdataset(paths, folder / "out", splits={paths[0]: "val"})
     assert [path.name for path in folder.iterdir()] == ["in"]
     with pytest.raises(ConfigError, match="exists already"):
         write_webdataset(paths, folder / "in")

@@ -152,6 +152,23 @@ def test_episodes_shorter_than_a_window_are_counted_aloud(folder, caplog):
         PacketDataset(folder, Window(40, 1))
 
 
+def test_windows_are_drawn_where_something_moves(tmp_path, caplog):
+    speeds = np.zeros(30, np.float32)
+    speeds[12:20] = 0.1
+    moving = {"motion/object": speeds, "motion/object_valid": np.ones(30, bool)}
+    still = {"motion/robot": np.zeros(30, np.float32), "motion/robot_valid": np.ones(30, bool)}
+    packets.write(tmp_path, "a", 30, values=moving | still)
+    packets.write(tmp_path, "b", 30, without=("motion",))
+    dataset = PacketDataset(tmp_path, Window(3, 1, moving=0.5, mover="object"))
+    found = [dataset.table.place(number) for number in range(len(dataset))]
+    assert found == [(0, start) for start in range(10, 19)]
+    assert dataset.left_out == {"has no motion/object": 1}
+    np.testing.assert_array_equal(dataset[0]["pixels"], PacketDataset(tmp_path, Window(3, 1))[10]["pixels"])
+    assert len(PacketDataset(tmp_path, Window(3, 1, moving=0.5))) == len(dataset)
+    with pytest.raises(ConfigError, match="none moves in 50%"):
+        PacketDataset(tmp_path, Window(3, 1, moving=0.5, mover="robot"))
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_dataset_may_be_carried_into_other_processes(folder, method):

@@ -101,6 +101,7 @@ def test_a_selection_of_ids_alone_is_found_by_name(folder):
         ("episode_id,split\n", "is empty"),
         ("name\na\n", "wanted a column episode_id"),
         ("episode_id\na\na\n", "names a more than once"),
+        ("episode_id\n" + "".join(f"e{number}\n" for number in [*range(20_000), 7]), "names e7 more than once"),
         ("episode_id,split\na,test\n", "train or val, got 'test'"),
         ("episode_id,split,source_id\na,train,x\nb,val,x\n", "episode x in both splits"),
         ("# sha256=00\nepisode_id\na\n", "was changed after"),

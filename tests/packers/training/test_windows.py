@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extractors.errors import ConfigError
-from packers.training.windows import Window, WindowTable, shuffled
+from extractors.motion import PhaseRule
+from packers.training.windows import MOVES, Window, WindowTable, shuffled
 
 windows = st.builds(
     Window,
@@ -47,7 +50,38 @@ def test_windows_longer_than_every_episode_are_refused_with_the_lengths_there_ar
         WindowTable(np.array([7, 19, 5]), Window(3, 1, 5))
 
 
-@pytest.mark.parametrize("wrong", [{"history": 0}, {"horizon": -1}, {"frameskip": 0}, {"stride": 0}, {"ends": "cut"}])
+@given(windows, st.lists(st.lists(st.booleans(), min_size=1, max_size=60), min_size=1, max_size=5), st.floats(0.05, 1))
+def test_moving_windows_are_those_that_a_plain_loop_finds(window, clips, share):
+    window = replace(window, moving=share)
+    every = [(c, s) for c, moves in enumerate(clips) for s in window.starts(len(moves)).tolist()]
+    wanted = [(c, s) for c, s in every if sum(part := clips[c][s : s + window.span]) >= share * len(part)]
+    arguments = np.array([len(moves) for moves in clips]), window, [np.array(moves) for moves in clips]
+    if not wanted:
+        with pytest.raises(ConfigError, match="none moves in" if every else "a window needs"):
+            WindowTable(*arguments)
+        return
+    table = WindowTable(*arguments)
+    assert [table.place(number) for number in range(len(table))] == wanted
+
+
+def test_what_moves_is_what_the_phases_take_for_moving():
+    rule = PhaseRule()
+    assert {"motion/robot": rule.robot_speed, "motion/object": rule.object_speed} == MOVES
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"moving": 1.1},
+        {"moving": -0.1},
+        {"mover": "arm"},
+        {"history": 0},
+        {"horizon": -1},
+        {"frameskip": 0},
+        {"stride": 0},
+        {"ends": "cut"},
+    ],
+)
 def test_a_window_that_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Window(**wrong)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     metavar="S",
     help="Only clips whose object moves for S seconds or more.",
 )
+@click.option("--with-tag", "with_tags", multiple=True, metavar="TAG", help="Only clips with this tag; repeat.")
+@click.option("--without-tag", "without_tags", multiple=True, metavar="TAG", help="Only clips without it; repeat.")
 @click.option("--name", help="The file is selection-NAME.csv [default: from the options].")
 @click.option(
     "--val-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Share of episodes for validation."
@@ -52,10 +54,11 @@ def select(given: Opened, compare: Opened | None, as_json: bool, **options: Any)
     The file pins the episodes, their order and their split; `cuepack extract --selection` takes it. Equal clips and
     options give an equal file, whatever the order of the input.
     """
-    from flows.output.selection import choose, moving, read_candidates
+    from flows.output.selection import choose, moving, read_candidates, tagged
 
     pick = _pick(options, comparing=compare is not None)
     candidates = _admitted(given.directory.root, read_candidates(given.path), options["annotated"])
+    candidates = tagged(candidates, options["with_tags"], options["without_tags"])
     least = {"motion_active_s": options["min_active"], "motion_object_s": options["min_moving"]}
     candidates = moving(candidates, {column: seconds for column, seconds in least.items() if seconds is not None})
     selection = choose(candidates, pick) if pick is not None else []

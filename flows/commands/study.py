@@ -184,19 +184,18 @@ class _Tally:
 def _print_dry_run(plan: StudyPlan, workers: int, options: dict[str, Any]) -> None:
     from flows.study.estimate import estimate
 
-    told = estimate(plan, workers)
+    estimated = estimate(plan, workers)
     if options["as_json"]:
-        print_json("study", FINISHED, counts={"runs": len(plan.runs), "todo": len(plan.todo())}, **told)
+        print_json("study", FINISHED, counts={"runs": len(plan.runs), "todo": len(plan.todo())}, **estimated)
         return
     print(f"packets    {plan.facts['packets']} of {plan.facts['scenes']} scene(s), {plan.facts['frames']} frames")
     print(f"split      {len(plan.training)} to train on, {len(plan.held_out)} held out")
     for warning in plan.warnings:
         print(f"           {warning}")
     print(f"conditions {', '.join(each.name for each in plan.all_conditions)}")
-    print(f"runs       {len(plan.runs)}, {len(plan.todo())} of them to do, {told['steps']} steps in all")
-    print(
-        f"time       about {told['minutes']:.0f} min, {workers} side by side, {told['seconds_per_step']:.3f} s a step"
-    )
+    print(f"runs       {len(plan.runs)}, {len(plan.todo())} of them to do, {estimated['steps']} steps in all")
+    step = estimated["seconds_per_step"]
+    print(f"time       about {estimated['minutes']:.0f} min, {workers} side by side, {step:.3f} s a step")
 
 
 def _print_outcome(plan: StudyPlan, tally: _Tally, table: str, options: dict[str, Any]) -> None:

@@ -43,17 +43,17 @@ Told = Callable[[Run, "Status | Exception"], None]
 class _Given:
     plan: StudyPlan
     work: StudyWork
-    told: Told
+    tell: Told
     report: Callable[[StudyPlan], str]
 
 
-def run_study(plan: StudyPlan, work: StudyWork, told: Told, report: Callable[[StudyPlan], str]) -> None:
+def run_study(plan: StudyPlan, work: StudyWork, tell: Told, report: Callable[[StudyPlan], str]) -> None:
     """Trains what is left of `plan` as a flow run, then has `report` written, whose text becomes an artifact.
 
     Args:
         plan: written to its folder.
         work: how it is carried out.
-        told: is told what became of each run.
+        tell: is told what became of each run.
         report: makes the report's page; returns its table in Markdown.
 
     Raises:
@@ -66,7 +66,7 @@ def run_study(plan: StudyPlan, work: StudyWork, told: Told, report: Callable[[St
     start_for_runs()
     with tags(TAG):
         state: State[Any] = study(
-            Path(plan.source).name, str(plan.out), Handed(_Given(plan, work, told, report)), return_state=True
+            Path(plan.source).name, str(plan.out), Handed(_Given(plan, work, tell, report)), return_state=True
         )
     state.result(raise_on_failure=True)
 
@@ -77,7 +77,7 @@ def study(source: str, out: str, given: Handed[_Given]) -> State[Any]:
     plan, work = given.value.plan, given.value.work
     counts: Counter[str] = Counter()
     for run, status in _carried_out(plan, work):
-        given.value.told(run, status)
+        given.value.tell(run, status)
         counts["failed" if isinstance(status, Exception) else status] += 1
     text = write_report_task(given)
     create_markdown_artifact(text, "study", "Which cue helps")

@@ -11,7 +11,7 @@ import hashlib
 import io
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from extractors.errors import ConfigError, OutputError, PacketError
 from extractors.instruction import task_key
 from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest
+from flows.output.study_tags import read_study_tags
 from packers.plain_files import MAX_TABLE_BYTES, read_plain
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -43,6 +44,7 @@ class Candidate:
         language_instruction: "" where it is missing.
         source_id: the source's id, the same for all cameras of an episode.
         values: the other columns: sub-scores, n_frames, packet, sha256.
+        tags: the packet's, and those of the latest study that held the episode out.
     """
 
     episode_id: str
@@ -50,6 +52,7 @@ class Candidate:
     language_instruction: str = ""
     source_id: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,8 @@ def read_candidates(path: Path) -> list[Candidate]:
         rows = _table_rows(path)
     else:
         raise ConfigError(f"nothing at {path}; name an output directory of `cuepack extract`, or a csv of scores")
-    candidates = [_candidate(row, path) for row in rows]
+    studied = read_study_tags(path) if path.is_dir() else {}
+    candidates = [_candidate(row, path, studied) for row in rows]
     ids = [candidate.episode_id for candidate in candidates]
     if len(set(ids)) < len(ids):
         # Counting is quadratic: above 10,000 rows the message does without a name.
@@ -158,6 +162,21 @@ def moving(candidates: Iterable[Candidate], least: Mapping[str, float]) -> list[
         if not kept:
             most = max(value for value in values.values() if value is not None)
             raise ConfigError(f"no episode has {seconds:g} s or more in {column}; the most has {most:g}")
+    return kept
+
+
+def tagged(candidates: Iterable[Candidate], with_tags: Sequence[str], without_tags: Sequence[str]) -> list[Candidate]:
+    """The candidates that have all of `with_tags` and none of `without_tags`.
+
+    Raises:
+        ConfigError: none is left; says which tags there are.
+    """
+    before = list(candidates)
+    kept = [c for c in before if set(with_tags) <= set(c.tags) and not set(without_tags) & set(c.tags)]
+    if before and not kept:
+        counts = Counter(tag for candidate in before for tag in candidate.tags)
+        there = ", ".join(f"{tag} ({count})" for tag, count in counts.most_common(12)) or "no tags"
+        raise ConfigError(f"no episode has these tags, and not those; the {len(before)} episodes have {there}")
     return kept
 
 
@@ -381,7 +400,7 @@ def _table_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _candidate(row: Mapping[str, Any], path: Path) -> Candidate:
+def _candidate(row: Mapping[str, Any], path: Path, studied: Mapping[str, tuple[str, ...]]) -> Candidate:
     kept = ("n_frames", "packet", "sha256")
     values = {name: row[name] for name in row if name in kept or name.startswith(("score_", "motion_"))}
     return Candidate(
@@ -390,6 +409,7 @@ def _candidate(row: Mapping[str, Any], path: Path) -> Candidate:
         language_instruction=str(row.get("language_instruction") or ""),
         source_id=str(row.get("source_id") or row["episode_id"]),
         values={name: value for name, value in values.items() if value not in (None, "")},
+        tags=(*filter(None, str(row.get("tags") or "").split(";")), *studied.get(str(row["episode_id"]), ())),
     )
 
 

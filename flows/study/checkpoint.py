@@ -55,15 +55,15 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     thirds: dict[str, dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
-        ours = _renamed(name.removeprefix("model."))
-        if ours is None:
+        renamed = _renamed(name.removeprefix("model."))
+        if renamed is None:
             raise WeightsError(f"the checkpoint holds {name}, which is not a tensor of LeWorldModel")
-        if ":" in ours:
-            whole, _, third = ours.partition(":")
+        if ":" in renamed:
+            whole, _, third = renamed.partition(":")
             thirds.setdefault(whole, {})[int(third)] = tensor
         else:
             # Its embedding of actions is a convolution over time one step wide: a linear layer.
-            found[ours] = tensor.squeeze(-1) if ours == "action_encoder.smooth.weight" else tensor
+            found[renamed] = tensor.squeeze(-1) if renamed == "action_encoder.smooth.weight" else tensor
     for whole, parts in thirds.items():
         if len(parts) < 3:
             raise WeightsError(f"the checkpoint lacks part of {whole}: query, key and value belong together")
@@ -104,21 +104,21 @@ def _sizes_of(tensors: Mapping[str, Tensor]) -> WorldModelSizes:
     """The published sizes or `tiny`'s, with what the tensors say themselves."""
     embed, place = tensors["encoder.embed.weight"], tensors["encoder.place"]
     width, patch = embed.shape[0], embed.shape[-1]
-    known = SIZES["tiny"] if width == SIZES["tiny"].width else SIZES["lewm"]
+    published = SIZES["tiny"] if width == SIZES["tiny"].width else SIZES["lewm"]
     side = patch * round((place.shape[1] - 1) ** 0.5)
     inner = tensors["predictor.blocks.0.qkv.weight"].shape[0] // 3
     return replace(
-        known,
+        published,
         side=side,
         patch=patch,
         width=width,
         # Nothing tells heads of an encoder apart; all of the ViTs in use have 64 numbers a head, `tiny` has 32.
-        heads=width // (32 if known is SIZES["tiny"] else 64),
+        heads=width // (32 if published is SIZES["tiny"] else 64),
         depth=_count(tensors, "encoder.blocks."),
         latent=tensors["predictor.norm.weight"].shape[0],
         hidden=tensors["projector.0.weight"].shape[0],
         predictor_depth=_count(tensors, "predictor.blocks."),
-        predictor_heads=inner // known.head_width,
+        predictor_heads=inner // published.head_width,
         predictor_hidden=tensors["predictor.blocks.0.grow.weight"].shape[0],
         history=tensors["predictor.when"].shape[1],
     )
@@ -129,9 +129,9 @@ def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def _renamed(name: str) -> str | None:
-    for pattern, ours in OFFICIAL_NAMES:
+    for pattern, renamed in OFFICIAL_NAMES:
         if (match := re.fullmatch(pattern, name)) is not None:
-            return match.expand(ours)
+            return match.expand(renamed)
     return name if name.endswith("num_batches_tracked") else None
 
 

@@ -169,28 +169,28 @@ def _table(evaluations: Mapping[tuple[str, int], Evaluation], name: str) -> dict
     }
 
 
-def _change(ours: Mapping[int, Floats64], theirs: Mapping[int, Floats64]) -> Change:
+def _change(mine: Mapping[int, Floats64], others: Mapping[int, Floats64]) -> Change:
     """Relative change of the mean error, paired by seed and episode.
 
     A bootstrap that draws seeds and episodes, both with replacement. With few seeds its quantiles are too narrow (three
     draws of three seeds have two thirds of their variance, and tails of a Gaussian instead of Student's), so they are
     stretched by what both lack, as far as the spread is due to seeds and as far as it is due to episodes.
     """
-    seeds = sorted(ours.keys() & theirs.keys())
+    seeds = sorted(mine.keys() & others.keys())
     if not seeds:
         return Change(math.nan, -math.inf, math.inf, math.inf)
-    mine, other = (np.stack([table[seed] for seed in seeds]) for table in (ours, theirs))
-    value = float(mine.mean() / other.mean() - 1)
-    n_seeds, n_episodes = mine.shape
+    own, other = (np.stack([table[seed] for seed in seeds]) for table in (mine, others))
+    value = float(own.mean() / other.mean() - 1)
+    n_seeds, n_episodes = own.shape
     if n_seeds < 2 or n_episodes < 2:
         return Change(value, -math.inf, math.inf, math.inf)
     # A ratio is compared as its logarithm, whose interval is symmetric.
-    middle = math.log(mine.mean() / other.mean())
+    middle = math.log(own.mean() / other.mean())
     rng = np.random.default_rng(0)
     at_seed = rng.integers(n_seeds, size=(DRAWS, n_seeds, 1))
     at_episode = rng.integers(n_episodes, size=(DRAWS, 1, n_episodes))
-    draws = np.log(mine[at_seed, at_episode].mean((1, 2)) / other[at_seed, at_episode].mean((1, 2)))
-    factor, spread = _small_sample(mine / other.mean() - other * (mine.mean() / other.mean() ** 2), draws)
+    draws = np.log(own[at_seed, at_episode].mean((1, 2)) / other[at_seed, at_episode].mean((1, 2)))
+    factor, spread = _small_sample(own / other.mean() - other * (own.mean() / other.mean() ** 2), draws)
     low, high = (middle + factor * (np.quantile(draws, q) - middle) for q in (0.025, 0.975))
     detectable = math.expm1(spread * (1.96 + 0.84))
     return Change(value, float(math.expm1(low)), float(math.expm1(high)), detectable)

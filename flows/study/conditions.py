@@ -1,7 +1,7 @@
 """The conditions of a study: what each trains beside the prediction, and the controls that keep it honest.
 
 A condition is a head on the world model's latents with a target cut from the packets and a loss of its own. Two
-controls: `nothing`, a head whose target is noise drawn anew at each step, and `NAME-shuffled`, NAME's head with the
+controls: `nothing`, a head whose target is noise drawn again at each step, and `NAME-shuffled`, NAME's head with the
 targets of other windows. What helps as much as these helps by regularising, not by what the cue says.
 """
 
@@ -110,10 +110,10 @@ def named_conditions(names: Sequence[str], controls: Sequence[str]) -> list[Cond
     if unknown := set(controls) - set(CONTROLS):
         raise ConfigError(f"controls are {list(CONTROLS)}, got {sorted(unknown)}")
     found = [Condition(name, _targets(name)) for name in names]
-    told = [condition for condition in found if condition.targets]
+    trained = [condition for condition in found if condition.targets]
     if "shuffled" in controls:
-        found += [replace(each, name=f"{each.name}{SHUFFLED}", shuffled=True) for each in told]
-    if "nothing" in controls and told:
+        found += [replace(each, name=f"{each.name}{SHUFFLED}", shuffled=True) for each in trained]
+    if "nothing" in controls and trained:
         found.append(Condition(NOTHING))
     return found
 
@@ -206,10 +206,10 @@ class Heads(nn.Module):
             unit = self.scales[name][1]
             tokens = latents if self.tokens > 1 else patches
             ahead = torch.arange(latents.shape[1], device=latents.device) - target.anchor
-            told = head(
+            displacement = head(
                 tokens[:, target.anchor], batch[f"{name}_patch"][:, target.anchor], batch[f"{name}_position"], ahead
             )
-            return masked_huber(told, batch[f"{name}_displacement"] / unit, weight, delta=1.0)
+            return masked_huber(displacement, batch[f"{name}_displacement"] / unit, weight, delta=1.0)
         if isinstance(target, Tracks):
             # A frame alone does not say from where its points came, so the head reads what changed in the latent.
             moved = pooled - pooled[:, target.anchor : target.anchor + 1]

@@ -26,6 +26,9 @@ PROBED = ("state", "contact", "held", "centroids", "centroids_base", "shape_desc
 
 SHOWN_SIDE = 128
 
+MOVING_SHARE = 0.5
+"""With `StudySettings.moving` runs train on windows in half of whose rows something moves, as `Window` measures it."""
+
 MOTION = ("motion/robot", "motion/object")
 
 Side = Literal["train", "val"]
@@ -58,7 +61,7 @@ def training_targets(condition: Condition, settings: StudySettings, plan: StudyP
     """The condition's targets, with patches of the model's for those that are about patches.
 
     Raises:
-        ConfigError: the model's patches are no whole number of the packets' pixels.
+        ConfigError: a patch of the model's covers a fraction of the packets' pixels.
     """
     if not any(isinstance(target, TrackTokens) for target in condition.cut):
         return condition.cut
@@ -132,9 +135,9 @@ def _episode(dataset: PacketDataset, clip: int, settings: StudySettings, have: s
 
 def _motion(found: dict[str, NDArray[Any]], have: set[str]) -> Floats:
     """How much moves from a frame to the next: the packet's own score, else how much the pixels change."""
-    told = [np.nan_to_num(np.asarray(found[name], np.float32)) for name in MOTION if name in have]
-    if told:
-        return np.asarray(np.maximum.reduce(told), np.float32)
+    scores = [np.nan_to_num(np.asarray(found[name], np.float32)) for name in MOTION if name in have]
+    if scores:
+        return np.asarray(np.maximum.reduce(scores), np.float32)
     frames = found["frames"].astype(np.float32)
     changed = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3))
     return np.append(changed, changed[-1:] if len(changed) else np.zeros(1)).astype(np.float32)
@@ -145,7 +148,9 @@ def _numbers(values: NDArray[Any]) -> Floats:
 
 
 def _window(settings: StudySettings, side: Side) -> Window:
-    return Window(history=settings.sizes.history, horizon=1, frameskip=settings.frameskip or 1)
+    # What is held out keeps all its windows: errors are told for each fifth of motion.
+    moving = MOVING_SHARE if settings.moving and side == "train" else 0.0
+    return Window(history=settings.sizes.history, horizon=1, frameskip=settings.frameskip or 1, moving=moving)
 
 
 def load_batch(dataset: PacketDataset, count: int) -> dict[str, Tensor]:

@@ -80,8 +80,8 @@ class TorchLatents:
         """(B, T, K * D) after (B, T, K * D)."""
         given = torch.from_numpy(latents).to(self.device)
         tokens = given.reshape(*given.shape[:2], -1, self.model.sizes.latent)
-        told = self.model.predict(tokens, torch.from_numpy(actions).to(self.device))
-        return np.asarray(told.flatten(2).float().cpu())
+        following = self.model.predict(tokens, torch.from_numpy(actions).to(self.device))
+        return np.asarray(following.flatten(2).float().cpu())
 
 
 def evaluate(
@@ -108,8 +108,8 @@ def evaluate(
         name: values / np.float32(variance) if name not in ("episode", "start", "motion") else values
         for name, values in whole.items()
     }
-    told = _inverse_dynamics(model, held_out, latents, training)
-    return Evaluation(**scaled, variance=variance, inverse_dynamics=told)
+    decoded = _inverse_dynamics(model, held_out, latents, training)
+    return Evaluation(**scaled, variance=variance, inverse_dynamics=decoded)
 
 
 def _windows(
@@ -123,8 +123,8 @@ def _windows(
     context = starts[:, None] + np.arange(1 - history, 1)
     one = np.zeros(len(starts), np.float32)
     if len(starts):
-        told = model.predict(latents[context], episode.actions[context])[:, -1]
-        one = ((told - latents[starts + 1]) ** 2).mean(1)
+        following = model.predict(latents[context], episode.actions[context])[:, -1]
+        one = ((following - latents[starts + 1]) ** 2).mean(1)
     for length in range(1, horizon + 1):
         there = starts[starts + length < count]
         if len(there):
@@ -138,9 +138,9 @@ def _windows(
         some = np.flatnonzero(ahead == length)
         rows = starts[some][:, None] + np.arange(1 - history, 1)
         acts = starts[some][:, None] + np.arange(1 - history, length)
-        told = roll_out(model, latents[rows], episode.actions[acts])
+        rolled = roll_out(model, latents[rows], episode.actions[acts])
         true = latents[starts[some][:, None] + np.arange(1, length + 1)]
-        found["rolled_out"][some, :length] = ((told - true) ** 2).mean(2)
+        found["rolled_out"][some, :length] = ((rolled - true) ** 2).mean(2)
     padded = np.append(episode.motion, np.full(horizon, np.nan, np.float32))
     spans = padded[starts[:, None] + np.arange(horizon)]
     return {
@@ -172,10 +172,10 @@ def _inverse_dynamics(
         predicted.append(model.predict(z[rows], episode.actions[rows])[:, -1] if len(rows) else z[:0])
     found: dict[str, float | None] = {}
     for name, nexts in (("predicted", predicted), ("true", [z[1:] for z in latents])):
-        given, wanted = _transitions(list(zip(held_out, latents, nexts, strict=True)))
-        told = (given - middle) / scale @ weights + offset
-        spread = ((wanted - wanted.mean(0)) ** 2).sum() if len(wanted) else 0.0
-        found[name] = round(float(1 - ((wanted - told) ** 2).sum() / spread), 4) if spread > 0 else None
+        given, actions_taken = _transitions(list(zip(held_out, latents, nexts, strict=True)))
+        decoded = (given - middle) / scale @ weights + offset
+        spread = ((actions_taken - actions_taken.mean(0)) ** 2).sum() if len(actions_taken) else 0.0
+        found[name] = round(float(1 - ((actions_taken - decoded) ** 2).sum() / spread), 4) if spread > 0 else None
     return found
 
 

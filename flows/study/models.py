@@ -62,13 +62,13 @@ def roll_out(model: LatentModel, latents: Floats, actions: Floats) -> Floats:
     Returns:
         (B, H, D): the latents of the H frames after the given ones.
     """
-    known = [latents[:, at] for at in range(latents.shape[1])]
-    given = len(known)
+    sequence = [latents[:, at] for at in range(latents.shape[1])]
+    given = len(sequence)
     for end in range(given, actions.shape[1] + 1):
         first = max(0, end - model.history)
-        seen = np.stack(known[first:end], axis=1)
-        known.append(model.predict(seen, actions[:, first:end])[:, -1])
-    return np.stack(known[given:], axis=1)
+        seen = np.stack(sequence[first:end], axis=1)
+        sequence.append(model.predict(seen, actions[:, first:end])[:, -1])
+    return np.stack(sequence[given:], axis=1)
 
 
 Numbers = dict[str, Any]

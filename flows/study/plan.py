@@ -78,8 +78,8 @@ class StudySettings:
     @property
     def sizes(self) -> WorldModelSizes:
         """Of the network."""
-        known = SIZES.get(self.model, SIZES["lewm"])
-        return known if self.side is None else replace(known, side=self.side)
+        published = SIZES.get(self.model, SIZES["lewm"])
+        return published if self.side is None else replace(published, side=self.side)
 
     @property
     def learning_rate(self) -> float:
@@ -178,11 +178,11 @@ def make_study(
     if seeds < 1 or not sizes or min(sizes) < 0:
         raise ConfigError(f"wanted at least 1 seed and sizes of 0 (all) or more episodes, got {seeds}, {list(sizes)}")
     names = (BASELINE, *(name for name in dict.fromkeys(conditions) if name != BASELINE))
-    wanted = named_conditions(names, controls)
+    compared = named_conditions(names, controls)
     place = find_place(source)
     entries, faults = index_packets([each.path for each in place.packets], _index(out), damaged="skip")
     warnings = [f"left out: {fault}" for fault in faults]
-    entries, lacking = _with_all_cues(entries, wanted)
+    entries, lacking = _with_all_cues(entries, compared)
     warnings += lacking
     settings, fps = _timed(entries, settings)
     entries, short = _long_enough(entries, settings)
@@ -199,7 +199,7 @@ def make_study(
             taken = draw(training, size, seed)
             _write_split(out / SPLITS / f"{_split_name(seed, size)}.csv", taken, held)
             data = [contents[entry.facts["episode_id"]] for entry in (*taken, *held)]
-            runs += [Run(each.name, seed, size, _key(settings, each, seed, data)) for each in wanted]
+            runs += [Run(each.name, seed, size, _key(settings, each, seed, data)) for each in compared]
     return StudyPlan(
         out=out,
         source=str(source),
@@ -274,11 +274,11 @@ def split_by_scene(entries: Sequence[Entry], share: float, seed: int) -> tuple[l
         groups = defaultdict(list)
         for entry in entries:
             groups[entry.facts["group"]].append(entry)
-    wanted = max(LEAST_HELD_OUT, math.ceil(share * len(entries)))
+    least = max(LEAST_HELD_OUT, math.ceil(share * len(entries)))
     held: list[Entry] = []
     for name in sorted(groups, key=lambda group: _draw(seed, group)):
         # A scene that would make it far more than asked for is passed over for smaller ones.
-        if len(held) < wanted and len(held) + len(groups[name]) <= max(wanted * 1.5, LEAST_HELD_OUT):
+        if len(held) < least and len(held) + len(groups[name]) <= max(least * 1.5, LEAST_HELD_OUT):
             held += groups[name]
     taken = {entry.key for entry in held}
     training = [entry for entry in entries if entry.key not in taken]

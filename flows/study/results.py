@@ -84,12 +84,12 @@ def read_curves(folder: Path) -> dict[str, Any]:
     """
     path = folder / CURVES_FILE
     try:
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OutputError(
             f"{path} cannot be read: {error}; remove the folder, and run `cuepack study` again"
         ) from error
-    return told
+    return record
 
 
 def read_comparison(path: Path) -> list[dict[str, Any]]:
@@ -222,9 +222,11 @@ def _row(each: ConditionResult, results: Sequence[ConditionResult]) -> Condition
     from flows.study.conditions import named_conditions
 
     plain = each.condition.removesuffix(SHUFFLED)
-    known = named_conditions([BASELINE, *([] if plain in (NOTHING, BASELINE) else [plain])], ["nothing", "shuffled"])
+    candidates = named_conditions(
+        [BASELINE, *([] if plain in (NOTHING, BASELINE) else [plain])], ["nothing", "shuffled"]
+    )
     label = (
-        next(condition.label for condition in known if condition.name == each.condition)
+        next(condition.label for condition in candidates if condition.name == each.condition)
         if plain != NOTHING
         else ("a head on noise")
     )
@@ -263,8 +265,8 @@ def _curves(plan: StudyPlan) -> dict[str, list[Curve]]:
     for run in plan.runs:
         if not (plan.folder(run) / CURVES_FILE).exists():
             continue
-        told = read_curves(plan.folder(run))
-        for name, values in told["curves"].items():
+        record = read_curves(plan.folder(run))
+        for name, values in record["curves"].items():
             if any(values):
                 finite = [value if math.isfinite(value) else None for value in values]
                 charts[name].append(Curve(run.name, run.condition, range(1, len(values) + 1), finite))
@@ -300,10 +302,10 @@ def _pages(
         retrieved, errors = {}, {}
         for name, model in models.items():
             latents = model.encode(episode.frames[:length])
-            told = roll_out(model, latents[None, :history], episode.actions[None, : length - 1])[0]
+            rolled = roll_out(model, latents[None, :history], episode.actions[None, : length - 1])[0]
             scale = spread[name]
-            retrieved[name] = {GLOBAL: _nearest(told, banks[name]), SAME: _nearest(told, latents)}
-            errors[name] = (((told - latents[history:]) ** 2).mean(1) / scale).round(5).tolist()
+            retrieved[name] = {GLOBAL: _nearest(rolled, banks[name]), SAME: _nearest(rolled, latents)}
+            errors[name] = (((rolled - latents[history:]) ** 2).mean(1) / scale).round(5).tolist()
             if name == BASELINE:
                 copied = ((latents[history - 1] - latents[history:]) ** 2).mean(1) / scale
                 errors[STATIC] = copied.round(5).tolist()
@@ -327,8 +329,8 @@ def _variance(model: LatentModel, held_out: Sequence[StudyEpisode]) -> float:
     return float(((latents - latents.mean(0)) ** 2).mean()) or 1.0
 
 
-def _nearest(told: Floats, among: Floats) -> list[int]:
-    squares = (told**2).sum(1)[:, None] + (among**2).sum(1) - 2 * told @ among.T
+def _nearest(rolled: Floats, among: Floats) -> list[int]:
+    squares = (rolled**2).sum(1)[:, None] + (among**2).sum(1) - 2 * rolled @ among.T
     return [int(at) for at in squares.argmin(1)]
 
 

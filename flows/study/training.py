@@ -200,9 +200,9 @@ def read_trained(plan: StudyPlan, run: Run) -> Trained:
     from flows.study.checkpoint import load_world_model
 
     folder = plan.folder(run)
-    told = json.loads((folder / CURVES_FILE).read_text(encoding="utf-8"))
+    record = json.loads((folder / CURVES_FILE).read_text(encoding="utf-8"))
     model = load_world_model(folder / MODEL_FILE, plan.settings.tokens)
-    return Trained(model, told["curves"], told["diverged"], told["seconds"], told["steps"])
+    return Trained(model, record["curves"], record["diverged"], record["seconds"], record["steps"])
 
 
 def _keep(trainer: Trainer, folder: Path) -> None:
@@ -210,7 +210,7 @@ def _keep(trainer: Trainer, folder: Path) -> None:
 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in trainer.model.state_dict().items()}
     write_whole(folder / MODEL_FILE, save(tensors))
-    told = {
+    record = {
         "condition": trainer.run.condition,
         "seed": trainer.run.seed,
         "episodes": trainer.run.episodes,
@@ -220,7 +220,7 @@ def _keep(trainer: Trainer, folder: Path) -> None:
         "steps": trainer.step,
     }
     # Last: whoever finds it finds the model beside it.
-    write_whole(folder / CURVES_FILE, json.dumps(told, indent=1) + "\n")
+    write_whole(folder / CURVES_FILE, json.dumps(record, indent=1) + "\n")
     (folder / STATE_FILE).unlink(missing_ok=True)
 
 

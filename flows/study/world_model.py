@@ -116,8 +116,8 @@ class WorldModel(nn.Module):
 
         T is at most `sizes.history`.
         """
-        told = self.predictor(latents, self.action_encoder(actions))
-        return self.predicted_projector(told.reshape(-1, told.shape[-1])).reshape(latents.shape)  # type: ignore[no-any-return]
+        predicted = self.predictor(latents, self.action_encoder(actions))
+        return self.predicted_projector(predicted.reshape(-1, predicted.shape[-1])).reshape(latents.shape)  # type: ignore[no-any-return]
 
     def losses(self, frames: Tensor, actions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Prediction error and SIGReg of windows, and the latents that heads read.
@@ -209,11 +209,11 @@ class Predictor(nn.Module):
         if self.where is not None:
             x = x + self.where
         x = x.reshape(count, frames * tokens, latent)
-        told = actions.repeat_interleave(tokens, dim=1)
+        modulation = actions.repeat_interleave(tokens, dim=1)
         frame = torch.arange(frames, device=x.device).repeat_interleave(tokens)
         seen = frame[:, None] >= frame[None, :]
         for block in self.blocks:
-            x = block(x, told, seen)
+            x = block(x, modulation, seen)
         normed: Tensor = self.norm(x).reshape(count, frames, tokens, latent)
         return normed
 

@@ -18,6 +18,7 @@ from extractors.errors import ConfigError, CuepackError, OutputError, PacketErro
 from flows.output.annotations import ANNOTATIONS, read_annotations
 from flows.output.directory import OutputDirectory, RemoteDirectory
 from flows.output.manifest import Row
+from flows.output.study_tags import STUDY_TAGS, read_study_tags
 from packers.admission import check_head
 from packers.atomic import write_whole
 from packers.reader import Packet
@@ -48,7 +49,7 @@ MOST_KEPT_BYTES = 4 * 2**30
 """Of pictures kept for the next look: those of some 2,000 episodes of 40 frames that were opened, or of all thumbnails
 of 100,000."""
 
-_WATCHED = ("manifest.parquet", ".work/rows.jsonl", ANNOTATIONS)
+_WATCHED = ("manifest.parquet", ".work/rows.jsonl", ANNOTATIONS, STUDY_TAGS)
 
 
 class Library:
@@ -269,10 +270,17 @@ class Library:
         self._fault = ""
         if any((self.path / name).exists() for name in _WATCHED[:2]):
             try:
-                return list(self.directory.manifest.rows().values())
+                return self._with_study_tags(list(self.directory.manifest.rows().values()))
             except CuepackError as error:
                 self._fault = f"The packets are listed without their manifest: {error}"
         return [_bare_row(path, self.path) for path in sorted((self.path / "packets").glob("*/*.h5"))]
+
+    def _with_study_tags(self, rows: list[Row]) -> list[Row]:
+        studied = read_study_tags(self.path)
+        for row in rows:
+            if said := studied.get(str(row["episode_id"])):
+                row["tags"] = ";".join(dict.fromkeys([*filter(None, str(row.get("tags") or "").split(";")), *said]))
+        return rows
 
     def _kept(
         self, key: str, name: str, make: Callable[[Path], bytes], instead: Callable[[Exception], bytes] | None

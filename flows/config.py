@@ -21,7 +21,7 @@ from scoring.settings import ScoringSettings
 
 Profile = Literal["auto", "cpu", "gpu", "gpu-open"]
 
-StageName = Literal["masks", "depth", "tracks", "geometry", "quality", "pack"]
+StageName = Literal["masks", "depth", "tracks", "calibration", "geometry", "placing", "quality", "pack"]
 """The stages that a rerun can begin with: those of `flows.stages.STAGES` but the first, and the last, `pack`. They are
 listed here too, so that the command line's help loads no stage; a test compares both lists."""
 
@@ -191,6 +191,15 @@ class TracksConfig(Section):
     precision: Literal["fp32", "fp16"] = Field("fp32", description="fp16 needs a CUDA device")
 
 
+class RobotConfig(Section):
+    """Where the hand's pose is in the state, where its names do not say."""
+
+    state_names: ColumnNames = Field((), description="names of the state's numbers (x, y, z, roll, ...); none: its own")
+    prefix: Prompt | None = Field(None, description="the hand meant where there are several: its names begin so")
+    length_unit: Literal["m", "cm", "mm"] = Field("m", description="of the hand's position in the state")
+    angle_unit: Literal["rad", "deg"] = Field("rad", description="of roll, pitch and yaw in the state")
+
+
 class GeometryConfig(Section):
     """Intrinsics, centroids and shape."""
 
@@ -207,6 +216,9 @@ class GeometryConfig(Section):
     centroid: Literal["robust", "mean"] = Field("robust", description="how masked depth becomes a centroid")
     depth_sigma: float | None = Field(
         None, gt=0, description="relative uncertainty of depth; none: 0.02 for metric depth, 0.05 for relative"
+    )
+    calibration: Annotated[str, BeforeValidator(_yaml_off), StringConstraints(min_length=1)] = Field(
+        "auto", description="of the camera by the hand's motion: auto: each clip by itself; off"
     )
     mask_sigma_px: float = Field(0.5, ge=0, description="uncertainty of the mask's border, packet pixels")
 
@@ -265,6 +277,7 @@ class Config(Section):
     masks: MasksConfig = MasksConfig()
     depth: DepthConfig = DepthConfig()
     tracks: TracksConfig = TracksConfig()
+    robot: RobotConfig = RobotConfig()
     geometry: GeometryConfig = GeometryConfig()
     contact: ContactRule = ContactRule()
     scoring: ScoringSettings = ScoringSettings()

@@ -436,6 +436,20 @@ _SPECS = (
 DATASETS: dict[str, DatasetSpec] = {spec.path: spec for spec in _SPECS}
 """Every dataset of the schema. Others are stored under `extra/`, and the schema promises nothing about them."""
 
+OBSERVED = (
+    "hand_pose",
+    "extrinsics",
+    "hand_from_camera",
+    "camera_pose",
+    "scene_points",
+    "object_points",
+    "object_pose",
+    "centroids_base",
+    "depth/aligned",
+)
+"""Datasets that a clip has where it shows enough to tell them; their `_valid` and `_sigma` go with them. Packets of one
+run differ in them, as they do not in what a model makes."""
+
 DEFAULT_CONVENTION = {
     "depth/relative": _INVERSE,
     "depth/stabilized": _INVERSE,
@@ -480,6 +494,11 @@ def dilation_radius(name: str) -> int | None:
 def dataset_spec(name: str) -> DatasetSpec | None:
     """What the schema says of the dataset `name`, None where it does not know it (`extra/` included)."""
     return DATASETS["masks/object_dilate<R>" if dilation_radius(name) else name] if _known(name) else None
+
+
+def is_observed(name: str) -> bool:
+    """Whether packets of one run may differ in having this dataset."""
+    return name.removesuffix("_valid").removesuffix("_sigma") in OBSERVED
 
 
 def is_extra(name: str) -> bool:

@@ -223,7 +223,7 @@ def thinned(clip: TrackedClip) -> TrackedClip:
     )
 
 
-def calibration_report(found: Calibration, clip: TrackedClip, before: Camera) -> dict[str, Any] | None:
+def calibration_report(found: Calibration, clip: TrackedClip, before: Camera | None) -> dict[str, Any] | None:
     """Numbers of a calibration, JSON types only; None where nothing was solved."""
     if not np.isfinite(found.focal_px):
         return None
@@ -243,7 +243,7 @@ def calibration_report(found: Calibration, clip: TrackedClip, before: Camera) ->
         "tracks_moving": int(found.report["moving"]),
         "halves_apart": found.report["halves_apart"],
     }
-    if before.source != "assumed":
+    if before is not None and before.source != "assumed":
         report["focal_of_recorded"] = found.focal_px / before.fx
     return report
 

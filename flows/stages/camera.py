@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ def scene_tracks(inputs: StageInputs) -> SceneTracks | None:
     sets = list(read_track_sets(inputs, ("xy", "visibility", "on_object", "queries")).values())
     if not sets:
         return None
+    return joined_tracks(sets, inputs.size[1])
+
+
+def joined_tracks(sets: Sequence[Mapping[str, NDArray[Any]]], width: int) -> SceneTracks:
+    """Track sets (fields `xy`, `visibility`, `on_object`, `queries`) side by side, each query once."""
     queries = np.concatenate([found["queries"] for found in sets])
     _, once = np.unique(queries, axis=0, return_index=True)
     once.sort()
@@ -54,7 +60,7 @@ def scene_tracks(inputs: StageInputs) -> SceneTracks | None:
         np.concatenate([found["xy"] for found in sets], axis=1)[:, once],
         np.concatenate([found["visibility"] for found in sets], axis=1)[:, once],
         np.concatenate([found["on_object"] for found in sets])[once],
-        inputs.size[1],
+        width,
     )
 
 

@@ -218,9 +218,33 @@ class GeometryConfig(Section):
         None, gt=0, description="relative uncertainty of depth; none: 0.02 for metric depth, 0.05 for relative"
     )
     calibration: Annotated[str, BeforeValidator(_yaml_off), StringConstraints(min_length=1)] = Field(
-        "auto", description="of the camera by the hand's motion: auto: each clip by itself; off"
+        "auto",
+        description="of the camera by the hand's motion: auto: each clip by itself; off; or the file of `calibrate`",
     )
+    calibration_sha256: str | None = Field(None, description="of that file; filled in when a run begins")
     mask_sigma_px: float = Field(0.5, ge=0, description="uncertainty of the mask's border, packet pixels")
+
+    @property
+    def calibration_file(self) -> Path | None:
+        """The file of `cuepack calibrate` that is to be used."""
+        return None if self.calibration in ("auto", "off") else Path(self.calibration)
+
+    def pinned(self) -> GeometryConfig:
+        """The same with the sha256 of the calibrations' file as it is now.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        file, digest = self.calibration_file, None
+        if file is not None:
+            try:
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            except OSError as error:
+                raise ConfigError(
+                    f"geometry.calibration: {file} cannot be read ({error}); make it with `cuepack calibrate`, or set "
+                    "auto or off"
+                ) from error
+        return self.model_copy(update={"calibration_sha256": digest})
 
     @field_validator("camera_model")
     @classmethod
@@ -285,11 +309,14 @@ class Config(Section):
     run: RunConfig = RunConfig()
 
     def resolved(self) -> Config:
-        """The same with the profile's choices filled in; `auto` takes `gpu` where a CUDA device is present."""
+        """The same with files pinned and the profile's choices filled in; `auto` takes `gpu` with a CUDA device."""
         profile = self.run.profile
         if profile == "auto":
             profile = "gpu" if _cuda_is_available() else "cpu"
-        changes: dict[str, Any] = {"run": self.run.model_copy(update={"profile": profile})}
+        changes: dict[str, Any] = {
+            "run": self.run.model_copy(update={"profile": profile}),
+            "geometry": self.geometry.pinned(),
+        }
         for signal, backend in _PROFILES[profile].items():
             section = getattr(self, signal)
             if section.backend == "profile":
@@ -299,7 +326,8 @@ class Config(Section):
     def keyed(self) -> dict[str, Any]:
         """The sections that enter stage keys, as JSON types: what a packet's `config` attribute holds."""
         where_files_lie = {"weights", "detector_weights"}
-        return self.model_dump(
+        # A file counts by its content: the same file elsewhere makes the same packets.
+        found = self.model_dump(
             mode="json",
             exclude={
                 "run": True,
@@ -310,6 +338,9 @@ class Config(Section):
                 "tracks": where_files_lie,
             },
         )
+        if self.geometry.calibration_file is not None:
+            found["geometry"]["calibration"] = "file"
+        return found
 
     def digest(self) -> str:
         """Sha256 of `keyed()`."""
@@ -323,6 +354,7 @@ NAMES_PLACES = frozenset(
         ("depth", "weights"),
         ("tracks", "weights"),
         ("source", "follow_links"),
+        ("geometry", "calibration"),
         ("run", "engine"),
         ("run", "engine_address"),
     }

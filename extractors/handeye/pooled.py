@@ -24,7 +24,8 @@ def left_one_out(
     Args:
         clips: of one camera, two at least.
         found: what they told together.
-        rig, priors: as it was solved with.
+        rig: as it was solved with.
+        priors: likewise.
     """
     origin = np.nan_to_num(np.nanmean(np.concatenate([clip.hand_pose[:, :3, 3] for clip in clips]), axis=0))
     paths = [HandPath.through(clip.hand_pose, clip.timestamp, origin, rig) for clip in clips]

@@ -1,4 +1,4 @@
-"""The file of `cuepack calibrate`: cameras of set-ups, as the robot's hand told them, and which episodes they are of."""
+"""The file of `cuepack calibrate`: cameras of set-ups as the robot's hand told them, and whose episodes they are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,19 @@ from packers.plain_files import read_plain
 VERSION = "cuepack-calibrations/1"
 
 _CAMERA = ("focal_px", "focal_sigma", "pixel_aspect", "position_sigma_m", "rotation_sigma_deg", "delay_s")
+
+
+def setup_of(source: Mapping[str, Any]) -> str:
+    """The camera set-up of an episode, by its `source` record.
+
+    BridgeData's collection folder, as far as its date, which is one session; else the data set; and the camera.
+    """
+    parts = PurePosixPath(str(source.get("recorded_as") or source.get("path") or "")).parts
+    place = str(source.get("dataset") or "")
+    if "raw" in parts[:-1]:
+        # .../toykitchen7/many_skills/00/2023-03-15_13-35-33/raw/traj_group0/traj3
+        place = "/".join(part for part in parts[: parts.index("raw")] if part != "/") or place
+    return f"{place}:{source.get('camera')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +118,31 @@ def read_calibrations(path: Path) -> tuple[list[SetUp], str]:
             f"calibrations {path} cannot be read ({error}); make them with `cuepack calibrate SOURCE --out {path}`"
         ) from error
     return set_ups, hashlib.sha256(raw).hexdigest()
+
+
+def find_set_up(
+    set_ups: Sequence[SetUp], setup: str, episode_id: str, background: NDArray[np.uint8], rig: str
+) -> tuple[SetUp | None, str]:
+    """The set-up that an episode was recorded with, or why none is.
+
+    An episode that a set-up was solved from has it. Another is compared by its still background, so that it goes to
+    the right part of a camera that was bumped, or to none.
+    """
+    of_name = [each for each in set_ups if each.setup == setup and each.rig == rig]
+    if not of_name:
+        there = ", ".join(sorted({each.setup for each in set_ups})[:5])
+        return None, f"the file has no set-up '{setup}' ({rig} camera), only {there or 'none'}"
+    for each in of_name:
+        if episode_id in each.apart:
+            return None, each.apart[episode_id]
+        if episode_id in each.episodes:
+            return each, ""
+    if rig == "wrist":
+        return of_name[0], ""
+    seen = [(found.moved, each) for each in of_name if (found := each.seen_from(background)) and found.same_view]
+    if not seen:
+        return None, f"the still background is that of no part of '{setup}': its camera was bumped since"
+    return min(seen, key=lambda pair: pair[0])[1], ""
 
 
 def _set_up(row: Mapping[str, Any]) -> SetUp:

@@ -5,34 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.backgrounds import register, still_background
-from extractors.errors import GeometryError, PacketError
+from extractors.errors import GeometryError, OutputError, PacketError
 from extractors.handeye.camera import calibrate_camera
 from extractors.handeye.pooled import left_one_out
 from extractors.handeye.problem import Calibration, Priors, Rig, TrackedClip
 from extractors.types import SceneTracks
-from flows.output.calibrations import SetUp, encode_picture
-from flows.stages.calibration import beliefs, calibration_report, thinned
+from flows.output.calibrations import SetUp, as_text, encode_picture, setup_of
+from flows.stages.calibration import LEAST_UNLIKE_WIDTHS, UNLIKE, beliefs, calibration_report, thinned
 from flows.stages.camera import joined_tracks
+from packers.atomic import write_whole
 from packers.reader import Packet
 from packers.viewer.episode import packet_camera
 
 log = logging.getLogger("cuepack")
 
 MOST_CLIPS = 12
-"""Clips of a set-up that its camera is solved from, evenly spread; sigmas fall with their root, time grows with them."""
-
-UNLIKE = 3.0
-"""An episode whose residual before the others' camera is so many times the usual one is put apart: its states are of
-another base frame, or its camera was moved where the background does not show it."""
-
-LEAST_UNLIKE_WIDTHS = 0.008
+"""Clips that a camera is solved from, evenly spread: sigmas fall with their root, time grows with them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,19 +53,6 @@ class PooledClip:
     background: NDArray[np.uint8]
     priors: Priors
     size: tuple[int, int]
-
-
-def setup_of(source: Mapping[str, Any]) -> str:
-    """The camera set-up of an episode, by its `source` record: BridgeData's collection folder, else the data set; and
-    the camera."""
-    recorded = str(source.get("recorded_as") or source.get("path") or "")
-    parts = PurePosixPath(recorded).parts
-    if "raw" in parts[:-1]:
-        # .../toykitchen7/many_skills/00/2023-03-15_13-35-33/raw/traj_group0/traj3: what stands before raw is one session.
-        place = "/".join(part for part in parts[: parts.index("raw")] if part != "/")
-    else:
-        place = str(source.get("dataset") or "")
-    return f"{place or source.get('dataset')}:{source.get('camera')}"
 
 
 def pooled_clips(packets: Sequence[Path]) -> Iterator[PooledClip | str]:
@@ -199,7 +181,8 @@ def _as_set_up(
 ) -> SetUp:
     first = chosen[0]
     picture = np.asarray(np.rint(np.median([clip.background for clip in chosen], axis=0)), np.uint8)
-    camera, reasons = None, ("the hand's path could not be used",)
+    camera: dict[str, Any] | None = None
+    reasons: tuple[str, ...] = ("the hand's path could not be used",)
     if found is not None:
         camera = calibration_report(found, first.clip, None)
         reasons = tuple(found.reasons)
@@ -250,3 +233,31 @@ def table(set_ups: Sequence[SetUp]) -> list[dict[str, Any]]:
 
 def _said(value: float | None, unit: float, digits: int) -> str:
     return "" if value is None else f"{value / unit:.{digits}f}"
+
+
+def solve_all(packets: Sequence[Path]) -> tuple[list[SetUp], list[str]]:
+    """The set-ups of packets, and sentences about those that cannot be used."""
+    clips, unusable = sorted_out(packets)
+    return [solve_set_up(name, group) for name, group in sorted(grouped(clips).items())], unusable
+
+
+def sorted_out(packets: Sequence[Path]) -> tuple[list[PooledClip], list[str]]:
+    """Clips in the order of their sources' paths, which is that of time in BridgeData; and who cannot be used."""
+    read = list(pooled_clips(packets))
+    clips = sorted(
+        (each for each in read if isinstance(each, PooledClip)), key=lambda clip: (clip.when, clip.episode_id)
+    )
+    return clips, [each for each in read if isinstance(each, str)]
+
+
+def write_calibrations(out: Path, found: Sequence[SetUp]) -> None:
+    """Writes the file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, as_text(found))
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error}; free space or fix permissions") from error

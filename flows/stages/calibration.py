@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.backgrounds import register, still_background
-from extractors.errors import GeometryError
+from extractors.backgrounds import BUMPED_WIDTHS, still_background
+from extractors.errors import ConfigError, GeometryError
 from extractors.hand_pose import HandPose, hand_pose_from_state
 from extractors.handeye.camera import calibrate_camera
-from extractors.handeye.known import KnownCamera
-from extractors.handeye.problem import WRIST_PRIORS, Calibration, Priors, Rig, TrackedClip
-from extractors.types import Camera, IntrinsicsSource
+from extractors.handeye.known import KnownCamera, riders_of
+from extractors.handeye.problem import WRIST_PRIORS, Calibration, Floats, Priors, Rig, TrackedClip
+from extractors.types import Camera, IntrinsicsSource, SceneTracks
 from flows.config import Config
+from flows.output.calibrations import find_set_up, read_calibrations, setup_of
 from flows.stages.base import Stage, StageInputs, StageOutput
 from flows.stages.camera import camera_settings, packet_camera, scene_tracks
 from packers.schema import Dataset
@@ -33,6 +35,15 @@ LEAST_MODEL_SIGMA = 0.1
 LEAST_TRAVEL_M = 0.03
 """Deviation of the hand's path below which no clip was judged observable (generated clips, travel 1 to 40 cm)."""
 
+UNLIKE, LEAST_UNLIKE_WIDTHS = 3.0, 0.008
+"""A clip whose tracks are off by so many times what the others' are, and by two pixels at 256, does not fit its set-up:
+its states are of another base frame, or the camera was moved where the background does not show it."""
+
+LEAST_STILL_TRACKS = 10
+"""Fewest tracks seen at both ends of a clip that say whether the camera was nudged in between."""
+
+ASPECT_TOLERANCE = 0.01
+
 OFFSET_SIGMAS, OFFSET_S = 3.0, 0.04
 """A delay that is told by so many sigmas, and is more than one frame of a fast camera, earns the tag `time-offset`."""
 
@@ -41,7 +52,9 @@ def _settings(config: Config) -> Mapping[str, Any]:
     robot = config.robot.model_dump(mode="json")
     if config.geometry.calibration == "off":
         return {"robot": robot, "calibration": "off"}
-    return {"robot": robot, "calibration": config.geometry.calibration, **camera_settings(config)}
+    if config.geometry.calibration_file is not None:
+        return {"robot": robot, "calibration": config.geometry.calibration_sha256, **camera_settings(config)}
+    return {"robot": robot, "calibration": "auto", **camera_settings(config)}
 
 
 def _run(inputs: StageInputs) -> StageOutput:
@@ -55,7 +68,7 @@ def _run(inputs: StageInputs) -> StageOutput:
     report: dict[str, Any] = {"hand": dict(hand.report)}
     found = _find_camera(inputs, hand)
     report |= {**found.report, "reasons": list(found.reasons), "tags": sorted({*hand.tags, *found.tags})}
-    if found.calibration is not None and not found.reasons:
+    if not found.reasons:
         datasets |= _camera_datasets(found, hand)
     return StageOutput(datasets, report)
 
@@ -145,67 +158,135 @@ def beliefs(source: IntrinsicsSource, focal_widths: float, sigma: float, rig: Ri
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
-    """A calibration with its report, or why there is none."""
+    """A camera with its report, or why there is none.
 
-    calibration: Calibration | None
+    Attributes:
+        rig: how it is mounted.
+        reasons: why it is not stored; () where it is.
+        report: what the stage reports: `camera`, `rig`, and what was looked at.
+        scene: points of the scene and their sigma, of a wrist camera.
+    """
+
     rig: Rig
-    reasons: tuple[str, ...]
-    tags: tuple[str, ...]
-    report: Mapping[str, Any]
+    reasons: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)
+    scene: tuple[Floats, Floats] | None = None
+
+
+def _refused(rig: Rig, reason: str, *tags: str, **report: Any) -> _Found:
+    return _Found(rig, (f"not observable, because {reason}",), ("not-observable", *tags), report)
 
 
 def _find_camera(inputs: StageInputs, hand: HandPose) -> _Found:
     wrist = "wrist-camera" in inputs.source["tags"] or inputs.camera_moves is True
     rig: Rig = "wrist" if wrist else "fixed"
-
-    def refused(reason: str, *tags: str, **report: Any) -> _Found:
-        return _Found(None, rig, (reason,), ("not-observable", *tags), report)
-
-    if inputs.config.geometry.calibration == "off":
-        return _Found(None, rig, ("geometry.calibration is off",), (), {})
+    config = inputs.config.geometry
+    if config.calibration == "off":
+        return _Found(rig, ("geometry.calibration is off",))
     clip = tracked_clip(inputs, hand.pose)
     if clip is None:
-        return refused("not observable, because the clip has no tracks")
-    travel = float(np.sqrt(hand.pose[hand.valid, :3, 3].var(axis=0).sum()))
-    if travel < LEAST_TRAVEL_M:
-        return refused(f"not observable, because the hand's path deviates by {travel:.3f} m, below {LEAST_TRAVEL_M} m")
-    bump = 0.0 if wrist else nudge(inputs)
-    if bump is None:
-        return refused(
-            "not observable, because the still background of the clip's end is not that of its start: the camera was "
-            "moved in between",
-            "camera-bumped",
-        )
-    before = packet_camera(inputs)
+        return _refused(rig, "the clip has no tracks")
+    tracks = scene_tracks(inputs)
+    assert tracks is not None
+    moved = None if wrist else nudge(tracks)
+    if moved is not None and moved > BUMPED_WIDTHS:
+        reason = f"the still scene is {moved:.1%} of the width off its place at the clip's start: the camera was moved"
+        return _refused(rig, reason, "camera-bumped", background_moved=moved)
     try:
-        found = calibrate_camera(
-            [thinned(clip)],
-            rig=rig,
-            priors=beliefs(before.source, before.fx / inputs.size[1], before.sigma, rig),
+        found = (
+            _from_clip(inputs, hand, clip, rig)
+            if config.calibration_file is None
+            else _from_file(inputs, clip, rig, config.calibration_file)
         )
     except GeometryError as error:
-        return refused(f"not observable, because {error}")
-    report = {"camera": calibration_report(found, clip, before), "rig": rig, "background_moved": bump}
+        return _refused(rig, str(error))
+    return replace(found, report={**found.report, "rig": rig, "background_moved": moved})
+
+
+def _from_clip(inputs: StageInputs, hand: HandPose, clip: TrackedClip, rig: Rig) -> _Found:
+    """The camera that this clip tells."""
+    travel = float(np.sqrt(hand.pose[hand.valid, :3, 3].var(axis=0).sum()))
+    if travel < LEAST_TRAVEL_M:
+        return _refused(rig, f"the hand's path deviates by {travel:.3f} m, below {LEAST_TRAVEL_M} m")
+    before = packet_camera(inputs)
+    priors = beliefs(before.source, before.fx / inputs.size[1], before.sigma, rig)
+    found = calibrate_camera([thinned(clip)], rig=rig, priors=priors)
+    report = {"camera": calibration_report(found, clip, before)}
     if not found.observable:
         reasons = tuple(f"not observable, because {reason}" for reason in found.reasons)
-        return _Found(found, rig, reasons, ("not-observable",), report)
-    late = abs(found.delay_s) > max(OFFSET_SIGMAS * found.delay_sigma_s, OFFSET_S)
-    return _Found(found, rig, (), ("calibrated-by-hand", *(["time-offset"] if late else [])), report)
+        return _Found(rig, reasons, ("not-observable",), report)
+    scene = (found.points[found.riding], found.points_sigma[found.riding]) if rig == "wrist" else None
+    late = is_late(found.delay_s, found.delay_sigma_s)
+    return _Found(rig, (), ("calibrated-by-hand", *(["time-offset"] if late else [])), report, scene)
 
 
-def nudge(inputs: StageInputs) -> float | None:
-    """How far the picture moves between the clip's first and last third, in widths; None: it is another view."""
-    pixels, objects, robot = (inputs.read(name) for name in ("pixels", "masks/object", "masks/robot"))
+def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, file: Path) -> _Found:
+    """The camera of the episode's set-up, if this clip fits it."""
+    set_ups, digest = read_calibrations(file)
+    if digest != inputs.config.geometry.calibration_sha256:
+        raise ConfigError(f"calibrations {file} changed since the run began; run again")
+    background = clip_background(inputs, slice(None))
+    found, reason = find_set_up(set_ups, setup_of(inputs.source["source"]), inputs.episode_id, background, rig)
+    if found is None:
+        return _refused(rig, reason, *(["camera-bumped"] if "bumped" in reason else []), file_sha256=digest)
+    about = {"file_sha256": digest, "set_up": found.name}
+    if found.reasons or found.camera is None:
+        return _refused(rig, f"set-up {found.name} is not: {'; '.join(found.reasons)}", **about)
+    if abs(float(found.camera["pixel_aspect"]) / clip.pixel_aspect - 1) > ASPECT_TOLERANCE:
+        return _refused(rig, f"set-up {found.name} was calibrated on frames of another shape", **about)
+    width = clip.size[1]
+    scale = width / found.size[1]
+    camera = {**found.camera, "focal_px": found.camera["focal_px"] * scale}
+    before = packet_camera(inputs)
+    if before.source != "assumed":
+        camera["focal_of_recorded"] = camera["focal_px"] / before.fx
+    # A hand that hardly moves says nothing against a camera that others have told.
+    riders = riders_of(clip, found.known(width), rig=rig, priors=beliefs("assumed", 1.0, 1.0, rig))
+    usual = found.camera["residual_px"] / found.size[1]
+    if np.isfinite(riders.residual) and riders.residual > max(UNLIKE * usual, LEAST_UNLIKE_WIDTHS):
+        reason = f"the hand is seen {riders.residual * width:.1f} px from where set-up {found.name} has it"
+        return _refused(rig, reason, "camera-bumped", camera=camera, **about)
+    camera["tracks_riding"], camera["residual_px"] = int(riders.riding.sum()), found.camera["residual_px"] * scale
+    if np.isfinite(riders.residual):
+        camera["residual_px"] = riders.residual * width
+    scene = (riders.points[riders.riding], riders.points_sigma[riders.riding]) if rig == "wrist" else None
+    late = is_late(camera["delay_s"], camera["delay_sigma_s"])
+    tags = ("calibrated-by-hand", *(["time-offset"] if late else []))
+    return _Found(rig, (), tags, {"camera": camera, **about}, scene)
+
+
+def is_late(delay_s: float, sigma_s: float) -> bool:
+    """Whether pictures and states are apart by a time that counts and is told."""
+    return abs(delay_s) > max(OFFSET_SIGMAS * sigma_s, OFFSET_S)
+
+
+def nudge(tracks: SceneTracks) -> float | None:
+    """How far even the stillest quarter of the tracks moves from the clip's first quarter to its last, widths.
+
+    None where too few are seen in both. A camera that is nudged moves all of them; robots leave a quarter alone. By
+    tracks, and not by pictures: an arm that waits in one place for a quarter
+    of the clip is background to a median of pictures, and hides another part of the scene at the end.
+    """
+    quarter = max(1, len(tracks.xy) // 4)
+    parts = [slice(None, quarter), slice(-quarter, None)]
+    seen = np.logical_and.reduce([tracks.visibility[part].any(axis=0) for part in parts]) & ~tracks.on_object
+    if seen.sum() < LEAST_STILL_TRACKS:
+        return None
+    places = [
+        np.nanmedian(np.where(tracks.visibility[part][:, seen, None], tracks.xy[part][:, seen], np.nan), axis=0)
+        for part in parts
+    ]
+    moved = np.linalg.norm(places[1] - places[0], axis=1)
+    return float(np.quantile(moved, 0.25)) / tracks.width
+
+
+def clip_background(inputs: StageInputs, part: slice) -> NDArray[np.uint8]:
+    """The still background of a part of the clip, without what the masks say moves."""
+    pixels = inputs.read("pixels")
     assert pixels is not None
-    third = max(1, len(pixels) // 3)
-    masks = [mask for mask in (objects, robot) if mask is not None]
-    moving = np.logical_or.reduce(masks) if masks else None
-    first, last = (
-        still_background(pixels[part], None if moving is None else moving[part])
-        for part in (slice(None, third), slice(-third, None))
-    )
-    found = register(first, last)
-    return found.moved if found.same_view else None
+    masks = [mask for name in ("masks/object", "masks/robot") if (mask := inputs.read(name)) is not None]
+    return still_background(pixels[part], np.logical_or.reduce(masks)[part] if masks else None)
 
 
 def thinned(clip: TrackedClip) -> TrackedClip:
@@ -249,24 +330,20 @@ def calibration_report(found: Calibration, clip: TrackedClip, before: Camera | N
 
 
 def _camera_datasets(found: _Found, hand: HandPose) -> dict[str, Dataset]:
-    calibration = found.calibration
-    assert calibration is not None
-    about: dict[str, Any] = {
-        "position_sigma_m": calibration.position_sigma_m,
-        "rotation_sigma_deg": calibration.rotation_sigma_deg,
-        "delay_s": calibration.delay_s,
-    }
+    camera = found.report["camera"]
+    about: dict[str, Any] = {name: camera[name] for name in ("position_sigma_m", "rotation_sigma_deg", "delay_s")}
+    carrier_from_camera = np.asarray(camera["carrier_from_camera"])
     if found.rig == "fixed":
-        return {"extrinsics": encode("extrinsics", calibration.carrier_from_camera, **about)}
-    riding = calibration.riding
-    pose = hand.pose.astype(np.float64) @ calibration.carrier_from_camera
-    return {
-        "hand_from_camera": encode("hand_from_camera", calibration.carrier_from_camera, **about),
-        "camera_pose": encode("camera_pose", pose),
+        return {"extrinsics": encode("extrinsics", carrier_from_camera, **about)}
+    datasets = {
+        "hand_from_camera": encode("hand_from_camera", carrier_from_camera, **about),
+        "camera_pose": encode("camera_pose", hand.pose.astype(np.float64) @ carrier_from_camera),
         "camera_pose_valid": encode("camera_pose_valid", hand.valid),
-        "scene_points": encode("scene_points", calibration.points[riding]),
-        "scene_points_sigma": encode("scene_points_sigma", calibration.points_sigma[riding]),
     }
+    if found.scene is not None and len(found.scene[0]):
+        datasets["scene_points"] = encode("scene_points", found.scene[0])
+        datasets["scene_points_sigma"] = encode("scene_points_sigma", found.scene[1])
+    return datasets
 
 
 CALIBRATION = Stage(

@@ -31,7 +31,7 @@ from packers.writer import decode, encode
 
 def _settings(config: Config) -> Mapping[str, Any]:
     return {
-        "geometry": config.geometry.model_dump(mode="json", exclude={"calibration"}),
+        "geometry": config.geometry.model_dump(mode="json", exclude={"calibration", "calibration_sha256"}),
         "contact": asdict(config.contact),
         "dilate": sorted(set(config.masks.dilate)),
         "stabilize": config.depth.stabilize,

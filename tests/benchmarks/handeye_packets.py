@@ -70,6 +70,14 @@ class TruthSource:
             recorded_depth=None,
             recorded_masks=None,
             recorded_robot=None,
+            provenance={
+                "dataset": self.dataset,
+                "kind": self.kind,
+                "path": info.files[0].name,
+                "episode_index": info.episode_index,
+                "camera": truth.episode.camera_name,
+                "frame_ids": list(range(truth.episode.n_frames)),
+            },
             tags=("wrist-camera",) if truth.moving_camera else (),
         )
 

@@ -87,7 +87,8 @@ def riders_of(
     if found is None or found.riding.sum() < limits.min_tracks:
         n_riding = 0 if found is None else int(found.riding.sum())
         reason = f"{n_riding} tracks move as the camera would see the hand move, below {limits.min_tracks}"
-        return Riders(np.zeros(n_tracks, np.bool_), nowhere, nowhere, float("nan"), (reason,))
+        seen = {"riding": n_riding, "moving": int(search.candidates.sum())}
+        return Riders(np.zeros(n_tracks, np.bool_), nowhere, nowhere, float("nan"), (reason,), seen)
     solution, riding = found.solution, found.riding
     sigma = points_sigma(found.problem, solution, camera)
     return Riders(

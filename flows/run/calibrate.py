@@ -18,7 +18,15 @@ from extractors.handeye.pooled import left_one_out
 from extractors.handeye.problem import Calibration, Priors, Rig, TrackedClip
 from extractors.types import SceneTracks
 from flows.output.calibrations import SetUp, as_text, encode_picture, setup_of
-from flows.stages.calibration import LEAST_UNLIKE_WIDTHS, UNLIKE, beliefs, calibration_report, thinned
+from flows.stages.calibration import (
+    LEAST_TRAVEL_M,
+    LEAST_UNLIKE_WIDTHS,
+    UNLIKE,
+    beliefs,
+    calibration_report,
+    thinned,
+    travel_m,
+)
 from flows.stages.camera import joined_tracks
 from packers.atomic import write_whole
 from packers.reader import Packet
@@ -134,20 +142,30 @@ def solve_set_up(name: str, clips: Sequence[PooledClip]) -> SetUp:
     """The camera of one set-up, solved once more without the episodes that do not fit the others."""
     chosen = _spread(clips)
     found, residuals = _solved(chosen)
-    apart: dict[str, str] = {}
-    usual = float(np.nanmedian(residuals)) if found is not None and np.isfinite(residuals).any() else np.nan
-    unlike = residuals > max(UNLIKE * usual, LEAST_UNLIKE_WIDTHS) if np.isfinite(usual) else np.zeros(len(chosen), bool)
-    if unlike.any() and len(chosen) - unlike.sum() >= 2:
-        width = chosen[0].size[1]
-        for clip, residual in zip(chosen, residuals, strict=True):
-            if residual > max(UNLIKE * usual, LEAST_UNLIKE_WIDTHS):
-                apart[clip.episode_id] = (
-                    f"{residual * width:.1f} px off the camera that the others tell ({clip.when}): another base frame, "
-                    "or the camera was moved"
-                )
+    apart = {
+        clip.episode_id: reason
+        for clip, residual in zip(chosen, residuals, strict=True)
+        if (reason := _unlike(clip, residual, residuals)) is not None
+    }
+    if apart and len(chosen) - len(apart) >= 2:
         chosen = [clip for clip in chosen if clip.episode_id not in apart]
         found, residuals = _solved(chosen)
+    else:
+        apart = {}
     return _as_set_up(name, clips, chosen, found, residuals, apart)
+
+
+def _unlike(clip: PooledClip, residual: float, residuals: NDArray[np.float64]) -> str | None:
+    """Why a clip does not fit the camera that the others tell; None where it does, or nothing is told."""
+    if not np.isfinite(residuals).any():
+        return None
+    where = f"({clip.when}): another base frame, or the camera was moved"
+    if np.isnan(residual):
+        moves = travel_m(clip.clip.hand_pose) >= LEAST_TRAVEL_M
+        return f"no tracks move as the camera that the others tell would see its hand move {where}" if moves else None
+    if residual <= max(UNLIKE * float(np.nanmedian(residuals)), LEAST_UNLIKE_WIDTHS):
+        return None
+    return f"{residual * clip.size[1]:.1f} px off the camera that the others tell {where}"
 
 
 def _spread(clips: Sequence[PooledClip]) -> list[PooledClip]:

@@ -39,6 +39,9 @@ UNLIKE, LEAST_UNLIKE_WIDTHS = 3.0, 0.008
 """A clip whose tracks are off by so many times what the others' are, and by two pixels at 256, does not fit its set-up:
 its states are of another base frame, or the camera was moved where the background does not show it."""
 
+MOVING_TRACKS = 8
+"""A clip in which so many tracks move, and none as its set-up's camera would see its hand move, contradicts it."""
+
 LEAST_STILL_TRACKS = 10
 """Fewest tracks seen at both ends of a clip that say whether the camera was nudged in between."""
 
@@ -206,7 +209,7 @@ def _find_camera(inputs: StageInputs, hand: HandPose) -> _Found:
 
 def _from_clip(inputs: StageInputs, hand: HandPose, clip: TrackedClip, rig: Rig) -> _Found:
     """The camera that this clip tells."""
-    travel = float(np.sqrt(hand.pose[hand.valid, :3, 3].var(axis=0).sum()))
+    travel = travel_m(hand.pose)
     if travel < LEAST_TRAVEL_M:
         return _refused(rig, f"the hand's path deviates by {travel:.3f} m, below {LEAST_TRAVEL_M} m")
     before = packet_camera(inputs)
@@ -244,6 +247,9 @@ def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, file: Path) -> 
     # A hand that hardly moves says nothing against a camera that others have told.
     riders = riders_of(clip, found.known(width), rig=rig, priors=beliefs("assumed", 1.0, 1.0, rig))
     usual = found.camera["residual_px"] / found.size[1]
+    if riders.reasons and riders.report["moving"] >= MOVING_TRACKS and travel_m(clip.hand_pose) >= LEAST_TRAVEL_M:
+        reason = f"{riders.reasons[0]}, of {riders.report['moving']} that move, before the camera of {found.name}"
+        return _refused(rig, reason, camera=camera, **about)
     if np.isfinite(riders.residual) and riders.residual > max(UNLIKE * usual, LEAST_UNLIKE_WIDTHS):
         reason = f"the hand is seen {riders.residual * width:.1f} px from where set-up {found.name} has it"
         return _refused(rig, reason, "camera-bumped", camera=camera, **about)
@@ -254,6 +260,11 @@ def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, file: Path) -> 
     late = is_late(camera["delay_s"], camera["delay_sigma_s"])
     tags = ("calibrated-by-hand", *(["time-offset"] if late else []))
     return _Found(rig, (), tags, {"camera": camera, **about}, scene)
+
+
+def travel_m(hand_pose: NDArray[Any]) -> float:
+    """Deviation of the hand's path (T, 4, 4) about its middle, metres; rows that are not known left out."""
+    return float(np.sqrt(np.nanvar(np.asarray(hand_pose, np.float64)[:, :3, 3], axis=0).sum()))
 
 
 def is_late(delay_s: float, sigma_s: float) -> bool:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packers.reader import Packet
-from packers.viewer.frames import OBJECT_RGB, RING_RGB
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -21,9 +20,13 @@ AXIS_M = 0.05
 
 PICTURE_FRAMES = 5
 
+OBJECT_RGB = (230, 159, 0)
+"""The object on pictures and in recordings."""
+
 LEAST_WIDTH_PX = 320
 """Frames are enlarged to this width, so that lines can be told apart in small ones."""
 
+_PATH_RGB = (204, 121, 167)
 _AXES_RGB = ((213, 94, 0), (0, 158, 115), (0, 114, 178))
 
 
@@ -93,7 +96,7 @@ def draw_hand(frame: Image, marks: list[dict[str, Any]], t: int, scale: float = 
     path = [mark["hand"] for mark in marks]
     for before, after in pairwise(path):
         if before is not None and after is not None:
-            cv2.line(canvas, at(before), at(after), RING_RGB[2], 1, cv2.LINE_AA, 4)
+            cv2.line(canvas, at(before), at(after), _PATH_RGB, 1, cv2.LINE_AA, 4)
     for point in marks[t]["object"]:
         if point is not None:
             cv2.circle(canvas, at(point), 24, OBJECT_RGB, cv2.FILLED, cv2.LINE_AA, 4)

@@ -191,13 +191,35 @@ class TracksConfig(Section):
     precision: Literal["fp32", "fp16"] = Field("fp32", description="fp16 needs a CUDA device")
 
 
+def _file_digest(setting: str, file: Path, remedy: str) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{setting}: {file} cannot be read ({error}); {remedy}") from error
+
+
 class RobotConfig(Section):
     """Where the hand's pose is in the state, where its names do not say."""
 
     state_names: ColumnNames = Field((), description="names of the state's numbers (x, y, z, roll, ...); none: its own")
     prefix: Prompt | None = Field(None, description="the hand meant where there are several: its names begin so")
     length_unit: Literal["m", "cm", "mm"] = Field("m", description="of the hand's position in the state")
-    angle_unit: Literal["rad", "deg"] = Field("rad", description="of roll, pitch and yaw in the state")
+    angle_unit: Literal["rad", "deg"] = Field("rad", description="of angles in the state")
+    urdf: str | None = Field(None, description="URDF file of a robot whose state holds joint values; none: poses")
+    urdf_sha256: str | None = Field(None, description="of that file; filled in when a run begins")
+    joints: ColumnNames = Field((), description="URDF joint of each of the state's numbers; -: no joint")
+    hand_link: Prompt | None = Field(
+        None, description="the hand's link in the URDF; none: the last one, if it is clear"
+    )
+
+    def pinned(self) -> RobotConfig:
+        """The same with the sha256 of the URDF file as it is now.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        digest = None if self.urdf is None else _file_digest("robot.urdf", Path(self.urdf), "name the robot's file")
+        return self.model_copy(update={"urdf_sha256": digest})
 
 
 class GeometryConfig(Section):
@@ -235,15 +257,8 @@ class GeometryConfig(Section):
         Raises:
             ConfigError: the file cannot be read.
         """
-        file, digest = self.calibration_file, None
-        if file is not None:
-            try:
-                digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            except OSError as error:
-                raise ConfigError(
-                    f"geometry.calibration: {file} cannot be read ({error}); make it with `cuepack calibrate`, or set "
-                    "auto or off"
-                ) from error
+        file, remedy = self.calibration_file, "make it with `cuepack calibrate`, or set auto or off"
+        digest = None if file is None else _file_digest("geometry.calibration", file, remedy)
         return self.model_copy(update={"calibration_sha256": digest})
 
     @field_validator("camera_model")
@@ -315,6 +330,7 @@ class Config(Section):
             profile = "gpu" if _cuda_is_available() else "cpu"
         changes: dict[str, Any] = {
             "run": self.run.model_copy(update={"profile": profile}),
+            "robot": self.robot.pinned(),
             "geometry": self.geometry.pinned(),
         }
         for signal, backend in _PROFILES[profile].items():
@@ -336,6 +352,7 @@ class Config(Section):
                 "masks": where_files_lie,
                 "depth": where_files_lie,
                 "tracks": where_files_lie,
+                "robot": {"urdf"},
             },
         )
         if self.geometry.calibration_file is not None:
@@ -355,6 +372,7 @@ NAMES_PLACES = frozenset(
         ("tracks", "weights"),
         ("source", "follow_links"),
         ("geometry", "calibration"),
+        ("robot", "urdf"),
         ("run", "engine"),
         ("run", "engine_address"),
     }

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from extractors.backgrounds import BUMPED_WIDTHS, still_background
 from extractors.errors import ConfigError, GeometryError
-from extractors.hand_pose import HandPose, hand_pose_from_state
+from extractors.hand_pose import METRES, HandPose, hand_from_poses, hand_pose_from_state
 from extractors.handeye.camera import calibrate_camera
 from extractors.handeye.known import KnownCamera, riders_of
 from extractors.handeye.problem import WRIST_PRIORS, Calibration, Floats, Priors, Rig, TrackedClip
+from extractors.kinematics import hand_poses, read_urdf
 from extractors.types import Camera, IntrinsicsSource, SceneTracks
-from flows.config import Config
+from flows.config import Config, RobotConfig
 from flows.output.calibrations import find_set_up, read_calibrations, setup_of
 from flows.stages.base import Stage, StageInputs, StageOutput
 from flows.stages.camera import camera_settings, packet_camera, scene_tracks
@@ -52,7 +53,7 @@ OFFSET_SIGMAS, OFFSET_S = 3.0, 0.04
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
-    robot = config.robot.model_dump(mode="json")
+    robot = config.robot.model_dump(mode="json", exclude={"urdf"})
     if config.geometry.calibration == "off":
         return {"robot": robot, "calibration": "off"}
     if config.geometry.calibration_file is not None:
@@ -81,6 +82,8 @@ def read_hand(inputs: StageInputs) -> tuple[HandPose | None, str]:
     state, robot = inputs.read("state"), inputs.config.robot
     if state is None:
         return None, "the source records no state"
+    if robot.urdf is not None:
+        return _hand_of_joints(state, inputs.config.robot)
     names = robot.state_names or tuple(inputs.dataset("state").attributes.get("names", ()))
     if len(names) not in (0, state.shape[1]):
         return None, f"robot.state_names has {len(names)} names for a state of {state.shape[1]} numbers"
@@ -91,6 +94,27 @@ def read_hand(inputs: StageInputs) -> tuple[HandPose | None, str]:
     except GeometryError as error:
         return None, str(error)
     return hand, ""
+
+
+def _hand_of_joints(state: NDArray[Any], robot: RobotConfig) -> tuple[HandPose | None, str]:
+    """The hand's pose from joint values and the robot's description."""
+    assert robot.urdf is not None
+    if len(robot.joints) != state.shape[1]:
+        return None, f"robot.joints has {len(robot.joints)} names for a state of {state.shape[1]} numbers; - for others"
+    chosen = [index for index, name in enumerate(robot.joints) if name != "-"]
+    try:
+        joints = read_urdf(Path(robot.urdf).read_text(encoding="utf-8"))
+        slides = {joint.name for joint in joints.values() if joint.kind == "prismatic"}
+        names = [robot.joints[index] for index in chosen]
+        angle = np.pi / 180 if robot.angle_unit == "deg" else 1.0
+        units = [METRES[robot.length_unit] if name in slides else angle for name in names]
+        pose = hand_poses(joints, names, state[:, chosen] * units, robot.hand_link)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"robot.urdf: {robot.urdf} cannot be read ({error})") from error
+    except GeometryError as error:
+        return None, str(error)
+    about = {"names": names, "urdf_sha256": robot.urdf_sha256, "convention": "forward kinematics"}
+    return hand_from_poses(pose, about), ""
 
 
 def found_camera(inputs: StageInputs) -> Camera | None:

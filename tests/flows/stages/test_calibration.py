@@ -12,6 +12,7 @@ from flows.stages.placing import PLACING
 from packers.schema import Dataset
 from packers.writer import decode
 from tests.benchmarks.handeye_scenes import HAND, OBJECT
+from tests.extractors.test_kinematics import ARM
 from tests.flows.stages.hand_inputs import CLEAR, scene_inputs
 
 BRIDGE = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
@@ -76,6 +77,23 @@ def test_settings_settle_it():
     assert reason == ""
     np.testing.assert_allclose(hand.pose[:, 0, 3], 0.3, rtol=1e-5)
     assert hand.tags == ("hand-still",)
+
+
+def test_joint_values_become_poses_by_the_users_urdf(tmp_path):
+    (tmp_path / "arm.urdf").write_text(ARM)
+    rows = np.array([[0, 0, 0, 1], [90, 0, 50, 1]], np.float32)
+    settings = (
+        f"robot.urdf={tmp_path}/arm.urdf",
+        "robot.joints=[shoulder, elbow, slide, '-']",
+        "robot.hand_link=hand",
+        "robot.angle_unit=deg",
+        "robot.length_unit=mm",
+    )
+    hand, reason = read_hand(Inputs(rows, (), *settings))
+    assert reason == ""
+    np.testing.assert_allclose(hand.pose[:, :3, 3], [[0.5, 0, 0.5], [0, 0.55, 0.5]], atol=1e-6)
+    assert len(hand.report["urdf_sha256"]) == 64
+    assert "3 names" in read_hand(Inputs(rows, (), settings[0], "robot.joints=[a, b, c]"))[1]
 
 
 def test_dropped_rows_are_marked():

@@ -117,8 +117,8 @@ def hand_from_poses(pose: Floats, report: Mapping[str, Any]) -> HandPose:
     tags = ["hand-still"] if np.sqrt(pose[valid, :3, 3].var(axis=0).sum()) < STILL_M else []
     if not valid.all():
         tags.append("state-dropped")
-    known = np.where(valid[:, None, None], pose, np.nan).astype(np.float32)
-    return HandPose(known, valid, tuple(tags), {**report, "dropped_rows": int((~valid).sum())})
+    poses = np.where(valid[:, None, None], pose, np.nan).astype(np.float32)
+    return HandPose(poses, valid, tuple(tags), {**report, "dropped_rows": int((~valid).sum())})
 
 
 def _columns(names: Sequence[str], prefix: str | None) -> tuple[dict[str, int], tuple[str, ...]]:

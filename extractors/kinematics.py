@@ -131,9 +131,9 @@ def _moved(joint: Joint, column: Mapping[str, Floats], n_rows: int) -> Floats:
     if joint.kind in _SLIDES:
         moved[:, :3, 3] = value[:, None] * joint.axis
         return moved
-    known = np.isfinite(value)
-    moved[known, :3, :3] = Rotation.from_rotvec(value[known, None] * joint.axis).as_matrix()
-    moved[~known] = np.nan
+    finite = np.isfinite(value)
+    moved[finite, :3, :3] = Rotation.from_rotvec(value[known, None] * joint.axis).as_matrix()
+    moved[~finite] = np.nan
     return moved
 
 

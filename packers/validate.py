@@ -454,13 +454,13 @@ def _check_poses(packet: _Examination) -> None:
         if not packet.has(name):
             continue
         poses = packet.rows(name).astype(np.float64).reshape(-1, 4, 4)
-        known: NDArray[np.bool_] = np.asarray(np.isfinite(poses).all(axis=(1, 2)))
-        turns = np.where(known[:, None, None], poses[:, :3, :3], np.eye(3))
+        finite: NDArray[np.bool_] = np.asarray(np.isfinite(poses).all(axis=(1, 2)))
+        turns = np.where(finite[:, None, None], poses[:, :3, :3], np.eye(3))
         off = np.abs(turns @ np.swapaxes(turns, 1, 2) - np.eye(3)).max(axis=(1, 2))
         bad = np.asarray((off > ROTATION_TOLERANCE) | (np.linalg.det(turns) < 0))
         packet.bad_rows(name, bad, "wanted rotations, as R R^T = 1 and det R = 1")
         wrong = (np.abs(poses[:, 3] - np.array([0.0, 0.0, 0.0, 1.0])) > 0).any(axis=1)
-        packet.bad_rows(name, known & wrong, "wanted the last row 0 0 0 1")
+        packet.bad_rows(name, finite & wrong, "wanted the last row 0 0 0 1")
     for name in ("extrinsics", "hand_from_camera"):
         for attribute in ("position_sigma_m", "rotation_sigma_deg") if packet.has(name) else ():
             value = plain_value(packet.sound[name].attrs.get(attribute, 0.0))

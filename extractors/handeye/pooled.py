@@ -49,8 +49,8 @@ def left_one_out(
             residuals.append(np.nan)
             continue
         problem = Problem(search.seen.of(others), paths, priors, search.free)
-        told = settle(problem, state, points, found.residual).state
-        residuals.append(riders_of(clip, _camera(told, moved, clip.size[1]), rig=rig, priors=priors).residual)
+        settled = settle(problem, state, points, found.residual).state
+        residuals.append(riders_of(clip, _camera(settled, moved, clip.size[1]), rig=rig, priors=priors).residual)
     return np.asarray(residuals, np.float64)
 
 

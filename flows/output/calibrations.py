@@ -105,7 +105,7 @@ def read_calibrations(path: Path) -> tuple[list[SetUp], str]:
     """The set-ups of a file and the sha256 of its bytes.
 
     Raises:
-        ConfigError: it cannot be read, or is no such file.
+        ConfigError: it cannot be read, or holds something else.
     """
     try:
         raw = read_plain(path)

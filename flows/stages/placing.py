@@ -135,12 +135,12 @@ def _add_depth(
         report["depth"] = {"reasons": ["no relative depth, or no tracks"]}
         return
     try:
-        known = _known_depths(clip, camera, relative)
-        fit = align_depth(*known)
+        depths = _known_depths(clip, camera, relative)
+        fit = align_depth(*depths)
     except GeometryError as error:
         report["depth"] = {"reasons": [f"not observable, because {error}"]}
         return
-    sigma = _predicted(inputs, fit, relative, known[1])
+    sigma = _predicted(inputs, fit, relative, depths[1])
     report["depth"] = {
         "points": fit.n_points,
         "inliers": fit.inliers,

@@ -132,7 +132,7 @@ def _moved(joint: Joint, column: Mapping[str, Floats], n_rows: int) -> Floats:
         moved[:, :3, 3] = value[:, None] * joint.axis
         return moved
     finite = np.isfinite(value)
-    moved[finite, :3, :3] = Rotation.from_rotvec(value[known, None] * joint.axis).as_matrix()
+    moved[finite, :3, :3] = Rotation.from_rotvec(value[finite, None] * joint.axis).as_matrix()
     moved[~finite] = np.nan
     return moved
 

@@ -230,7 +230,7 @@ def _space(packet: Packet, pictures: FramePictures, faults: list[str]) -> dict[s
 def _space_depth(packet: Packet, pictures: FramePictures) -> str | None:
     """The depth that the 3-D view shows: in metres wherever the camera's pose is known, as the hand's path is."""
     metric = next((name for name in METRES if name in packet), None)
-    return metric if known is not None or "extrinsics" in packet else pictures.object_depth
+    return metric if metric is not None or "extrinsics" in packet else pictures.object_depth
 
 
 def _hand_space(packet: Packet) -> dict[str, Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=LocalPath(), help="File to write, such as calibrations.json.")
 @click.option("--work", type=LocalPath(), help="Folder for the packets of a SOURCE [default: --out with .packets].")
 @click.option("--camera", help="Of a SOURCE: the view to take [default: the first fixed, non-black one].")
+@click.option("--one-camera", is_flag=True, help="The cameras stood still: backgrounds that differ split no set-up.")
 @click.option("--limit", type=click.IntRange(min=1), help="Of a SOURCE: at most this many episodes.")
 @settings_options
 @output_options
@@ -45,7 +46,7 @@ def calibrate(source: str, out: Path, work: Path | None, **options: Any) -> None
     if options["no_prefect"]:
         from flows.run.calibrate import solve_all
 
-        found, unusable = solve_all(packets)
+        found, unusable = solve_all(packets, one_camera=options["one_camera"])
         write_calibrations(out, found)
     else:
         from flows.orchestration.settings import prepare
@@ -53,7 +54,7 @@ def calibrate(source: str, out: Path, work: Path | None, **options: Any) -> None
         prepare(out.parent)
         from flows.orchestration.calibrate_flow import calibrate_with_prefect
 
-        found, unusable = calibrate_with_prefect(packets, out)
+        found, unusable = calibrate_with_prefect(packets, out, one_camera=options["one_camera"])
     for sentence in unusable:
         print(f"left out  {sentence}", file=sys.stderr)
     code = FINISHED if any(not each.reasons for each in found) else FAILED

@@ -30,7 +30,7 @@ MOST_PICTURES = 6
 Result = tuple[list[SetUp], list[str]]
 
 
-def calibrate_with_prefect(packets: Sequence[Path], out: Path) -> Result:
+def calibrate_with_prefect(packets: Sequence[Path], out: Path, *, one_camera: bool = False) -> Result:
     """Solves the set-ups of packets as a flow run and writes the file.
 
     Raises:
@@ -40,16 +40,16 @@ def calibrate_with_prefect(packets: Sequence[Path], out: Path) -> Result:
     check_server()
     start_for_runs()
     with tags(TAG):
-        return calibrate_set_ups(Handed((list(packets), out)), out.name)
+        return calibrate_set_ups(Handed((list(packets), out)), out.name, one_camera)
 
 
 @flow(name="calibrate-set-ups", flow_run_name="{name}", validate_parameters=False)
-def calibrate_set_ups(given: Handed[tuple[list[Path], Path]], name: str) -> Result:
+def calibrate_set_ups(given: Handed[tuple[list[Path], Path]], name: str, one_camera: bool) -> Result:
     """Groups the packets by set-up, solves each, and writes what all of them tell."""
     packets, out = given.value
     clips, unusable = sorted_out(packets)
-    groups = sorted(grouped(clips).items())
-    under_way = [(group, solve_one.submit(Handed(group), set_up)) for set_up, group in groups]
+    groups = sorted(grouped(clips, one_camera=one_camera).items())
+    under_way = [(group, solve_one.submit(Handed(group), set_up, one_camera)) for set_up, group in groups]
     solved = [(group, future.result()) for group, future in under_way]
     found = [each for _, each in solved]
     write_calibrations(out, found)
@@ -58,9 +58,9 @@ def calibrate_set_ups(given: Handed[tuple[list[Path], Path]], name: str) -> Resu
 
 
 @task(name="calibrate", task_run_name="{set_up}", cache_policy=NO_CACHE, persist_result=False)
-def solve_one(group: Handed[list[PooledClip]], set_up: str) -> SetUp:
+def solve_one(group: Handed[list[PooledClip]], set_up: str, one_camera: bool) -> SetUp:
     """The camera of one set-up."""
-    return solve_set_up(set_up, group.value)
+    return solve_set_up(set_up, group.value, one_camera=one_camera)
 
 
 def _report(solved: Sequence[tuple[list[PooledClip], SetUp]]) -> None:

@@ -52,6 +52,7 @@ class SetUp:
         reasons: why it must not be used; () where it may.
         left_out: episode id -> residual in pixels before the camera that the others tell.
         apart: episodes that were put elsewhere, and why.
+        one_camera: the user says that the camera stood still, whatever the backgrounds say.
     """
 
     name: str
@@ -65,6 +66,7 @@ class SetUp:
     reasons: tuple[str, ...] = ()
     left_out: Mapping[str, float | None] = field(default_factory=dict)
     apart: Mapping[str, str] = field(default_factory=dict)
+    one_camera: bool = False
 
     @property
     def picture(self) -> NDArray[np.uint8]:
@@ -137,7 +139,7 @@ def find_set_up(
             return None, each.apart[episode_id]
         if episode_id in each.episodes:
             return each, ""
-    if rig == "wrist":
+    if rig == "wrist" or of_name[0].one_camera:
         return of_name[0], ""
     seen = [(found.moved, each) for each in of_name if (found := each.seen_from(background)) and found.same_view]
     if not seen:
@@ -160,6 +162,7 @@ def _set_up(row: Mapping[str, Any]) -> SetUp:
         reasons=tuple(str(reason) for reason in row["reasons"]),
         left_out=dict(row["left_out"]),
         apart=dict(row["apart"]),
+        one_camera=bool(row["one_camera"]),
     )
     if found.rig not in ("fixed", "wrist") or found.picture.shape != (rows, columns):
         raise ValueError(f"set-up {found.name}: its rig or its background is not one")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +113,12 @@ def _clip_of(packet: Packet) -> PooledClip | str:
     )
 
 
-def grouped(clips: Sequence[PooledClip]) -> dict[str, list[PooledClip]]:
+def grouped(clips: Sequence[PooledClip], *, one_camera: bool = False) -> dict[str, list[PooledClip]]:
     """Clips by set-up; a set-up whose still background moves is split, `NAME#2` on from the first clip that differs.
 
     A clip joins the first part whose background registers with its own, so that a camera that comes back joins again.
+    A table that was moved before a camera that stands looks the same as a camera that was moved: `one_camera` says that
+    it was the table.
     """
     found: dict[str, list[PooledClip]] = {}
     parts: dict[str, list[str]] = {}
@@ -127,7 +129,7 @@ def grouped(clips: Sequence[PooledClip]) -> dict[str, list[PooledClip]]:
             if (
                 clip.rig == first.rig
                 and clip.size == first.size
-                and (clip.rig == "wrist" or register(first.background, clip.background).same_view)
+                and (one_camera or clip.rig == "wrist" or register(first.background, clip.background).same_view)
             ):
                 found[name].append(clip)
                 break
@@ -138,7 +140,7 @@ def grouped(clips: Sequence[PooledClip]) -> dict[str, list[PooledClip]]:
     return found
 
 
-def solve_set_up(name: str, clips: Sequence[PooledClip]) -> SetUp:
+def solve_set_up(name: str, clips: Sequence[PooledClip], *, one_camera: bool = False) -> SetUp:
     """The camera of one set-up, solved once more without the episodes that do not fit the others."""
     chosen = _spread(clips)
     found, residuals = _solved(chosen)
@@ -152,7 +154,7 @@ def solve_set_up(name: str, clips: Sequence[PooledClip]) -> SetUp:
         found, residuals = _solved(chosen)
     else:
         apart = {}
-    return _as_set_up(name, clips, chosen, found, residuals, apart)
+    return replace(_as_set_up(name, clips, chosen, found, residuals, apart), one_camera=one_camera)
 
 
 def _unlike(clip: PooledClip, residual: float, residuals: NDArray[np.float64]) -> str | None:
@@ -253,10 +255,11 @@ def _said(value: float | None, unit: float, digits: int) -> str:
     return "" if value is None else f"{value / unit:.{digits}f}"
 
 
-def solve_all(packets: Sequence[Path]) -> tuple[list[SetUp], list[str]]:
+def solve_all(packets: Sequence[Path], *, one_camera: bool = False) -> tuple[list[SetUp], list[str]]:
     """The set-ups of packets, and sentences about those that cannot be used."""
     clips, unusable = sorted_out(packets)
-    return [solve_set_up(name, group) for name, group in sorted(grouped(clips).items())], unusable
+    groups = sorted(grouped(clips, one_camera=one_camera).items())
+    return [solve_set_up(name, group, one_camera=one_camera) for name, group in groups], unusable
 
 
 def sorted_out(packets: Sequence[Path]) -> tuple[list[PooledClip], list[str]]:

@@ -83,6 +83,7 @@ def test_a_bumped_camera_splits_its_set_up_and_one_that_comes_back_joins_again()
         "kitchen:front": ["0", "1", "4"],
         "kitchen:front#2": ["2", "3"],
     }
+    assert list(grouped(clips, one_camera=True)) == ["kitchen:front"]
 
 
 def test_clips_together_tell_their_camera(solved):
@@ -148,6 +149,8 @@ def test_an_episode_finds_its_set_up_by_name_then_by_its_background(solved):
     assert found is None
     assert "bumped" in reason
     assert "no set-up" in find_set_up([set_up], "other:front", "new", background, "fixed")[1]
+    stood = replace(set_up, one_camera=True)
+    assert find_set_up([stood], setup, "new", rolled(clips[0], 0.06).background, "fixed")[0] is stood
     apart = replace(set_up, episodes=(), apart={"episode_1": "another base frame"})
     assert find_set_up([apart], setup, "episode_1", background, "fixed") == (None, "another base frame")
 

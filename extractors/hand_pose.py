@@ -96,19 +96,29 @@ def hand_pose_from_state(
     pose[valid] = np.eye(4)
     pose[valid, :3, 3] = place[valid]
     pose[valid, :3, :3] = _rotations(turn[valid], turns, angle_unit)
-    tags = []
-    if np.sqrt(place[valid].var(axis=0).sum()) < STILL_M:
-        tags.append("hand-still")
-    if not valid.all():
-        tags.append("state-dropped")
     report = {
         "names": [names[columns[name]] for name in (*_POSITION, *turns)],
         "length_unit": length_unit,
         "angle_unit": angle_unit if turns == _EULER else None,
         "convention": "Rz(yaw) Ry(pitch) Rx(roll)" if turns == _EULER else "quaternion",
-        "dropped_rows": int((~valid).sum()),
     }
-    return HandPose(pose.astype(np.float32), np.asarray(valid, np.bool_), tuple(tags), report)
+    return hand_from_poses(pose, report)
+
+
+def hand_from_poses(pose: Floats, report: Mapping[str, Any]) -> HandPose:
+    """Poses (T, 4, 4), not finite where they are not known, with what is to be said of them.
+
+    Raises:
+        GeometryError: no row is finite.
+    """
+    valid = np.asarray(np.isfinite(pose).all(axis=(1, 2)), np.bool_)
+    if not valid.any():
+        raise GeometryError("no row of the state holds a finite pose of the hand; check the source")
+    tags = ["hand-still"] if np.sqrt(pose[valid, :3, 3].var(axis=0).sum()) < STILL_M else []
+    if not valid.all():
+        tags.append("state-dropped")
+    poses = np.where(valid[:, None, None], pose, np.nan).astype(np.float32)
+    return HandPose(poses, valid, tuple(tags), {**report, "dropped_rows": int((~valid).sum())})
 
 
 def _columns(names: Sequence[str], prefix: str | None) -> tuple[dict[str, int], tuple[str, ...]]:

@@ -21,6 +21,7 @@ import click
 from extractors.errors import ConfigError, CuepackError, SourceError
 from extractors.printable import printable
 from flows.commands.bench import bench
+from flows.commands.calibrate import calibrate
 from flows.commands.export import export
 from flows.commands.extract import extract, rerun
 from flows.commands.models import models
@@ -128,6 +129,7 @@ def main() -> None:
 for command in (
     extract,
     rerun,
+    calibrate,
     score,
     select,
     inspect,

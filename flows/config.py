@@ -21,7 +21,7 @@ from scoring.settings import ScoringSettings
 
 Profile = Literal["auto", "cpu", "gpu", "gpu-open"]
 
-StageName = Literal["masks", "depth", "tracks", "geometry", "quality", "pack"]
+StageName = Literal["masks", "depth", "tracks", "calibration", "geometry", "placing", "quality", "pack"]
 """The stages that a rerun can begin with: those of `flows.stages.STAGES` but the first, and the last, `pack`. They are
 listed here too, so that the command line's help loads no stage; a test compares both lists."""
 
@@ -191,6 +191,37 @@ class TracksConfig(Section):
     precision: Literal["fp32", "fp16"] = Field("fp32", description="fp16 needs a CUDA device")
 
 
+def _file_digest(setting: str, file: Path, remedy: str) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{setting}: {file} cannot be read ({error}); {remedy}") from error
+
+
+class RobotConfig(Section):
+    """Where the hand's pose is in the state, where its names do not say."""
+
+    state_names: ColumnNames = Field((), description="names of the state's numbers (x, y, z, roll, ...); none: its own")
+    prefix: Prompt | None = Field(None, description="the hand meant where there are several: its names begin so")
+    length_unit: Literal["m", "cm", "mm"] = Field("m", description="of the hand's position in the state")
+    angle_unit: Literal["rad", "deg"] = Field("rad", description="of angles in the state")
+    urdf: str | None = Field(None, description="URDF file of a robot whose state holds joint values; none: poses")
+    urdf_sha256: str | None = Field(None, description="of that file; filled in when a run begins")
+    joints: ColumnNames = Field((), description="URDF joint of each of the state's numbers; -: no joint")
+    hand_link: Prompt | None = Field(
+        None, description="the hand's link in the URDF; none: the last one, if it is clear"
+    )
+
+    def pinned(self) -> RobotConfig:
+        """The same with the sha256 of the URDF file as it is now.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        digest = None if self.urdf is None else _file_digest("robot.urdf", Path(self.urdf), "name the robot's file")
+        return self.model_copy(update={"urdf_sha256": digest})
+
+
 class GeometryConfig(Section):
     """Intrinsics, centroids and shape."""
 
@@ -208,7 +239,27 @@ class GeometryConfig(Section):
     depth_sigma: float | None = Field(
         None, gt=0, description="relative uncertainty of depth; none: 0.02 for metric depth, 0.05 for relative"
     )
+    calibration: Annotated[str, BeforeValidator(_yaml_off), StringConstraints(min_length=1)] = Field(
+        "auto",
+        description="of the camera by the hand's motion: auto: each clip by itself; off; or the file of `calibrate`",
+    )
+    calibration_sha256: str | None = Field(None, description="of that file; filled in when a run begins")
     mask_sigma_px: float = Field(0.5, ge=0, description="uncertainty of the mask's border, packet pixels")
+
+    @property
+    def calibration_file(self) -> Path | None:
+        """The file of `cuepack calibrate` that is to be used."""
+        return None if self.calibration in ("auto", "off") else Path(self.calibration)
+
+    def pinned(self) -> GeometryConfig:
+        """The same with the sha256 of the calibrations' file as it is now.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        file, remedy = self.calibration_file, "make it with `cuepack calibrate`, or set auto or off"
+        digest = None if file is None else _file_digest("geometry.calibration", file, remedy)
+        return self.model_copy(update={"calibration_sha256": digest})
 
     @field_validator("camera_model")
     @classmethod
@@ -265,6 +316,7 @@ class Config(Section):
     masks: MasksConfig = MasksConfig()
     depth: DepthConfig = DepthConfig()
     tracks: TracksConfig = TracksConfig()
+    robot: RobotConfig = RobotConfig()
     geometry: GeometryConfig = GeometryConfig()
     contact: ContactRule = ContactRule()
     scoring: ScoringSettings = ScoringSettings()
@@ -272,11 +324,15 @@ class Config(Section):
     run: RunConfig = RunConfig()
 
     def resolved(self) -> Config:
-        """The same with the profile's choices filled in; `auto` takes `gpu` where a CUDA device is present."""
+        """The same with files pinned and the profile's choices filled in; `auto` takes `gpu` with a CUDA device."""
         profile = self.run.profile
         if profile == "auto":
             profile = "gpu" if _cuda_is_available() else "cpu"
-        changes: dict[str, Any] = {"run": self.run.model_copy(update={"profile": profile})}
+        changes: dict[str, Any] = {
+            "run": self.run.model_copy(update={"profile": profile}),
+            "robot": self.robot.pinned(),
+            "geometry": self.geometry.pinned(),
+        }
         for signal, backend in _PROFILES[profile].items():
             section = getattr(self, signal)
             if section.backend == "profile":
@@ -286,7 +342,8 @@ class Config(Section):
     def keyed(self) -> dict[str, Any]:
         """The sections that enter stage keys, as JSON types: what a packet's `config` attribute holds."""
         where_files_lie = {"weights", "detector_weights"}
-        return self.model_dump(
+        # A file counts by its content: the same file elsewhere makes the same packets.
+        found = self.model_dump(
             mode="json",
             exclude={
                 "run": True,
@@ -295,8 +352,12 @@ class Config(Section):
                 "masks": where_files_lie,
                 "depth": where_files_lie,
                 "tracks": where_files_lie,
+                "robot": {"urdf"},
             },
         )
+        if self.geometry.calibration_file is not None:
+            found["geometry"]["calibration"] = "file"
+        return found
 
     def digest(self) -> str:
         """Sha256 of `keyed()`."""
@@ -310,6 +371,8 @@ NAMES_PLACES = frozenset(
         ("depth", "weights"),
         ("tracks", "weights"),
         ("source", "follow_links"),
+        ("geometry", "calibration"),
+        ("robot", "urdf"),
         ("run", "engine"),
         ("run", "engine_address"),
     }

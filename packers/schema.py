@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from extractors.phases import PHASES
 
-SCHEMA = "cuepack/3"
+SCHEMA = "cuepack/4"
 """The version that is written."""
 
-READABLE = ("cuepack/1", "cuepack/2", SCHEMA)
+READABLE = ("cuepack/1", "cuepack/2", "cuepack/3", SCHEMA)
 """The versions that are read. `cuepack/1` kept its texts in HDF5's global heap, which has no checksum: one flipped bit
 there let HDF5 loop for ever, so `cuepack/2` writes texts of fixed length; `cuepack/3` adds phases and
-motion."""
+motion, `cuepack/4` the hand's pose and what it calibrates."""
 
 USER_BLOCK = 512
 """Bytes before the HDF5 part: `MAGIC`, the sha256 of all bytes after the block as 64 hexadecimal digits, zeros."""
@@ -37,6 +37,9 @@ FARTHEST_PX = 1e6
 
 LARGEST_FOCAL_PX = 1e7
 """A hundredth of an arc second for a pixel: a telescope's camera."""
+
+FARTHEST_M = 1e3
+"""Of a pose or point from the robot's base, metres: no arm and no camera over its table is farther away."""
 
 LATEST_S = 1e8
 """Seconds from an episode's start, three years: later time stamps are a clock's date, or made to overflow."""
@@ -143,6 +146,69 @@ def _motion(name: str, of: str) -> tuple[DatasetSpec, DatasetSpec]:
     )
 
 
+def _poses(name: str, text: str, *needs: str) -> tuple[DatasetSpec, DatasetSpec]:
+    """Rigid transforms [T,4,4] in metres and whether each is known."""
+    return (
+        DatasetSpec(
+            name,
+            "float32",
+            ("T", 4, 4),
+            "m",
+            text,
+            valid=f"{name}_valid",
+            minimum=-FARTHEST_M,
+            maximum=FARTHEST_M,
+            needs=needs,
+        ),
+        DatasetSpec(f"{name}_valid", "bool", ("T",), "1", f"whether {name} is known", needs=(name,)),
+    )
+
+
+_SIGMAS = ("position_sigma_m", "rotation_sigma_deg", "delay_s")
+
+
+def _pose(name: str, text: str, *attributes: str) -> DatasetSpec:
+    """One rigid transform [4,4] in metres."""
+    return DatasetSpec(
+        name,
+        "float32",
+        (4, 4),
+        "m",
+        text,
+        storage="plain",
+        minimum=-FARTHEST_M,
+        maximum=FARTHEST_M,
+        needs=("hand_pose",),
+        attributes=attributes,
+    )
+
+
+def _points(name: str, count: str, text: str, *needs: str) -> tuple[DatasetSpec, DatasetSpec]:
+    """Points [count,3] in metres and one standard deviation of each."""
+    return (
+        DatasetSpec(
+            name,
+            "float32",
+            (count, 3),
+            "m",
+            text,
+            minimum=-FARTHEST_M,
+            maximum=FARTHEST_M,
+            needs=(f"{name}_sigma", *needs),
+        ),
+        DatasetSpec(
+            f"{name}_sigma",
+            "float32",
+            (count, 3),
+            "m",
+            f"one standard deviation of {name}",
+            minimum=0.0,
+            maximum=FARTHEST_M,
+            needs=(name,),
+        ),
+    )
+
+
 _SPECS = (
     DatasetSpec("pixels", "uint8", ("T", "H", "W", 3), "8-bit sRGB", "frames, RGB", storage="frames", required=True),
     DatasetSpec(
@@ -167,6 +233,12 @@ _SPECS = (
         maximum=LARGEST_FOCAL_PX,
         attributes=("source", "sigma"),
     ),
+    _pose(
+        "extrinsics",
+        "maps points of the camera's frame to the robot's base frame; a camera that stands still",
+        *_SIGMAS,
+    ),
+    _pose("hand_from_camera", "maps points of the camera's frame to the hand's; a camera on the wrist", *_SIGMAS),
     DatasetSpec("ep_len", "int32", (1,), "frames", "T, for readers of flat files", storage="plain", required=True),
     DatasetSpec("ep_offset", "int64", (1,), "frames", "0, for readers of flat files", storage="plain", required=True),
     DatasetSpec(
@@ -181,6 +253,46 @@ _SPECS = (
         "action_valid", "bool", ("T",), "1", "whether the source has an action for the frame", needs=("action",)
     ),
     DatasetSpec("state", "float32", ("T", "S"), "as the source gives it", "proprioception"),
+    *_poses("hand_pose", "maps points of the hand's frame to the robot's base frame; NaN where it was not recorded"),
+    *_poses("camera_pose", "maps points of the camera's frame to the robot's base frame", "hand_from_camera"),
+    *_points("scene_points", "P", "points of the still scene, robot's base frame", "hand_from_camera"),
+    *_points("object_points", "M", "points of the held object, object frame", "object_pose"),
+    *_poses("object_pose", "maps points of the object's frame to the robot's base frame", "object_pose_sigma"),
+    DatasetSpec(
+        "object_pose_sigma",
+        "float32",
+        ("T", 2),
+        "m, degrees",
+        "one standard deviation of the place and of the turn of object_pose",
+        valid="object_pose_valid",
+        minimum=0.0,
+        needs=("object_pose",),
+    ),
+    DatasetSpec(
+        "centroids_base",
+        "float32",
+        ("T", 3),
+        "m",
+        "place of the object in the robot's base frame",
+        valid="centroids_base_valid",
+        minimum=-FARTHEST_M,
+        maximum=FARTHEST_M,
+        needs=("centroids_base_sigma", "extrinsics"),
+        attributes=("made_from",),
+    ),
+    DatasetSpec(
+        "centroids_base_valid", "bool", ("T",), "1", "whether the object's place is known", needs=("centroids_base",)
+    ),
+    DatasetSpec(
+        "centroids_base_sigma",
+        "float32",
+        ("T", 3),
+        "m",
+        "one standard deviation of centroids_base",
+        valid="centroids_base_valid",
+        minimum=0.0,
+        needs=("centroids_base",),
+    ),
     DatasetSpec("gripper", "float32", ("T",), "1", "gripper opening, 1 open, 0 closed", minimum=0.0, maximum=1.0),
     DatasetSpec(
         "contact",
@@ -268,6 +380,18 @@ _SPECS = (
         positive=True,
         attributes=("fill",),
     ),
+    DatasetSpec(
+        "depth/aligned",
+        "uint16",
+        ("T", "H", "W"),
+        "m",
+        "relative depth in metres along z, by one scale and shift for the clip",
+        storage="depth",
+        also=("float32",),
+        positive=True,
+        needs=("depth/relative",),
+        attributes=("fill", "fit_scale", "fit_shift", "sigma"),
+    ),
     *_track_set("grid", "uniform grid on frame 0"),
     *_track_set("foreground", "points that favour the object"),
     DatasetSpec(
@@ -312,10 +436,25 @@ _SPECS = (
 DATASETS: dict[str, DatasetSpec] = {spec.path: spec for spec in _SPECS}
 """Every dataset of the schema. Others are stored under `extra/`, and the schema promises nothing about them."""
 
+OBSERVED = (
+    "hand_pose",
+    "extrinsics",
+    "hand_from_camera",
+    "camera_pose",
+    "scene_points",
+    "object_points",
+    "object_pose",
+    "centroids_base",
+    "depth/aligned",
+)
+"""Datasets that a clip has where it shows enough to tell them; their `_valid` and `_sigma` go with them. Packets of one
+run differ in them, as they do not in what a model makes."""
+
 DEFAULT_CONVENTION = {
     "depth/relative": _INVERSE,
     "depth/stabilized": _INVERSE,
     "depth/metric": "z along the optical axis, metres",
+    "depth/aligned": "z along the optical axis, metres",
 }
 
 TEXT_ATTRIBUTES = ("schema", "episode_id", "language_instruction")
@@ -355,6 +494,11 @@ def dilation_radius(name: str) -> int | None:
 def dataset_spec(name: str) -> DatasetSpec | None:
     """What the schema says of the dataset `name`, None where it does not know it (`extra/` included)."""
     return DATASETS["masks/object_dilate<R>" if dilation_radius(name) else name] if _known(name) else None
+
+
+def is_observed(name: str) -> bool:
+    """Whether packets of one run may differ in having this dataset."""
+    return name.removesuffix("_valid").removesuffix("_sigma") in OBSERVED
 
 
 def is_extra(name: str) -> bool:

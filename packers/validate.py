@@ -46,6 +46,9 @@ LARGEST_ROWS = 2**29
 
 READ_BLOCK_BYTES = 2**24
 
+ROTATION_TOLERANCE = 1e-3
+"""float32 leaves 1e-6; what a source states with three digits leaves 1e-3."""
+
 RATIO_TOLERANCE = 1e-4
 """float32 carries seven digits; ratios of two such numbers are compared with four."""
 
@@ -442,6 +445,29 @@ def _check_intrinsics(packet: _Examination) -> None:
         packet.add("intrinsics", f"attribute 'sigma': wanted a number of at least 0, got {sigma!r}")
 
 
+_POSES = ("hand_pose", "camera_pose", "object_pose", "extrinsics", "hand_from_camera")
+
+
+def _check_poses(packet: _Examination) -> None:
+    """Rigid transforms: a rotation, a place, and the row 0 0 0 1."""
+    for name in _POSES:
+        if not packet.has(name):
+            continue
+        poses = packet.rows(name).astype(np.float64).reshape(-1, 4, 4)
+        finite: NDArray[np.bool_] = np.asarray(np.isfinite(poses).all(axis=(1, 2)))
+        turns = np.where(finite[:, None, None], poses[:, :3, :3], np.eye(3))
+        off = np.abs(turns @ np.swapaxes(turns, 1, 2) - np.eye(3)).max(axis=(1, 2))
+        bad = np.asarray((off > ROTATION_TOLERANCE) | (np.linalg.det(turns) < 0))
+        packet.bad_rows(name, bad, "wanted rotations, as R R^T = 1 and det R = 1")
+        wrong = (np.abs(poses[:, 3] - np.array([0.0, 0.0, 0.0, 1.0])) > 0).any(axis=1)
+        packet.bad_rows(name, finite & wrong, "wanted the last row 0 0 0 1")
+    for name in ("extrinsics", "hand_from_camera"):
+        for attribute in ("position_sigma_m", "rotation_sigma_deg") if packet.has(name) else ():
+            value = plain_value(packet.sound[name].attrs.get(attribute, 0.0))
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                packet.add(name, f"attribute '{attribute}': wanted a number of at least 0, got {value!r}")
+
+
 def _check_contact(packet: _Examination) -> None:
     if not packet.has("contact"):
         return
@@ -567,6 +593,7 @@ _RULES: tuple[Callable[[_Examination], None], ...] = (
     _check_flat_index,
     _check_timestamps,
     _check_intrinsics,
+    _check_poses,
     _check_contact,
     _check_phase,
     _check_dilated_masks,

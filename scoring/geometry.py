@@ -34,6 +34,37 @@ def judge_geometry(signals: ClipSignals, masks: MaskNumbers | None) -> Card:
     return card
 
 
+def judge_calibration(signals: ClipSignals) -> Card:
+    """The card of the camera that the hand's motion calibrates: its numbers, or why it is not observable."""
+    card = Card()
+    reports = signals.reports or {}
+    found, placed = reports.get("calibration") or {}, reports.get("placing") or {}
+    camera = found.get("camera") or {}
+    for name in _CAMERA_NUMBERS:
+        if name in camera:
+            card.numbers[name] = camera[name]
+    for name, part in (("object_residual_px", "object"), ("depth_sigma", "depth"), ("depth_of_recorded", "depth")):
+        value = (placed.get(part) or {}).get(name.split("_", 1)[1])
+        if value is not None:
+            card.numbers[name] = value
+    reasons = [str(reason) for reason in found.get("reasons") or ()]
+    for tag in found.get("tags") or ():
+        if tag not in ("calibrated-by-hand", "time-offset"):
+            card.add(tag, "warn", "; ".join(reasons) or "rows of the state are missing")
+    return card
+
+
+_CAMERA_NUMBERS = (
+    "residual_px",
+    "focal_sigma",
+    "position_sigma_m",
+    "rotation_sigma_deg",
+    "delay_s",
+    "tracks_riding",
+    "focal_of_recorded",
+)
+
+
 def judge_contact(signals: ClipSignals) -> Card:
     """The card of contact: whether a clip whose instruction asks for a grasp has one."""
     assert signals.contact is not None

@@ -20,7 +20,7 @@ from scoring.criteria import (
 )
 from scoring.depth import dynamic_range, judge_depth
 from scoring.frames import judge_frames, measure_motion
-from scoring.geometry import judge_contact, judge_geometry, judge_motion
+from scoring.geometry import judge_calibration, judge_contact, judge_geometry, judge_motion
 from scoring.masks import MaskNumbers, judge_masks, measure_masks
 from scoring.settings import ScoringSettings
 from scoring.signals import ClipSignals
@@ -37,7 +37,8 @@ class Assessment:
 
     Attributes:
         scores: sub-scores, `score` and `weight_missing`, see `scoring.criteria.combine`.
-        quality: modality (`frames`, `actions`, `masks`, `depth`, `tracks`, `geometry`, `contact`, `motion`) -> `status`
+        quality: modality (`frames`, `actions`, `masks`, `depth`, `tracks`, `geometry`, `contact`, `calibration`,
+            `motion`) -> `status`
             ("pass", "warn", "fail" or "absent"), raw `numbers`, `reasons` in words, `tags`.
         tags: the source's and every card's, sorted.
     """
@@ -62,6 +63,7 @@ def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
         "tracks": (lambda: judge_tracks(signals, masks, motion, settings)) if signals.tracks else None,
         "geometry": lambda: judge_geometry(signals, masks),
         "contact": None if signals.contact is None else lambda: judge_contact(signals),
+        "calibration": (lambda: judge_calibration(signals)) if _has_hand(signals) else None,
         "motion": None if signals.phase is None else lambda: judge_motion(signals),
     }
     quality = {name: absent() if judge is None else _card(name, judge) for name, judge in judges.items()}
@@ -78,6 +80,8 @@ def assess(signals: ClipSignals, settings: ScoringSettings) -> Assessment:
         tags.add("low-motion")
     if signals.camera_moves:
         tags.add("moving-camera")
+    calibration = (signals.reports or {}).get("calibration") or {}
+    tags |= {"calibrated-by-hand", "time-offset"} & set(calibration.get("tags") or ())
     return Assessment(_scores(signals, masks, actions, excursion, settings), quality, sorted(tags))
 
 
@@ -89,6 +93,12 @@ def _card(name: str, judge: Callable[[], Card]) -> dict[str, Any]:
         _LOG.exception("the card of %s could not be made", name)
         card = absent(f"not judged ({type(error).__name__}: {error}); please report the clip")
         return card | {"tags": ["not-judged"]}
+
+
+def _has_hand(signals: ClipSignals) -> bool:
+    """Whether the hand's pose is known, so that it could calibrate the camera."""
+    hand = ((signals.reports or {}).get("calibration") or {}).get("hand")
+    return hand is not None and "reason" not in hand
 
 
 def _has_depth(signals: ClipSignals) -> bool:

@@ -71,7 +71,7 @@ def calibrate_camera(
         return _nothing(search.n_tracks, reason, {"groups": len(groups)})
     best = max(found, key=lambda each: each.explained)
     spread = uncertainty(best.problem, best.solution)
-    halves = _halves(best, len(clips))
+    halves = _halves(best)
     spread = spread.widened(max(halves, 1.0))
     verdict = judge(best.problem, best.solution, best.riding, spread, limits) + _undecided(best, spread)
     if halves > HALVES_APART:
@@ -91,7 +91,7 @@ def _undecided(found: Found, spread: Uncertainty) -> tuple[str, ...]:
     return ()
 
 
-def _halves(found: Found, n_clips: int) -> float:
+def _halves(found: Found) -> float:
     """Squared distance a parameter, in their own sigmas, of the cameras that two halves of the data tell; about 1.
 
     A camera that is nudged, an object that slips, poses that are not the hand's and tracks that drift leave their
@@ -101,7 +101,9 @@ def _halves(found: Found, n_clips: int) -> float:
     seen = found.problem.seen
     frames = np.cumsum([0, *(len(path.timestamp) for path in found.problem.paths)])
     clip_of = np.searchsorted(frames, seen.frame, side="right") - 1
-    first = clip_of % 2 == 0 if n_clips > 1 else seen.frame < np.median(seen.frame)
+    # Of the clips whose tracks ride, which may be fewer than were given: a half without any tells nothing.
+    riding = np.unique(clip_of)
+    first = np.searchsorted(riding, clip_of) % 2 == 0 if len(riding) > 1 else seen.frame < np.median(seen.frame)
     solved = []
     for half in (first, ~first):
         problem = replace(

@@ -16,9 +16,10 @@ from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from extractors.errors import ShapeError
-from extractors.handeye.adjust import RESIDUAL_FLOOR, Problem, Solution, normal_equations, settle
+from extractors.handeye.adjust import RESIDUAL_FLOOR, Problem, Solution, settle
+from extractors.handeye.known import KnownCamera, points_sigma
 from extractors.handeye.path import HandPath
-from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors, TrackedClip
+from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats, Priors, TrackedClip
 from extractors.handeye.project import Observations, poses_at
 
 SLIP_SCALES = 3.0
@@ -33,23 +34,6 @@ frames late at 5 Hz costs centimetres, fingers that close push it, and what is l
 
 POINT_PRIORS = Priors(shared_m=0.10, own_m=0.05, delay_s=0.0)
 """An object is near the hand that holds it, and its points are near each other."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class KnownCamera:
-    """A fixed camera.
-
-    Attributes:
-        focal_px: along x.
-        base_from_camera: (4, 4), maps camera-frame points to the base frame.
-        delay_s: poses are ahead of images by so much.
-        covariance: (12, 12) in `COLUMNS`' order, zero where it is known exactly.
-    """
-
-    focal_px: float
-    base_from_camera: Floats
-    delay_s: float = 0.0
-    covariance: Floats = field(default_factory=lambda: np.zeros((N_CAMERA, N_CAMERA)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,13 +104,7 @@ class _View:
         origin = np.nanmean(clip.hand_pose[:, :3, 3], axis=0)
         self.origin = origin
         self.path = HandPath.through(clip.hand_pose, clip.timestamp, origin)
-        self.state = CameraState(
-            float(np.log(camera.focal_px / clip.size[1])),
-            camera.base_from_camera[:3, :3],
-            camera.base_from_camera[:3, 3] - origin,
-            np.zeros(3),
-            camera.delay_s,
-        )
+        self.state = camera.state(clip.size[1], origin)
         self.poses = poses_at([self.path], camera.delay_s)
         self.seen = _observed(clip, np.ones(len(clip.visibility), np.bool_))
 
@@ -180,7 +158,7 @@ class _View:
         hand_from_object = np.eye(4)
         hand_from_object[:3, 3] = np.nanmedian(points_hand, axis=0)
         points = points_hand - hand_from_object[:3, 3]
-        sigma = np.where(riding[:, None], self._sigma(problem, solution), np.nan)
+        sigma = np.where(riding[:, None], points_sigma(problem, solution, self.camera), np.nan)
         carried = np.repeat(np.eye(4)[None], len(trusted), axis=0)
         carried[:, :3, :3] = self.poses.rotation
         carried[:, :3, 3] = self.poses.translation + self.origin
@@ -213,16 +191,6 @@ class _View:
                 "rests_found": reports,
             },
         )
-
-    def _sigma(self, problem: Problem, solution: Solution) -> Floats:
-        """(N, 3) from the tracks, and from what is not known of the camera."""
-        normal = normal_equations(problem, solution.state, solution.points, self.poses, solution.scale)
-        inverse = np.linalg.inv(normal.point)
-        carried = normal.mixed @ inverse
-        parameters = np.r_[0:7, 10:12]
-        camera = self.camera.covariance[np.ix_(parameters, parameters)]
-        through = np.einsum("nij,ik,nkl->njl", carried[:, parameters], camera, carried[:, parameters])
-        return np.asarray(np.sqrt(np.maximum(np.diagonal(inverse + through, axis1=1, axis2=2), 0)))
 
     def _rest(
         self, rest: NDArray[np.bool_], points: Floats, sigma: Floats, near: Floats, scale: float

@@ -69,8 +69,15 @@ class Search:
     """What every group's solution needs."""
 
     def __init__(
-        self, clips: Sequence[TrackedClip], paths: Sequence[HandPath], rig: Rig, priors: Priors, seed: int
+        self,
+        clips: Sequence[TrackedClip],
+        paths: Sequence[HandPath],
+        rig: Rig,
+        priors: Priors,
+        seed: int,
+        free: NDArray[np.bool_] | None = None,
     ) -> None:
+        self.free = free_columns(priors) if free is None else free
         self.clips, self.paths, self.rig, self.priors, self.seed = clips, paths, rig, priors, seed
         self.n_tracks = sum(clip.visibility.shape[1] for clip in clips)
         self.lever_m = float(np.hypot(priors.shared_m, priors.own_m))
@@ -93,6 +100,17 @@ class Search:
                 found = again
                 rivals = self._rivals(found, basins)
         return replace(found, rivals=rivals)
+
+    def solve_known(self, state: CameraState) -> Found | None:
+        """The tracks that agree with a camera that is held but for what `free` leaves, None where too few do."""
+        if self.candidates.sum() < 3:
+            return None
+        placed = place_points(self._problem(self.candidates), state, START_SCALE)
+        deviation, _ = _deviations(self._problem(self.candidates).seen, placed)
+        apart = np.linalg.norm(placed.points - placed.state.shared, axis=1)
+        near = apart <= FAR_OWN * float(np.hypot(self.priors.shared_m, self.priors.own_m))
+        riding = np.asarray(self.candidates & (deviation <= WORST_RESIDUAL) & near)
+        return self._trimmed(state, riding) if riding.sum() >= 3 else None
 
     def _trimmed(self, state: CameraState, riding: NDArray[np.bool_]) -> Found | None:
         """The solution near a camera, and the tracks that agree with it, by turns."""
@@ -169,7 +187,7 @@ class Search:
         return float((np.where(riding, good, 0) * np.minimum(self.sums.seen_share, 1)).sum())
 
     def _problem(self, tracks: NDArray[np.bool_]) -> Problem:
-        return Problem(self.seen.of(tracks), self.paths, self.priors, free_columns(self.priors))
+        return Problem(self.seen.of(tracks), self.paths, self.priors, self.free)
 
 
 def _observations(clips: Sequence[TrackedClip]) -> Observations:

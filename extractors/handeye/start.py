@@ -141,7 +141,7 @@ def affine_groups(
     delays: Sequence[float],
     *,
     lever_m: float,
-    most: int = 4,
+    most: int = 2,
     seed: int = 0,
 ) -> list[Affine]:
     """Groups of tracks that move as points of the hand would, best first, no track in two.

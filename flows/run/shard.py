@@ -321,7 +321,8 @@ class Shard:
             assert found is not None
             run.results[stage.name], run.actions[stage.name] = found, decision.action
             return
-        inputs = StageInputs(lambda: self._open(run), run.results, config, None if forced else packed, weights)
+        earlier = None if forced else packed
+        inputs = StageInputs(lambda: self._open(run), run.results, config, earlier, weights, job.episode_id)
         output = stage.run(inputs)
         # As it comes back from a file: tuples become lists here already, so that records compare equal later.
         report = json.loads(json.dumps(dict(output.report)))

@@ -44,12 +44,14 @@ class StageInputs:
         config: Config,
         previous: StageResult | None = None,
         weights: Mapping[str, str] | None = None,
+        episode_id: str = "",
     ) -> None:
         self._open_episode = open_episode
         self.results = results
         self.config = config
         self.previous = previous
         self.weights = weights or {}
+        self.episode_id = episode_id
 
     @cached_property
     def episode(self) -> Episode:

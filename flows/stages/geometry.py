@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.anchoring import anchor_background
-from extractors.cameras import choose_camera
 from extractors.centroids import extract_centroids
 from extractors.consistency import check_consistency
 from extractors.contact import estimate_contact
@@ -23,14 +22,16 @@ from extractors.phases import PHASES, phase_ends
 from extractors.shape import describe_shape
 from extractors.types import Camera, Centroids, Contact, Depth, SceneTracks
 from flows.config import Config
-from flows.stages.base import Stage, StageInputs, StageOutput, read_track_sets
+from flows.stages.base import Stage, StageInputs, StageOutput
+from flows.stages.calibration import found_camera
+from flows.stages.camera import hand_places, packet_camera, scene_tracks
 from packers.schema import Dataset
 from packers.writer import decode, encode
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
     return {
-        "geometry": config.geometry.model_dump(mode="json"),
+        "geometry": config.geometry.model_dump(mode="json", exclude={"calibration", "calibration_sha256"}),
         "contact": asdict(config.contact),
         "dilate": sorted(set(config.masks.dilate)),
         "stabilize": config.depth.stabilize,
@@ -40,7 +41,7 @@ def _settings(config: Config) -> Mapping[str, Any]:
 def _run(inputs: StageInputs) -> StageOutput:
     datasets: dict[str, Dataset] = {}
     report: dict[str, Any] = {}
-    camera = _camera(inputs)
+    camera = packet_camera(inputs, found_camera(inputs))
     datasets["intrinsics"] = encode(
         "intrinsics", camera.K.astype(np.float32), source=camera.source, sigma=float(camera.sigma)
     )
@@ -52,13 +53,13 @@ def _run(inputs: StageInputs) -> StageOutput:
     _add_stabilized(inputs, datasets, report)
     depth = _object_depth(inputs, datasets)
     centroids = None if masks is None else _add_object(inputs, masks, depth, camera, datasets, report)
-    tracks = _all_tracks(inputs)
+    tracks = scene_tracks(inputs)
     contact = _add_contact(inputs, masks, tracks, datasets, report)
     _add_motion(inputs, masks, tracks, contact, datasets, report)
     report["consistency"] = check_consistency(
         centroids=centroids,
         contact=contact,
-        ee_xyz=_end_effector(inputs),
+        ee_xyz=hand_places(inputs),
         masks=masks,
         depth=depth,
         tracks=tracks,
@@ -66,28 +67,6 @@ def _run(inputs: StageInputs) -> StageOutput:
         camera_moves=inputs.camera_moves,
     )
     return StageOutput(datasets, report)
-
-
-def _camera(inputs: StageInputs) -> Camera:
-    """The best known intrinsics, followed to the packet's size."""
-    config = inputs.config.geometry
-    height, width = inputs.source["source"]["frame_size"]
-    recorded = inputs.source["camera"]
-    given = Camera(**recorded) if recorded is not None else None
-    if config.intrinsics is not None:
-        fx, fy, cx, cy = config.intrinsics
-        given = Camera(fx, fy, cx, cy, width=width, height=height, source="calibrated")
-    model = config.camera_model or inputs.source["source"].get("camera_model")
-    camera = choose_camera(
-        (height, width),
-        given,
-        model,
-        native_size=config.native_size,
-        assumed_fov_deg=config.field_of_view,
-        calibration_sigma=config.calibration_sigma,
-        assumed_sigma=config.assumed_sigma,
-    )
-    return camera.resized(inputs.size[1], inputs.size[0])
 
 
 def _add_stabilized(inputs: StageInputs, datasets: dict[str, Dataset], report: dict[str, Any]) -> None:
@@ -103,7 +82,7 @@ def _add_stabilized(inputs: StageInputs, datasets: dict[str, Dataset], report: d
         pixels,
         camera_moves=inputs.camera_moves,
         fps=inputs.source["fps"],
-        tracks=_all_tracks(inputs),
+        tracks=scene_tracks(inputs),
         cuts=inputs.results["depth"].record.report.get("cuts", ()),
     )
     report["anchoring"] = dict(anchored.report)
@@ -188,7 +167,7 @@ def _add_motion(
     datasets: dict[str, Dataset],
     report: dict[str, Any],
 ) -> None:
-    hand = _end_effector(inputs)
+    hand = hand_places(inputs)
     if tracks is None and hand is None:
         report["motion"] = {"reason": "neither tracks nor the hand's position"}
         return
@@ -215,35 +194,10 @@ def _add_motion(
     }
 
 
-def _all_tracks(inputs: StageInputs) -> SceneTracks | None:
-    """Both track sets side by side; tracks that both hold once; None without any."""
-    sets = list(read_track_sets(inputs, ("xy", "visibility", "on_object", "queries")).values())
-    if not sets:
-        return None
-    queries = np.concatenate([found["queries"] for found in sets])
-    _, once = np.unique(queries, axis=0, return_index=True)
-    once.sort()
-    return SceneTracks(
-        np.concatenate([found["xy"] for found in sets], axis=1)[:, once],
-        np.concatenate([found["visibility"] for found in sets], axis=1)[:, once],
-        np.concatenate([found["on_object"] for found in sets])[once],
-        inputs.size[1],
-    )
-
-
-def _end_effector(inputs: StageInputs) -> NDArray[np.float32] | None:
-    """(T, 3) metres in the robot's frame, where the state's first columns are named x, y, z."""
-    state = inputs.read("state")
-    if state is None or list(inputs.dataset("state").attributes.get("names", ()))[:3] != ["x", "y", "z"]:
-        return None
-    position: NDArray[np.float32] = state[:, :3]
-    return position
-
-
 GEOMETRY = Stage(
     name="geometry",
-    version=6,
-    inputs=("source", "masks/*", "depth/*", "tracks/*"),
+    version=7,
+    inputs=("source", "masks/*", "depth/*", "tracks/*", "hand_pose*", "calibration"),
     settings=_settings,
     run=_run,
 )

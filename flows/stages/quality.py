@@ -113,7 +113,7 @@ def thin_axis(length: int) -> NDArray[np.intp]:
 
 QUALITY = Stage(
     name="quality",
-    version=5,
+    version=6,
     inputs=(
         "source",
         "masks/*",
@@ -126,6 +126,8 @@ QUALITY = Stage(
         "motion/*",
         "centroids*",
         "shape*",
+        "calibration",
+        "placing",
     ),
     settings=_settings,
     run=_run,

@@ -12,7 +12,8 @@ from extractors.types import DESCRIPTOR_NAMES
 from packers.atomic import built_aside
 from packers.reader import Packet
 from packers.viewer.episode import TRACK_SETS, object_points
-from packers.viewer.frames import OBJECT_RGB, RING_RGB, ROBOT_RGB, FramePictures, encode_image
+from packers.viewer.frames import RING_RGB, ROBOT_RGB, FramePictures, encode_image
+from packers.viewer.hand import OBJECT_RGB
 
 _OBJECT_ID, _ROBOT_ID = 1, 2
 _OFF_RGB, _GRID_RGB = (86, 180, 233), (235, 235, 235)
@@ -37,7 +38,7 @@ def write_rerun(path: Path, target: Path) -> None:
     """Writes the packet `path` as the recording `target`; the timelines are `frame` and `time` (seconds).
 
     Entities: `camera` (pinhole; `rgb`, `masks`, `depth/...`, `tracks/...` on it), `object` (points, centroid, path),
-    `curves/...`, `about`.
+    `base` (the robot's frame: hand, camera, held object), `curves/...`, `about`.
 
     Raises:
         ConfigError: rerun-sdk is not installed.
@@ -73,10 +74,28 @@ def _log_constant(rr: Any, recording: Any, packet: Packet) -> None:
     classes = [(_OBJECT_ID, "object", OBJECT_RGB), (_ROBOT_ID, "robot", ROBOT_RGB)]
     recording.log("camera/masks", rr.AnnotationContext(classes), static=True)
     recording.log("about", rr.TextDocument(_about(attributes), media_type="text/markdown"), static=True)
+    _log_base_constant(rr, recording, packet)
     if "centroids" in packet:
         path = packet.read("centroids")[packet.read("centroids_valid")]
         if len(path) > 1:
             recording.log("object/path", rr.LineStrips3D([path], colors=[RING_RGB[0]]), static=True)
+
+
+def _log_base_constant(rr: Any, recording: Any, packet: Packet) -> None:
+    height, width = packet.size
+    if "hand_pose" in packet:
+        path = packet.read("hand_pose")[packet.read("hand_pose_valid"), :3, 3]
+        if len(path) > 1:
+            recording.log("base/hand_path", rr.LineStrips3D([path], colors=[RING_RGB[2]]), static=True)
+    if "extrinsics" in packet:
+        pose = packet.read("extrinsics")
+        recording.log("base/camera", rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]), static=True)
+    if "extrinsics" in packet or "camera_pose" in packet:
+        pinhole = rr.Pinhole(image_from_camera=packet.read("intrinsics"), resolution=[width, height])
+        recording.log("base/camera", pinhole, static=True)
+    for entity, name in (("base/object/points", "object_points"), ("base/scene", "scene_points")):
+        if name in packet:
+            recording.log(entity, rr.Points3D(packet.read(name), colors=[OBJECT_RGB]), static=True)
 
 
 def _about(attributes: dict[str, Any]) -> str:
@@ -97,13 +116,15 @@ def _log_frame(rr: Any, recording: Any, packet: Packet, pictures: FramePictures,
         if "masks/robot" in packet:
             labels[packet.read("masks/robot", t, t + 1)[0] & (labels == 0)] = _ROBOT_ID
         recording.log("camera/masks", rr.SegmentationImage(labels))
-    for name in ("metric", "relative", "stabilized"):
+    for name in ("metric", "aligned", "relative", "stabilized"):
         if f"depth/{name}" in packet:
             depth = np.nan_to_num(packet.read(f"depth/{name}", t, t + 1)[0])
             # Relative inverse depth has no metres: an image to look at, not points in space.
-            meter = {"meter": 1.0} if name == "metric" else {}
-            recording.log(f"{'camera/' if name == 'metric' else ''}depth/{name}", rr.DepthImage(depth, **meter))
+            in_metres = name in ("metric", "aligned")
+            meter = {"meter": 1.0} if in_metres else {}
+            recording.log(f"{'camera/' if in_metres else ''}depth/{name}", rr.DepthImage(depth, **meter))
     _log_tracks(rr, recording, packet, t)
+    _log_base(rr, recording, packet, t)
     _log_object(rr, recording, packet, pictures, t)
     _log_curves(rr, recording, packet, t)
 
@@ -120,6 +141,18 @@ def _log_tracks(rr: Any, recording: Any, packet: Packet, t: int) -> None:
         # Rerun puts the corner of the top-left pixel at (0, 0), packets its centre.
         points = rr.Points2D(xy[visible] + 0.5, colors=colours[visible], radii=1.0)
         recording.log(f"camera/{root}", points)
+
+
+def _log_base(rr: Any, recording: Any, packet: Packet, t: int) -> None:
+    """The robot's base frame under `base`, beside the camera's: camera, hand, held object and where it is, metres."""
+    for entity, name in (("base/hand", "hand_pose"), ("base/camera", "camera_pose"), ("base/object", "object_pose")):
+        pose = packet.read(name, t, t + 1)[0] if name in packet else np.full((4, 4), np.nan)
+        if np.isfinite(pose).all():
+            recording.log(entity, rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
+    if "centroids_base" in packet:
+        place = packet.read("centroids_base", t, t + 1)
+        valid = np.isfinite(place).all(axis=1)
+        recording.log("base/centroid", rr.Points3D(place[valid], colors=[RING_RGB[0]], radii=-6.0))
 
 
 def _log_object(rr: Any, recording: Any, packet: Packet, pictures: FramePictures, t: int) -> None:

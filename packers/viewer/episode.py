@@ -34,6 +34,12 @@ XY_STEP_PX = 1 / 16
 
 TRACK_SETS = ("foreground", "grid")
 
+METRES = ("depth/metric", "depth/aligned")
+"""Depth in metres, the better one first."""
+
+HELD_POINTS = 60
+"""Points of the held object that are shown, at most."""
+
 Series = dict[str, Any]
 
 
@@ -121,7 +127,7 @@ def depth_of(packet: Packet, dataset: str) -> Callable[[NDArray[Any]], NDArray[n
     The mapping is the one that the packet's centroids were made with (recorded by the geometry stage), so that points
     and centroids share one space; without centroids it is made from the clip in the same way.
     """
-    if dataset == "depth/metric":
+    if dataset in METRES:
         return lambda values: np.nan_to_num(np.asarray(values, np.float64))
     from extractors.centroids import InverseDepthMap, relative_mapping
 
@@ -181,11 +187,11 @@ def _points(
 
 
 def _clouds(packet: Packet, start: int, stop: int) -> dict[str, Any]:
-    pictures = FramePictures(packet)
-    if pictures.object_depth is None or "masks/object" not in packet:
+    dataset = _space_depth(packet, FramePictures(packet))
+    if dataset is None or "masks/object" not in packet:
         return {"cloud": [], "colours": []}
     try:
-        clouds = object_points(packet, pictures.object_depth, start, stop)
+        clouds = object_points(packet, dataset, start, stop)
     except PacketError:
         return {"cloud": [], "colours": []}
     return {"cloud": [_base64(xyz) for xyz, _ in clouds], "colours": [_base64(rgb) for _, rgb in clouds]}
@@ -193,22 +199,61 @@ def _clouds(packet: Packet, start: int, stop: int) -> dict[str, Any]:
 
 def _space(packet: Packet, pictures: FramePictures, faults: list[str]) -> dict[str, Any] | None:
     """What the 3-D view shows besides the object's points: the first frame's scene and the centroids' path."""
-    if pictures.object_depth is None:
+    dataset = _space_depth(packet, pictures)
+    if "extrinsics" in packet:
+        found: dict[str, Any] | None = _tried(lambda: _hand_space(packet), faults, "3-D hand")
+        if dataset is None or found is None:
+            return found
+    elif dataset is None:
         return None
-    dataset = pictures.object_depth
+    else:
+        found = {}
 
     def read() -> dict[str, Any]:
         values, frame = packet.read(dataset, 0, 1)[0], packet.read("pixels", 0, 1)[0]
         mask = packet.read("masks/object", 0, 1)[0] if "masks/object" in packet else np.zeros(values.shape, bool)
         y, x = np.nonzero(~mask)
         xyz, rgb = _points(y, x, depth_of(packet, dataset)(values), frame, packet_camera(packet), SCENE_POINTS)
-        units = "m" if dataset == "depth/metric" else "relative"
+        units = "m" if dataset in METRES else "relative"
         return {"dataset": dataset, "units": units, "scene": _base64(xyz), "scene_colours": _base64(rgb)}
 
     space: dict[str, Any] | None = _tried(read, faults, "3-D points")
-    if space is not None and "centroids" in packet:
+    if space is None:
+        return None
+    if found:
+        return {**found, **space, "path": found["path"]}
+    if "centroids" in packet:
         space["path"] = _tried(lambda: _rounded(packet.read("centroids"), 5), faults, "centroids")
     return space
+
+
+def _space_depth(packet: Packet, pictures: FramePictures) -> str | None:
+    """The depth that the 3-D view shows: in metres wherever the camera's pose is known, as the hand's path is."""
+    metric = next((name for name in METRES if name in packet), None)
+    return metric if metric is not None or "extrinsics" in packet else pictures.object_depth
+
+
+def _hand_space(packet: Packet) -> dict[str, Any]:
+    """The hand's path, and the held object's points and path, in the frame of a camera that stands still, metres."""
+    base_from_camera = packet.read("extrinsics").astype(np.float64)
+    turn, place = base_from_camera[:3, :3], base_from_camera[:3, 3]
+    hand = (packet.read("hand_pose")[:, :3, 3] - place) @ turn
+    space: dict[str, Any] = {
+        "dataset": "hand and object",
+        "units": "m",
+        "scene": "",
+        "scene_colours": "",
+        "hand": _rounded(hand, 4),
+    }
+    path: list[Any] = []
+    if "object_pose" in packet:
+        pose, points = packet.read("object_pose").astype(np.float64), packet.read("object_points").astype(np.float64)
+        points = points[:: -(-len(points) // HELD_POINTS)]
+        in_base = np.einsum("tij,pj->tpi", pose[:, :3, :3], points) + pose[:, None, :3, 3]
+        space["held"] = _base64(((in_base - place) @ turn).astype("<f4"))
+        space["held_points"] = len(points)
+        path = _rounded((pose[:, :3, 3] - place) @ turn, 4)
+    return {**space, "path": path}
 
 
 def _track_sets(packet: Packet, faults: list[str]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from extractors.errors import PacketError
 from packers.reader import Packet
 from packers.schema import dilation_radius
+from packers.viewer.hand import OBJECT_RGB, draw_hand, hand_marks
 
-VIEW_VERSION = 2
+VIEW_VERSION = 3
 """Raised by hand when pictures or pages' data change, so that kept ones are made again."""
 
 SHEET_COLUMNS = SHEET_ROWS = 4
@@ -24,7 +25,7 @@ LONGEST_PX = 512
 
 THUMBNAIL_FRAMES, THUMBNAIL_PX = 10, 128
 
-OBJECT_RGB, ROBOT_RGB = (230, 159, 0), (240, 228, 66)
+ROBOT_RGB = (240, 228, 66)
 RING_RGB = ((86, 180, 233), (0, 158, 115), (204, 121, 167))
 """Marks on the frames: the palette of Okabe and Ito (2008), which colour-blind readers can distinguish."""
 
@@ -32,9 +33,15 @@ NO_READING_GREY = 176
 
 _OBJECT_ALPHA, _RING_ALPHA, _ROBOT_ALPHA = 120, 95, 60
 _SAMPLED_FRAMES = 24
-_DEPTHS = {"depth": "depth/relative", "stabilized": "depth/stabilized", "metric": "depth/metric"}
+_DEPTHS = {
+    "depth": "depth/relative",
+    "stabilized": "depth/stabilized",
+    "aligned": "depth/aligned",
+    "metric": "depth/metric",
+}
+_METRES = ("depth/metric", "depth/aligned")
 
-PanelName = Literal["rgb", "masks", "depth", "stabilized", "metric", "object_depth"]
+PanelName = Literal["rgb", "masks", "hand", "depth", "stabilized", "aligned", "metric", "object_depth"]
 Image = NDArray[np.uint8]
 
 
@@ -88,6 +95,8 @@ class FramePictures:
         found: list[PanelName] = ["rgb"]
         if "masks/object" in there or "masks/robot" in there:
             found.append("masks")
+        if "hand_pose" in there and ("extrinsics" in there or "camera_pose" in there):
+            found.append("hand")
         for panel, dataset in _DEPTHS.items():
             if dataset in there:
                 found.append(panel)  # type: ignore[arg-type]
@@ -105,6 +114,11 @@ class FramePictures:
                 return named
         return next((d for d in ("depth/metric", "depth/stabilized", "depth/relative") if d in there), None)
 
+    @cached_property
+    def marks(self) -> list[dict[str, Any]]:
+        """Where the hand and the object's points are re-projected, frame by frame."""
+        return hand_marks(self.packet) or []
+
     @property
     def n_sheets(self) -> int:
         """Sheets per panel."""
@@ -117,13 +131,14 @@ class FramePictures:
 
     def value_range(self, panel: PanelName) -> ValueRange | None:
         """What the colours of a depth panel stand for, None for the other panels."""
-        if panel in ("rgb", "masks"):
+        if panel in ("rgb", "masks", "hand"):
             return None
         if panel == "object_depth" and self.object_depth is not None:
             sources: tuple[str, ...] = (self.object_depth,)
             mask = "masks/object"
-        elif panel == "metric":
-            sources, mask = ("depth/metric",), ""
+        elif panel in ("metric", "aligned"):
+            # One scale for both: where they differ can be seen.
+            sources, mask = tuple(name for name in _METRES if name in self.packet.modalities), ""
         else:
             # One scale for both: what anchoring changed can be seen.
             both = ("depth/relative", "depth/stabilized")
@@ -154,11 +169,14 @@ class FramePictures:
             return [self._reduced(frame) for frame in self.packet.read("pixels", start, stop)]
         if panel == "masks":
             return self._overlays(start, stop)
+        if panel == "hand":
+            pixels = self.packet.read("pixels", start, stop)
+            return [self._reduced(draw_hand(frame, self.marks, start + t)) for t, frame in enumerate(pixels)]
         dataset = self.object_depth if panel == "object_depth" else _DEPTHS[panel]
         assert dataset is not None
         scale = self.value_range(panel)
         depth = self.packet.read(dataset, start, stop)
-        valid = np.isfinite(depth) & (depth > 0) if dataset == "depth/metric" else np.isfinite(depth)
+        valid = np.isfinite(depth) & (depth > 0) if dataset in _METRES else np.isfinite(depth)
         if panel == "object_depth":
             valid &= self.packet.read("masks/object", start, stop)
         backgrounds: list[Image | None] = [None] * len(depth)
@@ -204,7 +222,7 @@ class FramePictures:
 
     def _range(self, datasets: tuple[str, ...], mask: str | None = None) -> ValueRange:
         """1st to 99th percentile of up to 24 frames of the clip."""
-        metric = datasets == ("depth/metric",)
+        metric = set(datasets) <= set(_METRES)
         values = []
         for t in np.unique(np.linspace(0, self.n_frames - 1, _SAMPLED_FRAMES).round().astype(int)):
             for dataset in datasets:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from extractors.errors import ConfigError, OutputError
 from packers.atomic import written_whole
 from packers.reader import Packet
-from packers.viewer.frames import OBJECT_RGB, FramePictures, Image
+from packers.viewer.frames import FramePictures, Image
+from packers.viewer.hand import OBJECT_RGB
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -32,6 +33,8 @@ _TITLES = {
     "tracks": "tracks",
     "depth": "depth",
     "stabilized": "stabilized depth",
+    "hand": "hand, re-projected",
+    "aligned": "depth in metres, aligned",
     "metric": "metric depth",
     "object_depth": "object depth",
 }

@@ -21,7 +21,8 @@ from extractors.errors import GeometryError
 from extractors.geometry import resize_depth, unproject
 from extractors.handeye.align import align_depth
 from extractors.handeye.camera import calibrate_camera
-from extractors.handeye.held import KnownCamera, held_object
+from extractors.handeye.held import held_object
+from extractors.handeye.known import KnownCamera
 from extractors.handeye.problem import Calibration, Floats, TrackedClip
 from extractors.types import Camera
 from tests.benchmarks.groundtruth import GroundTruth, read_groundtruth

@@ -108,7 +108,7 @@ def test_rerun_redoes_one_episode_from_a_stage(packed):
     result = cuepack("rerun", packed, name, "--from", "geometry", "--no-prefect", "--json")
     assert result.exit_code == 0
     [row] = from_json(result)["episodes"]
-    assert row["stages_computed"] == "geometry;quality;pack"
+    assert row["stages_computed"] == "geometry;placing;quality;pack"
 
 
 def test_rerun_of_an_unknown_episode_or_directory_is_refused(packed, tmp_path):
@@ -116,11 +116,19 @@ def test_rerun_of_an_unknown_episode_or_directory_is_refused(packed, tmp_path):
     assert cuepack("rerun", tmp_path, "nobody").exit_code == 2
 
 
+def test_the_hands_pose_is_in_every_packet_whose_source_records_it(packed):
+    path = sorted((packed / "packets").glob("*/*.h5"))[0]
+    described = from_json(cuepack("inspect", path, "--json"))["packet"]
+    frames = described["datasets"]["state"]["shape"][0]
+    assert described["datasets"]["hand_pose"]["shape"] == [frames, 4, 4]
+    assert described["attributes"]["stages"]["calibration"]["report"]["hand"]["convention"].startswith("Rz(yaw)")
+
+
 def test_inspect_shows_the_tree_and_its_json_the_same(packed):
     path = sorted((packed / "packets").glob("*/*.h5"))[0]
     assert "masks/object_dilate8" in cuepack("inspect", path).output
     described = from_json(cuepack("inspect", path, "--json"))["packet"]
-    assert described["attributes"]["schema"] == "cuepack/3"
+    assert described["attributes"]["schema"] == "cuepack/4"
     assert cuepack("inspect", "/none.h5").exit_code == 2
 
 

@@ -15,9 +15,11 @@ from packers.schema import Dataset
 from packers.writer import encode, write_packet
 
 KEYS = {
-    stage: hashlib.sha256(stage.encode()).hexdigest() for stage in ("source", "masks", "depth", "tracks", "geometry")
+    stage: hashlib.sha256(stage.encode()).hexdigest()
+    for stage in ("source", "masks", "depth", "tracks", "calibration", "geometry", "placing")
 }
 PHASE = {"phases": list(PHASES), "acts_on": "masks/object"}
+_SIGMAS = {"position_sigma_m": 0.01, "rotation_sigma_deg": 0.5, "delay_s": 0.0}
 FRAMES, HEIGHT, WIDTH, POINTS = 6, 24, 32, 12
 
 
@@ -53,6 +55,23 @@ def arrays(
         "action_valid": ("source", t < frames - 1, {}),
         "state": ("source", rng.normal(size=(frames, 3)), {"names": ["x", "y", "größe"]}),
         "gripper": ("source", np.linspace(1, 0, frames), {}),
+        "hand_pose": ("calibration", _poses(t > 0, 0.3), {}),
+        "hand_pose_valid": ("calibration", t > 0, {}),
+        "extrinsics": ("calibration", np.eye(4), _SIGMAS),
+        "hand_from_camera": ("calibration", np.eye(4), _SIGMAS),
+        "camera_pose": ("calibration", _poses(t > 0, 0.4), {}),
+        "camera_pose_valid": ("calibration", t > 0, {}),
+        "scene_points": ("calibration", np.ones((4, 3)), {}),
+        "scene_points_sigma": ("calibration", np.full((4, 3), 0.01), {}),
+        "object_points": ("placing", np.ones((5, 3)), {}),
+        "object_points_sigma": ("placing", np.full((5, 3), 0.01), {}),
+        "object_pose": ("placing", _poses(valid, 0.2), {}),
+        "object_pose_valid": ("placing", valid, {}),
+        "object_pose_sigma": ("placing", np.where(valid[:, None], [0.01, 2.0], np.nan), {}),
+        "centroids_base": ("placing", centroids, {"made_from": "object_pose"}),
+        "centroids_base_valid": ("placing", valid, {}),
+        "centroids_base_sigma": ("placing", np.abs(centroids) * np.float32(0.01), {}),
+        "depth/aligned": ("placing", z, {"fit_scale": 0.5, "fit_shift": 0.1, "sigma": 0.05}),
         "contact": ("geometry", (t >= 3) * 0.9, {"contact_onset": 3 if frames > 3 else -1}),
         "held": ("geometry", t >= 4, {}),
         "phase": ("geometry", np.where(t >= 3, 3, 2).astype(np.uint8), {"active_span": [0, frames]} | PHASE),
@@ -78,6 +97,12 @@ def arrays(
     for name in ("grid", "foreground"):
         found |= {f"tracks/{name}/{field}": ("tracks", value, {}) for field, value in _tracks(rng, masks).items()}
     return found
+
+
+def _poses(known: Any, x_m: float) -> Any:
+    poses = np.repeat(np.eye(4)[None], len(known), axis=0)
+    poses[:, 0, 3] = x_m
+    return np.where(known[:, None, None], poses, np.nan)
 
 
 def _square_dilation(masks: Any, radius: int) -> Any:

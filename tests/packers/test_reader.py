@@ -114,7 +114,9 @@ def test_a_missing_packet_is_said_so(tmp_path):
 def test_another_schema_version_is_refused_unless_asked_for(tmp_path):
     path = examples.write_example(tmp_path)
     examples.tamper(path, lambda file: file.attrs.modify("schema", np.bytes_(b"cuepack/9")))
-    with pytest.raises(PacketError, match=r"wanted schema cuepack/1 or cuepack/2 or cuepack/3, got 'cuepack/9'"):
+    with pytest.raises(
+        PacketError, match=r"wanted schema cuepack/1 or cuepack/2 or cuepack/3 or cuepack/4, got 'cuepack/9'"
+    ):
         Packet(path).__enter__()
     with Packet(path, any_group=True) as packet:
         assert packet.attributes["schema"] == "cuepack/9"

@@ -10,7 +10,7 @@ from tests.benchmarks.faults import FAULTS
 from tests.scoring.clips import good_clip
 
 SETTINGS = ScoringSettings()
-MODALITIES = {"frames", "actions", "masks", "depth", "tracks", "geometry", "contact", "motion"}
+MODALITIES = {"frames", "actions", "masks", "depth", "tracks", "geometry", "contact", "calibration", "motion"}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,10 @@ def clip():
 def test_a_good_clip_has_full_scores_and_no_tags(clip):
     verdict = assess(clip, SETTINGS)
     assert verdict.tags == []
-    assert {card["status"] for card in verdict.quality.values()} == {"pass"}
+    statuses = {name: card["status"] for name, card in verdict.quality.items()}
+    # Its state has no names, so no hand calibrates a camera.
+    assert statuses.pop("calibration") == "absent"
+    assert set(statuses.values()) == {"pass"}
     assert verdict.scores["score"] == pytest.approx(1, abs=0.01)
 
 
@@ -164,3 +167,26 @@ def test_points_posed_again_where_the_object_rests_are_neither_lost_nor_frozen(c
     verdict = assess(replace(clip, tracks={"foreground": fields}), ScoringSettings(min_object_tracks=20))
     assert not {"frozen-tracks", "tracks-lost", "low-motion"} & set(verdict.tags)
     assert verdict.scores["displacement"] is None  # not told, rather than 0
+
+
+def test_a_calibrated_camera_has_a_card_and_a_tag(clip):
+    found = {
+        "hand": {},
+        "camera": {"residual_px": 0.5, "focal_sigma": 0.02, "position_sigma_m": 0.01},
+        "reasons": [],
+        "tags": ["calibrated-by-hand", "time-offset"],
+    }
+    placed = {"object": {"residual_px": 0.7}, "depth": {"sigma": 0.05}}
+    verdict = assess(replace(clip, reports={"calibration": found, "placing": placed}), SETTINGS)
+    card = verdict.quality["calibration"]
+    assert card["status"] == "pass"
+    assert card["numbers"]["object_residual_px"] == 0.7
+    assert card["numbers"]["depth_sigma"] == 0.05
+    assert {"calibrated-by-hand", "time-offset"} <= set(verdict.tags)
+
+
+def test_a_camera_that_is_not_observable_is_said_with_its_reason(clip):
+    found = {"hand": {}, "reasons": ["not observable, because the hand stands"], "tags": ["not-observable"]}
+    verdict = assess(replace(clip, reports={"calibration": found}), SETTINGS)
+    assert verdict.quality["calibration"]["reasons"] == ["not observable, because the hand stands"]
+    assert "not-observable" in verdict.tags

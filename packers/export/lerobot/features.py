@@ -53,6 +53,9 @@ Kind = Literal["video", "png", "mask", "depth", "numbers"]
 _NAMES = {
     "centroids": ("x", "y", "z"),
     "centroids_sigma": ("x", "y", "z"),
+    "centroids_base": ("x", "y", "z"),
+    "centroids_base_sigma": ("x", "y", "z"),
+    "object_pose_sigma": ("place", "turn"),
     "depth/stabilizer": ("scale", "shift"),
     "shape_descriptors": ("x", "y", "z", "e1", "e2", "e3", "e2/e1", "e3/e1", "depth_range", "visibility"),
 }

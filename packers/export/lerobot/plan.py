@@ -17,6 +17,7 @@ import numpy as np
 from extractors.errors import ConfigError, PacketError
 from packers.export.lerobot.features import LEROBOTS_OWN, Feature, camera_name, feature_of, is_per_frame
 from packers.reader import Packet
+from packers.schema import dataset_spec, is_observed
 
 STOCK = ("pixels", "action", "state", "gripper", "contact", "phase", "timestamp")
 """What a data set has that stock LeRobot trains on, edits and merges: images of three channels, vectors and numbers
@@ -155,6 +156,8 @@ class _Survey:
     largest_offset_s: float = 0.0
     actionless: int = 0
     trimmed: int = 0
+    loose: set[str] = field(default_factory=set)
+    unobserved: set[str] = field(default_factory=set)
 
     def add(self, packet: Packet) -> None:
         """Takes in one packet."""
@@ -169,6 +172,9 @@ class _Survey:
                 "all; export them apart with --selection"
             )
         present = {dataset for dataset in packet.modalities if dataset not in LEROBOTS_OWN}
+        loose = {dataset for dataset in present if _is_loose(dataset)}
+        self.loose |= loose
+        present -= loose
         if self.only is not None:
             self.datasets |= present
             words = (*self.only, *self.without)
@@ -215,7 +221,9 @@ class _Survey:
             PacketError: some packets lack what others have.
         """
         every = frozenset.intersection(*self.holders)
-        partial = sorted(set(self.rows) - every)
+        unlike = set(self.rows) - every
+        self.unobserved = {dataset for dataset in unlike if is_observed(dataset)}
+        partial = sorted(unlike - self.unobserved)
         if not partial:
             return sorted(every)
         lacking: dict[str, list[str]] = {}
@@ -239,6 +247,11 @@ class _Survey:
                 f"the packets show {len(self.cameras)} cameras ({', '.join(self.cameras[:_NAMED])}...): all are in "
                 f"observation.images.{camera}; meta/cuepack.parquet says which is which"
             )
+        if self.unobserved:
+            names = ", ".join(sorted({_group(dataset) for dataset in self.unobserved}))
+            yield f"left out, as not every clip shows enough to tell them: {names}"
+        if self.loose:
+            yield f"left out, as their points differ from clip to clip: {', '.join(sorted(self.loose))}"
         if self.irregular:
             yield (
                 f"the times of {len(self.irregular)} of {len(self.episodes)} packets differ from frame / {self.fps:g} "
@@ -287,6 +300,12 @@ class _Survey:
         if offset > TOLERANCE_S:
             self.irregular.append(packet.path.name)
             self.largest_offset_s = max(self.largest_offset_s, offset)
+
+
+def _is_loose(dataset: str) -> bool:
+    """Whether it has neither a row a frame nor one size: points of an object, as many as were tracked."""
+    spec = dataset_spec(dataset)
+    return spec is not None and isinstance(spec.dims[0], str) and spec.dims[0] in ("M", "P")
 
 
 def _covers(word: str, dataset: str) -> bool:

@@ -12,10 +12,12 @@
     tracks: "Tracks",
     depth: "Depth",
     stabilized: "Stabilized",
+    hand: "Hand, re-projected",
+    aligned: "Aligned depth",
     metric: "Metric depth",
     object_depth: "Object depth",
   };
-  const ORDER = ["rgb", "masks", "tracks", "depth", "stabilized", "metric", "object_depth"];
+  const ORDER = ["rgb", "masks", "tracks", "hand", "depth", "stabilized", "aligned", "metric", "object_depth"];
   // Okabe and Ito's palette: on the object, off it, grid.
   const POINT = { on: "#ff9f1c", off: "#56b4e9", grid: "#ffffff" };
 

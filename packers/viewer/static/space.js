@@ -1,5 +1,6 @@
 "use strict";
-// A small 3-D view: the object's points, the scene of the first frame, the centroid's path. Drag turns, wheel zooms.
+// A small 3-D view: the object's points, the scene of the first frame, the object's path; in metres where the camera is
+// known, with the camera, the hand's path and the held object. Drag turns, wheel zooms.
 (function () {
   const { el, bytes } = cuepack;
 
@@ -16,6 +17,7 @@
       this.context = this.canvas.getContext("2d");
       this.scene = new Float32Array(bytes(this.space.scene).buffer);
       this.colours = bytes(this.space.scene_colours);
+      this.held = new Float32Array(bytes(this.space.held || "").buffer);
       this.path = (this.space.path || []).filter((point) => point && point[0] !== null);
       this.withScene = true;
       const toggle = el("input", {
@@ -43,7 +45,9 @@
 
     // Looks at the middle of the path (of the scene where there is none) from a little above the camera.
     home() {
-      const around = this.path.length ? this.path : triples(this.scene);
+      const hand = (this.space.hand || []).filter((point) => point && point[0] !== null);
+      const seen = this.path.length ? this.path : triples(this.scene);
+      const around = hand.length ? [...seen, ...hand] : seen;
       this.centre = [0, 1, 2].map((axis) => median(around.map((point) => point[axis])));
       const away = around.map((point) => Math.hypot(...point.map((value, axis) => value - this.centre[axis])));
       this.radius = Math.max(away.length ? quantile(away, 0.95) : 0, 0.16 * Math.abs(this.centre[2])) || 1;
@@ -115,7 +119,10 @@
       if (this.withScene) this.dots(project, this.scene, this.colours, 1.6 * ratio, 0.42);
       const object = this.points.object(t);
       if (object) this.dots(project, object.xyz, object.rgb, 2.6 * ratio, 1);
-      this.drawPath(project, t, ratio);
+      this.drawHeld(project, t, ratio);
+      this.drawPath(project, this.space.path || [], t, ratio, "11, 99, 165");
+      this.drawPath(project, this.space.hand || [], t, ratio, "204, 121, 167");
+      if (this.space.hand) this.camera(project, ratio);
       this.axes(project, ratio);
       this.canvas.dataset.frame = t;
     }
@@ -137,9 +144,41 @@
       context.globalAlpha = 1;
     }
 
-    drawPath(project, t, ratio) {
+    // The held object's points at frame t, orange.
+    drawHeld(project, t, ratio) {
+      const n = 3 * (this.space.held_points || 0),
+        xyz = this.held.subarray(n * t, n * (t + 1));
+      if (!xyz.length || !isFinite(xyz[0])) return;
+      const rgb = new Uint8Array(xyz.length).map((_, i) => [230, 159, 0][i % 3]);
+      this.dots(project, xyz, rgb, 2.6 * ratio, 1);
+    }
+
+    // The camera at the origin: its centre and the corners of what it sees, a tenth of a metre ahead.
+    camera(project, ratio) {
       const context = this.context,
-        path = this.space.path || [];
+        eye = project(0, 0, 0);
+      if (!eye) return;
+      const corners = [
+        [-1, -1],
+        [1, -1],
+        [1, 1],
+        [-1, 1],
+      ].map(([x, y]) => project(0.05 * x, 0.05 * y, 0.1));
+      if (corners.some((corner) => !corner)) return;
+      context.strokeStyle = "#1b2430";
+      context.lineWidth = ratio;
+      context.beginPath();
+      corners.forEach((corner, i) => {
+        const next = corners[(i + 1) % 4];
+        context.moveTo(eye[0], eye[1]);
+        context.lineTo(corner[0], corner[1]);
+        context.lineTo(next[0], next[1]);
+      });
+      context.stroke();
+    }
+
+    drawPath(project, path, t, ratio, rgb) {
+      const context = this.context;
       const line = (from, to, colour, width) => {
         context.beginPath();
         let open = false;
@@ -156,13 +195,13 @@
         context.lineWidth = width * ratio;
         context.stroke();
       };
-      line(0, path.length - 1, "rgba(11, 99, 165, 0.35)", 1.2);
-      line(0, t, "rgba(11, 99, 165, 1)", 2);
+      line(0, path.length - 1, `rgba(${rgb}, 0.35)`, 1.2);
+      line(0, t, `rgba(${rgb}, 1)`, 2);
       const now = path[t] && path[t][0] !== null ? project(...path[t]) : null;
       if (now) {
         context.beginPath();
         context.arc(now[0], now[1], 4.5 * ratio, 0, 2 * Math.PI);
-        context.fillStyle = "#0b63a5";
+        context.fillStyle = `rgb(${rgb})`;
         context.fill();
         context.lineWidth = 1.5 * ratio;
         context.strokeStyle = "#fff";

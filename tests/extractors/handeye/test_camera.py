@@ -91,3 +91,11 @@ def test_too_few_tracks_are_an_answer_and_no_clip_is_an_error():
         calibrate_camera([scene.clip, replace(scene.clip, size=(100, 100))])
     with pytest.raises(ShapeError, match="timestamp"):
         replace(scene.clip, timestamp=scene.clip.timestamp[:-1])
+
+
+def test_clips_of_which_only_some_have_tracks_that_ride():
+    scene, blind = (random_scene(seed, EASY) for seed in (0, 1))
+    still = replace(blind.clip, visibility=blind.clip.visibility & (blind.kind == STATIC))
+    found = calibrate_camera([without_object(scene), still])
+    assert found.riding[: len(scene.kind)].any()
+    assert not found.riding[len(scene.kind) :].any()

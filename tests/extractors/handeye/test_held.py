@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from extractors.errors import ShapeError
-from extractors.handeye.held import KnownCamera, held_object
+from extractors.handeye.held import held_object
+from extractors.handeye.known import KnownCamera
 from tests.benchmarks.handeye_scenes import OBJECT, Recipe, random_scene
 
 RECIPE = Recipe(turn=(20, 40), travel=(0.3, 0.4), fps=(10, 10), seconds=(5, 6), distance=(0.7, 1.0))

@@ -58,7 +58,7 @@ def test_the_ui_is_told_what_a_rerun_takes(schedule):
     properties = rerun._parameter_openapi_schema.properties
     assert properties["episode_ids"]["minItems"] == 1
     stages = properties["from_stage"]["anyOf"][0]["enum"]
-    assert stages == ["masks", "depth", "tracks", "geometry", "quality", "pack"]
+    assert stages == ["masks", "depth", "tracks", "calibration", "geometry", "placing", "quality", "pack"]
     assert all(each["description"] for each in properties.values())
 
 

@@ -26,6 +26,12 @@ TEXTS = {
     ("masks", "prompts"),
     ("masks", "robot_prompt"),
     ("geometry", "camera_model"),  # a name in a table
+    ("geometry", "calibration_sha256"),  # what a file must be, not where it is
+    ("robot", "urdf_sha256"),
+    ("robot", "state_names"),  # names of numbers, joints and links
+    ("robot", "joints"),
+    ("robot", "hand_link"),
+    ("robot", "prefix"),
     ("columns", "action"),
     ("columns", "state"),
     ("columns", "gripper"),

@@ -127,7 +127,7 @@ def test_what_another_run_put_since_the_plan_was_made_is_taken_up(memory, tmp_pa
 
 def test_a_changed_setting_takes_the_rest_from_the_packets_there(packed, memory, tmp_path):
     outcome, plan = extract(packed, "memory://store/out", "masks.dilate=[4]")
-    assert {row["stages_computed"] for row in outcome.rows} == {"geometry;quality;pack"}
+    assert {row["stages_computed"] for row in outcome.rows} == {"geometry;placing;quality;pack"}
     assert all(is_placeholder(path) for path in plan.request.out.root.glob("packets/*/*.h5"))
     extract(packed, tmp_path / "local", "masks.dilate=[4]")
     assert remote_packets("store/out") == local_packets(tmp_path / "local")
@@ -272,7 +272,7 @@ def test_rerun_finds_the_uri_of_the_source(packed, memory):
     before = remote_packets("store/out")
     (plan,) = rerun_plans(out, [name], force_from="geometry")
     outcome = carry_out(plan, Silent(), run_shard_plainly)
-    assert [row["stages_computed"] for row in outcome.rows] == ["geometry;quality;pack"]
+    assert [row["stages_computed"] for row in outcome.rows] == ["geometry;placing;quality;pack"]
     assert remote_packets("store/out") == before
 
 

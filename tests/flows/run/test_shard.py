@@ -82,7 +82,7 @@ def test_a_dilation_radius_reruns_no_model_and_does_not_open_the_source(tmp_path
     extract(tmp_path, source)
     monkeypatch.setattr(ArraySource, "open", lambda *args: pytest.fail("the source was opened"))
     rows, _ = extract(tmp_path, source, "masks.dilate=[4]")
-    assert rows["square_0"]["stages_computed"] == "geometry;quality;pack"
+    assert rows["square_0"]["stages_computed"] == "geometry;placing;quality;pack"
     with Packet(packets(tmp_path)[0]) as packet:
         assert "masks/object_dilate4" in packet.modalities
         assert "masks/object_dilate8" not in packet.modalities
@@ -111,7 +111,7 @@ def test_force_redoes_a_stage_and_those_after_it_with_equal_bytes(tmp_path):
     extract(tmp_path, source)
     before = digests(tmp_path)
     rows, _ = extract(tmp_path, source, force_from="tracks")
-    assert rows["square_0"]["stages_computed"] == "tracks;geometry;quality;pack"
+    assert rows["square_0"]["stages_computed"] == "tracks;calibration;geometry;placing;quality;pack"
     assert digests(tmp_path) == before
 
 
@@ -278,7 +278,7 @@ def test_another_packet_size_makes_everything_anew(tmp_path):
     source = ArraySource(tmp_path / "in", count=1)
     extract(tmp_path, source)
     rows, _ = extract(tmp_path, source, "packet.height=32")
-    assert rows["square_0"]["stages_computed"] == "source;masks;depth;tracks;geometry;quality;pack"
+    assert rows["square_0"]["stages_computed"] == "source;masks;depth;tracks;calibration;geometry;placing;quality;pack"
     with Packet(packets(tmp_path)[0]) as packet:
         assert packet["masks/object"].shape[1:] == packet["pixels"].shape[1:3] == (32, 64)
         assert packet["intrinsics"][1, 2] == pytest.approx(15.5)

@@ -12,7 +12,7 @@ from PIL import Image
 from extractors.errors import ConfigError, OutputError, PacketError
 from flows.sources.lerobot import LeRobotSource
 from packers.export.lerobot.dataset import FileSizes, plan_lerobot, write_lerobot
-from packers.export.lerobot.features import LEROBOTS_OWN
+from packers.export.lerobot.features import LEROBOTS_OWN, is_per_frame
 from packers.export.lerobot.files import LONGEST_VIDEO_S
 from packers.reader import Packet
 from packers.writer import write_packet
@@ -116,10 +116,11 @@ def test_every_cue_is_exact(packets, dataset):
     table = rows(dataset)
     for index, path in enumerate(packets):
         with Packet(path) as packet:
-            assert set(key_of) | set(LEROBOTS_OWN) == set(packet.modalities)
+            loose = {name for name in packet.modalities if name.startswith(("object_points", "scene_points"))}
+            assert set(key_of) | set(LEROBOTS_OWN) | loose == set(packet.modalities)
             for name in set(key_of) - {"pixels"}:
                 wanted = packet[name]
-                if len(wanted) != packet.n_frames:
+                if not is_per_frame(name):
                     wanted = np.broadcast_to(wanted, (packet.n_frames, *wanted.shape))
                 got = feature_rows(dataset, key_of[name], index, table)
                 assert got.dtype == (np.int64 if name == "phase" else wanted.dtype), name
@@ -251,6 +252,17 @@ def test_odd_sides_are_for_png_alone(tmp_path):
     assert plan_lerobot([odd], pixels="png").features[0].shape == (25, 32, 3)
 
 
+def test_what_not_every_clip_can_tell_is_left_out_and_said(tmp_path):
+    whole = write_clip(tmp_path, "whole", 4)
+    part = write_clip(tmp_path, "part", 4, without=("centroids_base", "object_points", "object_pose", "depth/aligned"))
+    plan = plan_lerobot([whole, part])
+    keys = {feature.key for feature in plan.features}
+    assert "cuepack.extrinsics" in keys
+    assert not [key for key in keys if "base" in key or "object_pose" in key or "aligned" in key]
+    assert any("not every clip" in note and "centroids_base" in note for note in plan.notes)
+    assert any("object_points" in note for note in plan.notes)
+
+
 def test_what_only_some_packets_have_is_refused_or_left_out_by_name(tmp_path):
     whole = write_clip(tmp_path, "whole", 4)
     part = write_clip(tmp_path, "part", 4, without=("tracks/foreground", "masks/robot"))
@@ -261,7 +273,7 @@ def test_what_only_some_packets_have_is_refused_or_left_out_by_name(tmp_path):
     plan = plan_lerobot([whole, part], without=["masks/robot", "tracks/foreground", "centroids"])
     keys = {feature.key for feature in plan.features}
     assert "cuepack.tracks.grid.xy" in keys
-    assert not [key for key in keys if "foreground" in key or "masks.robot" in key or "centroids" in key]
+    assert not [key for key in keys if "foreground" in key or "masks.robot" in key or key.endswith("centroids")]
     assert {"masks/robot", "tracks/foreground/xy", "centroids", "centroids_valid"} <= set(plan.left_out)
     with pytest.raises(ConfigError, match="masks/robots: no packet has it; did you mean masks/robot"):
         plan_lerobot([whole], without=["masks/robots"])

@@ -71,3 +71,14 @@ def test_something_else_is_refused(tmp_path):
     (tmp_path / "a.h5").write_bytes(b"CUEPACK1")
     with pytest.raises(PacketError):
         describe_episode(tmp_path / "a.h5")
+
+
+def test_the_3_d_view_is_in_metres_where_the_camera_is_known(tmp_path):
+    episode = describe_episode(write_example(tmp_path))
+    space = episode["space"]
+    assert (space["dataset"], space["units"]) == ("depth/metric", "m")
+    # The example's camera is at the base and the hand 0.3 m along x; the first row was not recorded.
+    assert space["hand"] == [[None] * 3] + [[0.3, 0.0, 0.0]] * 5
+    held = decoded(space["held"], "<f4").reshape(6, space["held_points"], 3)
+    np.testing.assert_allclose(held[0], [[1.2, 1.0, 1.0]] * 5, rtol=1e-6)
+    assert np.isnan(held[-1]).all()

@@ -1,8 +1,8 @@
-"""What the geometry stage takes from the stages before it."""
+"""What stages after the tracks take from them."""
 
 import numpy as np
 
-from flows.stages.geometry import _all_tracks
+from flows.stages.camera import scene_tracks
 
 
 class Results:
@@ -34,7 +34,7 @@ def track_set(name, queries, on_object):
 def test_a_track_that_both_sets_hold_counts_once():
     grid = track_set("grid", [[0, 1, 1], [0, 5, 1], [0, 9, 1]], [False, True, False])
     foreground = track_set("foreground", [[2, 5, 2], [0, 9, 1]], [True, False])
-    both = _all_tracks(Results(grid | foreground))
+    both = scene_tracks(Results(grid | foreground))
     np.testing.assert_array_equal(both.xy[0], [[1, 1], [5, 1], [9, 1], [5, 2]])
     np.testing.assert_array_equal(both.on_object, [False, True, False, True])
     assert both.visibility.shape == (2, 4)
@@ -42,5 +42,5 @@ def test_a_track_that_both_sets_hold_counts_once():
 
 def test_one_set_is_all_there_is_without_an_object():
     grid = track_set("grid", [[0, 1, 1], [0, 5, 1]], [False, False])
-    np.testing.assert_array_equal(_all_tracks(Results(grid)).xy, grid["tracks/grid/xy"])
-    assert _all_tracks(Results({})) is None
+    np.testing.assert_array_equal(scene_tracks(Results(grid)).xy, grid["tracks/grid/xy"])
+    assert scene_tracks(Results({})) is None

@@ -1,0 +1,203 @@
+"""What a calibrated camera adds: the held object's points and poses, its place in the base frame, depth in metres."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.errors import GeometryError
+from extractors.handeye.align import Alignment, align_depth
+from extractors.handeye.held import HeldObject, held_object
+from extractors.handeye.known import KnownCamera, riders_of
+from extractors.handeye.problem import Priors, TrackedClip
+from flows.config import Config
+from flows.stages.base import Stage, StageInputs, StageOutput
+from flows.stages.calibration import known_camera, tracked_clip
+from packers.schema import Dataset
+from packers.writer import encode
+
+MOST_DEPTH_SIGMA = 0.15
+"""Relative deviation beyond which aligned depth is worse than a guess: hands are seen at 0.5 to 1.3 m."""
+
+DEPTH_FRAMES = 40
+"""Frames whose tracks align the depth map; more say the same."""
+
+Floats = NDArray[np.float64]
+
+
+def _settings(config: Config) -> Mapping[str, Any]:
+    return {}
+
+
+def _run(inputs: StageInputs) -> StageOutput:
+    camera = known_camera(inputs)
+    if camera is None:
+        return StageOutput({}, {"reason": "no camera that stands still is calibrated"})
+    hand_pose = inputs.read("hand_pose")
+    assert hand_pose is not None
+    datasets: dict[str, Dataset] = {}
+    report: dict[str, Any] = {}
+    held = _add_object(inputs, camera, hand_pose.astype(np.float64), datasets, report)
+    _add_centroids(inputs, camera, held, datasets, report)
+    _add_depth(inputs, camera, hand_pose.astype(np.float64), datasets, report)
+    return StageOutput(datasets, report)
+
+
+def _add_object(
+    inputs: StageInputs,
+    camera: KnownCamera,
+    hand_pose: Floats,
+    datasets: dict[str, Dataset],
+    report: dict[str, Any],
+) -> HeldObject | None:
+    clip, held = tracked_clip(inputs, hand_pose, of_object=True), inputs.read("held")
+    if clip is None or held is None or not clip.visibility.shape[1]:
+        report["object"] = {
+            "reasons": ["not observable, because the object has no tracks, or nobody knows when it is held"]
+        }
+        return None
+    try:
+        found = held_object(clip, held, camera)
+    except GeometryError as error:
+        report["object"] = {"reasons": [f"not observable, because {error}"]}
+        return None
+    if found.reasons:
+        report["object"] = {"reasons": [f"not observable, because {reason}" for reason in found.reasons]}
+        return None
+    rides = np.isfinite(found.points).all(axis=1)
+    valid = found.pose_valid & np.isfinite(found.pose_sigma).all(axis=1)
+    report["object"] = {**found.report, "residual_px": found.residual * inputs.size[1], "reasons": []}
+    datasets |= {
+        "object_points": encode("object_points", found.points[rides]),
+        "object_points_sigma": encode("object_points_sigma", found.points_sigma[rides]),
+        "object_pose": encode("object_pose", np.where(valid[:, None, None], found.pose, np.nan)),
+        "object_pose_valid": encode("object_pose_valid", valid),
+        "object_pose_sigma": encode("object_pose_sigma", np.where(valid[:, None], found.pose_sigma, np.nan)),
+    }
+    return found
+
+
+def _add_centroids(
+    inputs: StageInputs,
+    camera: KnownCamera,
+    held: HeldObject | None,
+    datasets: dict[str, Dataset],
+    report: dict[str, Any],
+) -> None:
+    """The object's place in the base frame: of its measured depth where there is some, else of its pose."""
+    if inputs.has("centroids") and inputs.dataset("centroids").attributes.get("units") == "m":
+        places, valid, sigma = _moved_centroids(inputs, camera)
+        made_from = "depth/metric"
+    elif held is not None:
+        pose = datasets["object_pose"].data
+        places, valid = pose[:, :3, 3], datasets["object_pose_valid"].data
+        each = datasets["object_pose_sigma"].data[:, :1] / np.sqrt(3)
+        sigma, made_from = np.repeat(each, 3, axis=1), "object_pose"
+    else:
+        report["centroids_base"] = {"reasons": ["neither measured depth nor the object's pose says where it is"]}
+        return
+    datasets |= {
+        "centroids_base": encode("centroids_base", places, made_from=made_from),
+        "centroids_base_valid": encode("centroids_base_valid", valid),
+        "centroids_base_sigma": encode("centroids_base_sigma", sigma),
+    }
+
+
+def _moved_centroids(inputs: StageInputs, camera: KnownCamera) -> tuple[Floats, NDArray[np.bool_], Floats]:
+    """`centroids` in the base frame with the camera's own uncertainty: its place, and its turn times the distance."""
+    centroids, valid, sigma = (inputs.read(f"centroids{part}") for part in ("", "_valid", "_sigma"))
+    assert centroids is not None
+    assert valid is not None
+    assert sigma is not None
+    attributes = inputs.dataset("extrinsics").attributes
+    turn = camera.base_from_camera[:3, :3]
+    places = centroids @ turn.T + camera.base_from_camera[:3, 3]
+    lever = np.linalg.norm(centroids, axis=1) * np.radians(float(attributes["rotation_sigma_deg"]))
+    own = np.hypot(lever, float(attributes["position_sigma_m"])) / np.sqrt(3)
+    spread = np.sqrt(np.square(sigma) @ np.square(turn).T + np.square(own)[:, None])
+    return places, valid, spread
+
+
+def _add_depth(
+    inputs: StageInputs,
+    camera: KnownCamera,
+    hand_pose: Floats,
+    datasets: dict[str, Dataset],
+    report: dict[str, Any],
+) -> None:
+    """The relative map in metres, by the tracks whose points on the hand are known."""
+    name = "depth/stabilized" if inputs.has("depth/stabilized") else "depth/relative"
+    relative, clip = inputs.read(name), tracked_clip(inputs, hand_pose)
+    if relative is None or clip is None:
+        report["depth"] = {"reasons": ["no relative depth, or no tracks"]}
+        return
+    try:
+        depths = _known_depths(clip, camera, relative)
+        fit = align_depth(*depths)
+    except GeometryError as error:
+        report["depth"] = {"reasons": [f"not observable, because {error}"]}
+        return
+    sigma = _predicted(inputs, fit, relative, depths[1])
+    report["depth"] = {
+        "points": fit.n_points,
+        "inliers": fit.inliers,
+        "residual": fit.residual,
+        "sigma": sigma,
+        "reasons": [],
+    }
+    if not (fit.scale > 0 and sigma <= MOST_DEPTH_SIGMA):
+        wrong = "larger values would be farther" if fit.scale <= 0 else f"metres would be off by {sigma:.0%}"
+        report["depth"]["reasons"] = [f"not observable, because {wrong}"]
+        return
+    metres = fit.metres(relative)
+    datasets["depth/aligned"] = encode(
+        "depth/aligned", metres, fit_scale=fit.scale, fit_shift=fit.shift, sigma=sigma, made_from=name
+    )
+    measured = inputs.read("depth/metric")
+    if measured is not None:
+        both = (metres > 0) & (np.nan_to_num(measured) > 0)
+        if both.any():
+            report["depth"]["of_recorded"] = float(np.mean(np.abs(metres[both] / measured[both] - 1)))
+
+
+def _known_depths(
+    clip: TrackedClip, camera: KnownCamera, relative: NDArray[Any]
+) -> tuple[NDArray[Any], Floats, Floats]:
+    """Values of the relative map, depths and their deviations (P,) at the tracks that ride on the hand."""
+    riders = riders_of(clip, camera, priors=Priors())
+    if riders.reasons:
+        raise GeometryError(riders.reasons[0])
+    frames = np.unique(np.linspace(0, len(clip.timestamp) - 1, DEPTH_FRAMES).round().astype(int))
+    usable = clip.visibility & riders.riding & np.isfinite(clip.hand_pose).all(axis=(1, 2))[:, None]
+    index, track = np.nonzero(usable[frames])
+    frame = frames[index]
+    pose = clip.hand_pose[frame]
+    places = np.einsum("fij,fj->fi", pose[:, :3, :3], riders.points[track]) + pose[:, :3, 3]
+    z = (places - camera.base_from_camera[:3, 3]) @ camera.base_from_camera[:3, 2]
+    at = np.rint(clip.xy[frame, track]).astype(int)
+    inside = (at >= 0).all(axis=1) & (at < clip.size[::-1]).all(axis=1)
+    x, y = at[inside].T
+    spread = np.linalg.norm(riders.points_sigma[track[inside]], axis=1) / np.sqrt(3)
+    return relative[frame[inside], y, x], z[inside], spread
+
+
+def _predicted(inputs: StageInputs, fit: Alignment, relative: NDArray[Any], depth_m: Floats) -> float:
+    """Median relative deviation of the aligned map: the fit's, and what is not known of the camera behind it."""
+    sampled = relative[:: max(1, len(relative) // 8), ::8, ::8]
+    camera = inputs.results["calibration"].record.report["camera"]
+    # A focal length that is off by a share puts the hand off by that share, and with it the whole map.
+    scale = np.hypot(camera["focal_sigma"], camera["position_sigma_m"] / max(float(np.median(depth_m)), 0.1))
+    return float(np.hypot(np.median(fit.sigma(sampled)), scale))
+
+
+PLACING = Stage(
+    name="placing",
+    version=1,
+    inputs=("source", "masks/*", "depth/*", "tracks/*", "calibration", "held", "centroids*"),
+    settings=_settings,
+    run=_run,
+)
+"""Report: `object`, `centroids_base`, `depth`, each with the `reasons` why it is missing."""

@@ -1,0 +1,182 @@
+"""The whole product on ground-truth episodes: packets whose camera the hand calibrates, against the truth.
+
+    python -m tests.benchmarks.handeye_packets ../shared/data/groundtruth_dev OUT [--contains dev0] [--set KEY=VALUE]
+
+The episodes become a source with the hand's pose in the state (x, y, z and a quaternion); what the truth knows beside
+it is held back. Packets are made with the profile `cpu` in the folder OUT and kept there for the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from extractors.handeye.problem import Floats
+from extractors.types import Episode
+from flows.run.carry_out import carry_out, run_shard_plainly
+from flows.run.progress import RunProgress
+from flows.run.shard import ALL_STAGES
+from flows.sources.base import EpisodeInfo, LeftOut
+from packers.reader import Packet
+from tests.benchmarks.groundtruth import read_groundtruth
+from tests.flows.batches import array_plan
+
+NAMES = ("x", "y", "z", "qx", "qy", "qz", "qw")
+
+
+@dataclass(frozen=True)
+class TruthSource:
+    """Ground-truth episodes as robots record them: pictures, state, gripper; no camera, masks or depth."""
+
+    root: Path
+    contains: str = ""
+    kind: str = "groundtruth"
+    dataset: str = "groundtruth"
+
+    def episodes(self) -> Iterator[EpisodeInfo]:
+        paths = sorted(path for path in self.root.glob("*.npz") if self.contains in path.stem)
+        for index, path in enumerate(paths):
+            episode = read_groundtruth(path).episode
+            yield EpisodeInfo(
+                episode_id=path.stem,
+                episode_index=index,
+                n_frames=episode.n_frames,
+                language_instruction=episode.language_instruction,
+                cameras=(episode.camera_name,),
+                fps=episode.fps,
+                files=(path,),
+            )
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        return ()
+
+    def reread(self, episode: Episode) -> None:
+        return None
+
+    def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
+        truth = read_groundtruth(info.files[0], episode_index=info.episode_index)
+        hand = hand_of(info.files[0])
+        state = np.concatenate([hand[:, :3, 3], Rotation.from_matrix(hand[:, :3, :3]).as_quat()], axis=1)
+        return replace(
+            truth.episode,
+            state=state.astype(np.float32),
+            state_names=NAMES,
+            camera=None,
+            recorded_depth=None,
+            recorded_masks=None,
+            recorded_robot=None,
+            provenance={
+                "dataset": self.dataset,
+                "kind": self.kind,
+                "path": info.files[0].name,
+                "episode_index": info.episode_index,
+                "camera": truth.episode.camera_name,
+                "frame_ids": list(range(truth.episode.n_frames)),
+            },
+            tags=("wrist-camera",) if truth.moving_camera else (),
+        )
+
+
+def hand_of(path: Path) -> Floats:
+    """(T, 4, 4) the true pose of the hand."""
+    with np.load(path) as arrays:
+        pose: Floats = arrays["ee_pose"].astype(np.float64)
+    return pose
+
+
+def _angle(turn: Floats) -> Floats:
+    trace = np.trace(turn, axis1=-2, axis2=-1)
+    return np.asarray(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
+
+
+def describe(packet: Packet, path: Path) -> list[str]:
+    """What a packet says of its camera and object, and how far it is off."""
+    truth = read_groundtruth(path)
+    with np.load(path) as arrays:
+        camera_pose, object_pose = arrays["T_world_cam"], arrays["object_pose"]
+    report = packet.attributes["stages"]["calibration"]["report"]
+    camera = report.get("camera")
+    lines = [f"{path.stem}: {', '.join(report['tags'])}"]
+    if camera is not None:
+        true = truth.episode.camera.resized(*packet.size[::-1])
+        found = np.asarray(camera["carrier_from_camera"])
+        carrier = np.eye(4) if report["rig"] == "fixed" else hand_of(path)[0]
+        apart = np.linalg.inv(camera_pose[0]) @ carrier @ found
+        lines.append(
+            f"    focal {camera['focal_px'] / true.fx - 1:+.1%} ({camera['focal_sigma']:.1%})  place "
+            f"{np.linalg.norm(apart[:3, 3]) * 100:.1f} cm ({camera['position_sigma_m'] * 100:.1f})  turn "
+            f"{_angle(apart[:3, :3]):.1f} degrees ({camera['rotation_sigma_deg']:.1f})  residual "
+            f"{camera['residual_px']:.2f} px, {camera['tracks_riding']} of {camera['tracks_moving']} tracks"
+        )
+    lines += [f"    {reason}" for reason in report["reasons"]]
+    placed = packet.attributes["stages"]["placing"]["report"]
+    lines += [
+        f"    {name}: {reason}"
+        for name, part in placed.items()
+        if isinstance(part, dict)
+        for reason in part.get("reasons", ())
+    ]
+    if "object_pose" in packet:
+        lines.append(_object(packet, object_pose))
+    if "centroids_base" in packet:
+        centre = np.einsum("ij,tj->ti", camera_pose[0][:3, :3], truth.centroid_cam) + camera_pose[0][:3, 3]
+        off = np.linalg.norm(packet.read("centroids_base") - centre, axis=1)
+        sigma = np.nanmedian(np.linalg.norm(packet.read("centroids_base_sigma"), axis=1))
+        lines.append(f"    centroids_base {np.nanmedian(off) * 100:.1f} cm off, sigma {sigma * 100:.1f}")
+    if "depth/aligned" in packet:
+        lines.append(_depth(packet, truth.depth))
+    return lines
+
+
+def _object(packet: Packet, true: Floats) -> str:
+    pose, valid = packet.read("object_pose"), packet.read("object_pose_valid")
+    held = np.flatnonzero(packet.read("held") & valid)
+    frame = int(held[len(held) // 2]) if len(held) else int(np.flatnonzero(valid)[0])
+    still = np.linalg.inv(true[frame]) @ pose[frame]
+    apart = np.linalg.inv(true[valid] @ still) @ pose[valid]
+    sigma = np.nanmedian(packet.read("object_pose_sigma"), axis=0)
+    return (
+        f"    object pose since the held frame {np.median(np.linalg.norm(apart[:, :3, 3], axis=1)) * 100:.1f} cm "
+        f"({sigma[0] * 100:.1f})  {np.median(_angle(apart[:, :3, :3])):.1f} degrees ({sigma[1]:.1f}) in "
+        f"{valid.sum()} of {len(valid)} frames, {len(packet.read('object_points'))} points"
+    )
+
+
+def _depth(packet: Packet, true: Floats) -> str:
+    import cv2
+
+    ours = np.nan_to_num(packet.read("depth/aligned"))
+    known = np.stack([cv2.resize(frame, packet.size[::-1], interpolation=cv2.INTER_NEAREST) for frame in true])
+    both = (ours > 0) & (known > 0)
+    sigma = packet.dataset_attributes("depth/aligned")["sigma"]
+    return f"    depth/aligned AbsRel {np.mean(np.abs(ours[both] / known[both] - 1)):.1%}, predicted {sigma:.1%}"
+
+
+def main() -> None:
+    """Prints one block an episode, and what each stage cost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--contains", default="")
+    parser.add_argument("--set", action="append", default=[])
+    args = parser.parse_args()
+    plan = array_plan(TruthSource(args.folder, args.contains), args.out, ("run.profile=cpu", *args.set))
+    with RunProgress(len(plan.jobs), len(ALL_STAGES), quiet=True) as progress:
+        outcome = carry_out(plan, progress, run_shard_plainly)
+    for row in sorted(outcome.rows, key=lambda row: str(row["episode_id"])):
+        if row["status"] != "done":
+            print(f"{row['episode_id']}: {row['status']}: {row.get('error')}")
+            continue
+        with Packet(args.out / str(row["packet"])) as packet:
+            print("\n".join(describe(packet, args.folder / f"{row['episode_id']}.npz")))
+        cost = {stage: row.get(f"seconds_{stage}", 0.0) for stage in ALL_STAGES}
+        print("    seconds: " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in cost.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""The hand's pose and the camera that it calibrates, as the stage stores them."""
+
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from flows.config import load_config
+from flows.stages.calibration import CALIBRATION, found_camera, read_hand
+from flows.stages.placing import PLACING
+from packers.schema import Dataset
+from packers.writer import decode
+from tests.benchmarks.handeye_scenes import HAND, OBJECT
+from tests.extractors.test_kinematics import ARM
+from tests.flows.stages.hand_inputs import CLEAR, scene_inputs
+
+BRIDGE = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+
+
+class Inputs:
+    """Stands for `StageInputs`: a state with names, and a configuration."""
+
+    def __init__(self, state, names=(), *settings):
+        self.config = load_config(assignments=settings).resolved()
+        self._state = None if state is None else Dataset(state, {"names": list(names)} if names else {})
+
+    source: ClassVar = {"tags": []}
+    camera_moves = False
+
+    def read(self, name):
+        return None if self._state is None or name != "state" else self._state.data
+
+    def dataset(self, name):
+        assert name == "state"
+        return self._state
+
+
+def state(n_frames=6, width=7):
+    rows = np.zeros((n_frames, width), np.float32)
+    rows[:, 0] = np.linspace(0.2, 0.4, n_frames)
+    rows[:, 5:6] = 0.5
+    return rows
+
+
+def test_a_state_named_as_bridge_names_it_becomes_poses():
+    hand, _ = read_hand(Inputs(state(), BRIDGE))
+    assert hand.pose.shape == (6, 4, 4)
+    np.testing.assert_allclose(hand.pose[:, 0, 3], np.linspace(0.2, 0.4, 6), rtol=1e-5)
+    # Yaw turns about the base's z axis.
+    np.testing.assert_allclose(hand.pose[0, :2, 0], [np.cos(0.5), np.sin(0.5)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "settings", "words"),
+    [
+        (None, (), (), "no state"),
+        (state(), (), (), "robot.state_names"),
+        (state(width=3), ("j0", "j1", "j2"), (), "robot.urdf"),
+        (state(width=6), ("x", "y", "z", "rx", "ry", "rz"), (), "rotation vector or three angles"),
+        (state(width=14), [f"{arm}_{name}" for arm in ("left", "right") for name in BRIDGE], (), "robot.prefix"),
+        (state() * 1000, BRIDGE, (), "robot.length_unit"),
+        (state(), ("x", "y"), ("robot.state_names=[x, y]",), "2 names for a state of 7"),
+    ],
+)
+def test_what_the_names_do_not_settle_is_refused_with_what_to_set(rows, names, settings, words):
+    hand, reason = read_hand(Inputs(rows, names, *settings))
+    assert hand is None
+    assert words in reason
+
+
+def test_settings_settle_it():
+    rows = state(width=14)
+    rows[:, 7] = 300
+    names = [f"{arm}_{name}" for arm in ("left", "right") for name in BRIDGE]
+    hand, reason = read_hand(Inputs(rows, names, "robot.prefix=right", "robot.length_unit=mm"))
+    assert reason == ""
+    np.testing.assert_allclose(hand.pose[:, 0, 3], 0.3, rtol=1e-5)
+    assert hand.tags == ("hand-still",)
+
+
+def test_joint_values_become_poses_by_the_users_urdf(tmp_path):
+    (tmp_path / "arm.urdf").write_text(ARM)
+    rows = np.array([[0, 0, 0, 1], [90, 0, 50, 1]], np.float32)
+    settings = (
+        f"robot.urdf={tmp_path}/arm.urdf",
+        "robot.joints=[shoulder, elbow, slide, '-']",
+        "robot.hand_link=hand",
+        "robot.angle_unit=deg",
+        "robot.length_unit=mm",
+    )
+    hand, reason = read_hand(Inputs(rows, (), *settings))
+    assert reason == ""
+    np.testing.assert_allclose(hand.pose[:, :3, 3], [[0.5, 0, 0.5], [0, 0.55, 0.5]], atol=1e-6)
+    assert len(hand.report["urdf_sha256"]) == 64
+    assert "3 names" in read_hand(Inputs(rows, (), settings[0], "robot.joints=[a, b, c]"))[1]
+
+
+def test_dropped_rows_are_marked():
+    rows = state()
+    rows[2] = np.nan
+    output = CALIBRATION.run(Inputs(rows, BRIDGE, "geometry.calibration=off"))
+    np.testing.assert_array_equal(decode(output.datasets["hand_pose_valid"]), np.arange(6) != 2)
+    assert np.isnan(decode(output.datasets["hand_pose"])[2]).all()
+    assert output.report["tags"] == ["state-dropped"]
+
+
+def position_error_m(inputs, datasets):
+    apart = np.linalg.inv(inputs.scene.carrier_from_camera) @ decode(datasets["extrinsics"])
+    return np.linalg.norm(apart[:3, 3])
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_clip_tells_its_camera_and_the_camera_places_the_object(seed):
+    inputs = scene_inputs(seed)
+    output = CALIBRATION.run(inputs)
+    assert output.report["tags"] == ["calibrated-by-hand"]
+    camera = output.report["camera"]
+    assert camera["focal_px"] == pytest.approx(inputs.scene.focal_px, rel=3 * camera["focal_sigma"])
+    assert position_error_m(inputs, output.datasets) < 3 * camera["position_sigma_m"]
+    inputs.take("calibration", output)
+    found = found_camera(inputs)
+    assert (found.source, found.fx) == ("estimated", camera["focal_px"])
+    placed = PLACING.run(inputs)
+    pose, valid = (decode(placed.datasets[f"object_pose{part}"]) for part in ("", "_valid"))
+    held = valid & inputs.scene.held
+    # The object's frame is another than the truth's, so what it carries is compared: the median of its points.
+    points = inputs.scene.points[inputs.scene.kind == OBJECT]
+    true = np.einsum("tij,j->ti", inputs.scene.object_pose[:, :3, :3], np.median(points, axis=0))
+    true += inputs.scene.object_pose[:, :3, 3]
+    off = np.linalg.norm(pose[held, :3, 3] - true[held], axis=1)
+    assert np.median(off) < 0.04
+    np.testing.assert_array_equal(placed.datasets["centroids_base"].data[valid], pose[valid, :3, 3])
+
+
+def test_relative_depth_is_put_into_metres_at_the_points_on_the_hand():
+    inputs = scene_inputs(5)
+    inputs.take("calibration", CALIBRATION.run(inputs))
+    depth = np.repeat(np.linspace(2.0, 0.5, 256, dtype=np.float32)[:, None], 256, axis=1)
+    # A map that is right at the tracks: the plane's depth does not fit the hand's, so each track paints its own.
+    relative = np.repeat((3 / depth + 1)[None], len(inputs.scene.clip.xy), axis=0).astype(np.float32)
+    camera = np.linalg.inv(inputs.scene.carrier_from_camera)
+    for t, hand in enumerate(inputs.scene.clip.hand_pose):
+        in_base = inputs.scene.points @ hand[:3, :3].T + hand[:3, 3]
+        z = in_base @ camera[2, :3] + camera[2, 3]
+        for track in np.flatnonzero(inputs.scene.clip.visibility[t] & (inputs.scene.kind == HAND)):
+            x, y = np.rint(inputs.scene.clip.xy[t, track]).astype(int)
+            if 0 <= x < 256 and 0 <= y < 256:
+                relative[t, y, x] = 3 / z[track] + 1
+    inputs.arrays["depth/relative"] = relative
+    report = PLACING.run(inputs).report["depth"]
+    assert report["points"] > 100
+    assert report["inliers"] > 0.5
+    if not report["reasons"]:
+        assert report["sigma"] < 0.15
+
+
+def spoiled(name):
+    inputs = scene_inputs(5)
+    arrays, n_frames = inputs.arrays, len(inputs.arrays["state"])
+    if name == "millimetres":
+        arrays["state"][:, :3] *= 1000
+    elif name == "constant state":
+        arrays["state"][:] = arrays["state"][:1]
+    elif name == "a hand that hardly moves":
+        arrays["state"][:, :3] = arrays["state"][0, :3] + 0.02 * (arrays["state"][:, :3] - arrays["state"][0, :3])
+    elif name == "another order of the quaternion":
+        arrays["state"][:, 3:] = arrays["state"][:, [6, 3, 4, 5]]
+    elif name == "mirrored":
+        arrays["tracks/grid/xy"][..., 0] = 255 - arrays["tracks/grid/xy"][..., 0]
+    elif name == "zoomed half-way":
+        late = arrays["tracks/grid/xy"][n_frames // 2 :]
+        late[:] = (late - 128) * 1.25 + 128
+    elif name == "nudged half-way":
+        arrays["tracks/grid/xy"][n_frames // 2 :] += [12, 5]
+    elif name == "poses of another clip":
+        rows = np.linspace(0, len(scene_inputs(7).arrays["state"]) - 1, n_frames).astype(int)
+        arrays["state"] = scene_inputs(7).arrays["state"][rows]
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        ("millimetres", None),
+        ("constant state", "hand-still"),
+        ("a hand that hardly moves", "not-observable"),
+        ("another order of the quaternion", "not-observable"),
+        ("mirrored", "not-observable"),
+        ("zoomed half-way", "not-observable"),
+        ("nudged half-way", "camera-bumped"),
+        ("poses of another clip", "not-observable"),
+    ],
+)
+def test_what_would_tell_a_wrong_camera_is_refused_with_a_reason(name, tag):
+    output = CALIBRATION.run(spoiled(name))
+    assert "extrinsics" not in output.datasets
+    assert output.report["reasons"]
+    assert tag is None or tag in output.report["tags"]
+    assert "calibrated-by-hand" not in output.report["tags"]
+
+
+def test_a_late_camera_is_calibrated_and_tagged():
+    inputs = scene_inputs(5, recipe=replace(CLEAR, delay=(0.2, 0.2)))
+    report = CALIBRATION.run(inputs).report
+    assert report["tags"] == ["calibrated-by-hand", "time-offset"]
+    assert report["camera"]["delay_s"] == pytest.approx(0.2, abs=0.05)
+
+
+def test_rows_that_were_dropped_do_not_spoil_a_camera():
+    inputs = scene_inputs(5)
+    inputs.arrays["state"][10:14] = np.nan
+    output = CALIBRATION.run(inputs)
+    assert output.report["tags"] == ["calibrated-by-hand", "state-dropped"]
+    assert position_error_m(inputs, output.datasets) < 0.05
+
+
+def test_a_calibration_that_is_off_leaves_the_hand():
+    output = CALIBRATION.run(scene_inputs(5, "geometry.calibration=off"))
+    assert sorted(output.datasets) == ["hand_pose", "hand_pose_valid"]
+    assert output.report["tags"] == []

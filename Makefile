@@ -59,7 +59,7 @@ CLIENTS := .clients/bin
 $(CLIENTS)/python:
 	$(PYTHON) -m venv .clients
 	$(CLIENTS)/pip install --disable-pip-version-check --quiet stable-worldmodel lerobot h5py hdf5plugin \
-	    opencv-python-headless pygame pymunk shapely imageio
+	    opencv-python-headless pygame pymunk shapely imageio 'transformers<5'
 
 clients: install $(CLIENTS)/python
 	test -d demo/packets || $(MAKE) demo
@@ -67,6 +67,7 @@ clients: install $(CLIENTS)/python
 	    --with tracks/grid --with masks/object --with centroids --with shape_descriptors --with contact
 	$(CLIENTS)/python tests/tools/clients_check.py demo/clients.h5
 	PYTHONPATH=. $(CLIENTS)/python tests/tools/swm_packets_check.py demo demo/clients.h5
+	PYTHONPATH=. $(CLIENTS)/python -m tests.tools.lewm_equal
 	rm -rf demo/clients-lerobot demo/clients-act
 	$(BIN)/cuepack export demo --format lerobot --out demo/clients-lerobot
 	HF_HUB_OFFLINE=1 $(CLIENTS)/python tests/tools/lerobot_client_check.py demo/clients-lerobot

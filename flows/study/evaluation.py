@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import OutputError
 from flows.study.models import Floats, LatentModel, StudyEpisode, roll_out
-from flows.study.world_model import WorldModel
+from flows.study.world_model import LatentDynamics
 from packers.atomic import written_whole
 
 EVALUATION_FILE = "evaluation.npz"
@@ -60,9 +60,9 @@ class Evaluation:
 
 
 class TorchLatents:
-    """A `WorldModel` as `LatentModel`: arrays in and out, latents of all patches side by side."""
+    """A torch model as `LatentModel`: arrays in and out, latents of all patches side by side."""
 
-    def __init__(self, model: WorldModel, device: str = "cpu") -> None:
+    def __init__(self, model: LatentDynamics, device: str = "cpu") -> None:
         self.model, self.device = model.eval(), device
         self.history = model.sizes.history
 

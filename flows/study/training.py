@@ -23,7 +23,8 @@ from extractors.errors import PacketError
 from flows.study.conditions import Heads
 from flows.study.data import as_inputs, load_batch, open_packets, training_targets
 from flows.study.plan import Run, StudyPlan
-from flows.study.world_model import SIGREG_WEIGHT, WorldModel
+from flows.study.stable_worldmodel import StableWorldModel
+from flows.study.world_model import SIGREG_WEIGHT, LatentDynamics, WorldModel
 from packers.atomic import write_whole, written_whole
 from packers.training.loader import PacketLoader
 
@@ -53,7 +54,7 @@ class Trained:
         steps: taken.
     """
 
-    model: WorldModel
+    model: LatentDynamics
     curves: dict[str, list[float]]
     diverged: bool
     seconds: float
@@ -186,8 +187,14 @@ class Trainer:
         return Trained(self.model.eval(), self.curves, self.diverged, self.seconds, self.step)
 
 
-def build_model(name: str, plan: StudyPlan, action_width: int) -> WorldModel:
-    """The world model that `--model` names, with fresh weights."""
+def build_model(name: str, plan: StudyPlan, action_width: int) -> LatentDynamics:
+    """The world model that `--model` names, with fresh weights.
+
+    Raises:
+        ConfigError: stable-worldmodel is asked for and not installed.
+    """
+    if name == "stable-worldmodel":
+        return StableWorldModel(plan.settings.sizes, action_width, plan.settings.tokens)
     return WorldModel(plan.settings.sizes, action_width, plan.settings.tokens)
 
 

@@ -9,6 +9,7 @@ heads read what is at a place.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,7 +75,49 @@ SIZES = {
 network, ViT-Tiny at 224 pixels, 18 M parameters."""
 
 
-class WorldModel(nn.Module):
+class LatentDynamics(nn.Module, ABC):
+    """What training asks of a world model: latents of frames, the next ones, and their losses.
+
+    Attributes:
+        sizes: of the network.
+        tokens: "cls", one latent a frame as published, or "patches", one for each patch.
+        action_width: numbers of the actions between one frame and the next.
+    """
+
+    sizes: WorldModelSizes
+    tokens: Tokens
+    action_width: int
+
+    @abstractmethod
+    def encode(self, frames: Tensor) -> Tensor:
+        """Latents (B, T, K, D) of RGB frames (B, T, H, W, 3) uint8; K is 1, or the number of patches."""
+
+    @abstractmethod
+    def patches(self, frames: Tensor) -> Tensor:
+        """The encoder's tokens of the patches of (B, T, H, W, 3) frames, (B, T, P, width)."""
+
+    @abstractmethod
+    def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """The next latents after (B, T, K, D) under actions (B, T, A), each from what is not after it; the same shape.
+
+        T is at most `sizes.history`.
+        """
+
+    def losses(self, frames: Tensor, actions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Prediction error and SIGReg of windows, and the latents that heads read.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8, T one more than `sizes.history` at most.
+            actions: (B, T, A); the last one's lead out of the window and are not used.
+            generator: draws SIGReg's directions, so that no condition's draws depend on another's.
+        """
+        latents = self.encode(frames)
+        predicted = self.predict(latents[:, :-1], actions[:, :-1])
+        error = functional.mse_loss(predicted.float(), latents[:, 1:].float())
+        return error, sigreg(latents.float().transpose(0, 1).flatten(1, 2), self.sizes.projections, generator), latents
+
+
+class WorldModel(LatentDynamics):
     """Encoder, action embedding and predictor.
 
     Args:
@@ -118,19 +161,6 @@ class WorldModel(nn.Module):
         """
         predicted = self.predictor(latents, self.action_encoder(actions))
         return self.predicted_projector(predicted.reshape(-1, predicted.shape[-1])).reshape(latents.shape)  # type: ignore[no-any-return]
-
-    def losses(self, frames: Tensor, actions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Prediction error and SIGReg of windows, and the latents that heads read.
-
-        Args:
-            frames: (B, T, H, W, 3) uint8, T one more than `sizes.history` at most.
-            actions: (B, T, A); the last one's lead out of the window and are not used.
-            generator: draws SIGReg's directions, so that no condition's draws depend on another's.
-        """
-        latents = self.encode(frames)
-        predicted = self.predict(latents[:, :-1], actions[:, :-1])
-        error = functional.mse_loss(predicted.float(), latents[:, 1:].float())
-        return error, sigreg(latents.float().transpose(0, 1).flatten(1, 2), self.sizes.projections, generator), latents
 
 
 class Encoder(nn.Module):

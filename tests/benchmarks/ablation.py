@@ -76,7 +76,7 @@ FOLLOWING, EXTENT, SEGMENTER = f"{MOTION}/following.py", f"{MOTION}/extent.py", 
 LAYERS, TRACKER = "extractors/backends/lucas_kanade_layers.py", "extractors/backends/lucas_kanade.py"
 WATCHING, CHOICE = "extractors/mask_watching.py", "extractors/mask_choice.py"
 
-CUES = ("still_before", "moves", "with_gripper", "inside", "follows", "same_look", "confidence")
+CUES = ("still_before", "moves", "with_gripper", "inside", "follows", "same_look")
 
 SWITCHES = (
     Switch("motion", "moments", SEGMENTER, "moments(episode.pixels, episode.fps)", "np.arange(episode.n_frames)"),

@@ -134,7 +134,7 @@ def assert_tells_the_choice(masks):
         assert report["prompt"] == rows[0]["prompt"]
         if report["choose"] == "best":
             assert scores[0] == max(scores)
-            assert {"still_before", "moves", "confidence"} <= rows[0]["cues"].keys()
+            assert {"still_before", "moves"} <= rows[0]["cues"].keys()
 
 
 def test_recorded_masks_keep_the_object_the_robot_and_the_presence():

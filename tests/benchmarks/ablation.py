@@ -84,7 +84,6 @@ SWITCHES = (
     Switch("motion", "second look of the check", PROPOSALS, "(20.0, 13.0)", "(13.0,)"),
     Switch("motion", "score: restless", PROPOSALS, '(1 - facts["restless"]) ** 3', "1.0"),
     Switch("motion", "score: area", PROPOSALS, ' * min(facts["area"] / 0.03, 1.0) ** 0.33', ""),
-    Switch("motion", "score: followed", PROPOSALS, ' * facts["followed"]', ""),
     Switch("motion", "shading", SCENE, "np.where(shaded, np.minimum(rest, plain), plain)", "plain"),
     Switch(
         "motion",

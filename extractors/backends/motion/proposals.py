@@ -141,8 +141,8 @@ def _track_from_home(scene: Scene, spacing: int = 2) -> tuple[Floats, Bools, Boo
 def _check(scene: Scene, proposal: Proposal) -> None:
     """Follows the proposal, finds its extent at home, follows that, and scores it.
 
-    The score is a product of how well it is followed, how large it is, and how calm its surroundings were before it
-    left (the arm's never are). Timing, the border and the arm's colours chose no better on the simulated episodes.
+    The score is a product of how large it is and how calm its surroundings were before it left (the arm's never are).
+    Timing, the border, the arm's colours and how well it is followed chose no better on the simulated episodes.
     """
     points, departure = proposal.points, proposal.departure
     for tolerance in (20.0, 13.0):
@@ -164,4 +164,4 @@ def _check(scene: Scene, proposal: Proposal) -> None:
         "area": float(extent.mean()),
     }
     proposal.facts = facts
-    proposal.score = (1 - facts["restless"]) ** 3 * min(facts["area"] / 0.03, 1.0) ** 0.33 * facts["followed"]
+    proposal.score = (1 - facts["restless"]) ** 3 * min(facts["area"] / 0.03, 1.0) ** 0.33

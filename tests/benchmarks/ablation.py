@@ -124,10 +124,7 @@ SWITCHES = (
         "if not np.array_equal(layer == index, before == index):",
         "if False:",
     ),
-    Switch("tracks", "background seen: choice", LAYERS, "            if behind:\n", "            if False:\n"),
-    Switch(
-        "tracks", "background seen: visibility", TRACKER, "                if index:\n", "                if False:\n"
-    ),
+    Switch("tracks", "background seen", LAYERS, "            if behind:\n", "            if False:\n"),
     Switch(
         "tracks", "smoothing over neighbours", LAYERS, "alike / alike.sum(axis=1, keepdims=True)", "np.eye(len(points))"
     ),

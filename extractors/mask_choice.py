@@ -149,7 +149,6 @@ def _cues(
         "inside": 1.0 - 0.7 * float(behaviour.at_border[behaviour.shown].mean()) if behaviour.shown.any() else 0.0,
         "follows": _follows(behaviour, rule),
         "same_look": _same_look(behaviour),
-        "confidence": behaviour.confidence,
     }
     return {name: None if value is None else round(float(value), 4) for name, value in values.items()}
 

@@ -72,7 +72,6 @@ class ChoiceRule:
             "with_gripper": 1.0,
             "inside": 1.0,
             "same_look": 1.0,
-            "confidence": 0.5,
         }
     )
     floor: float = 0.02
@@ -91,7 +90,6 @@ class Behaviour:
         colours: histograms of its pixels, 8 bins a channel, of the moments with a mask.
         at_border: (M,) bool, its mask touches the image border.
         thumbs: (M,) its mask at 24 x 24, for telling candidates that are the same.
-        confidence: mean over the frames with a mask.
     """
 
     shown: Bools
@@ -102,7 +100,6 @@ class Behaviour:
     colours: list[Floats]
     at_border: Bools
     thumbs: list[NDArray[np.uint8]]
-    confidence: float
 
 
 def watch(
@@ -113,7 +110,7 @@ def watch(
     Returns:
         A behaviour per candidate, and (M,) the share of the frame that moves from each moment to the next.
     """
-    behaviours = [_blank(len(at), each) for each in candidates]
+    behaviours = [_blank(len(at)) for _ in candidates]
     share = np.zeros(len(at), np.float32)
     height, width = int(frames.shape[1]), int(frames.shape[2])
     factor = WORKING_PX / max(height, width)
@@ -139,12 +136,10 @@ def watch(
     return behaviours, share
 
 
-def _blank(n_moments: int, candidate: Candidate) -> Behaviour:
+def _blank(n_moments: int) -> Behaviour:
     def unknown(*shape: int) -> Floats:
         return np.full((n_moments, *shape), np.nan, np.float32)
 
-    confidence = np.asarray(candidate.confidence, np.float32)
-    found = confidence[confidence > 0]
     return Behaviour(
         shown=np.zeros(n_moments, np.bool_),
         centre=unknown(2),
@@ -154,7 +149,6 @@ def _blank(n_moments: int, candidate: Candidate) -> Behaviour:
         colours=[],
         at_border=np.zeros(n_moments, np.bool_),
         thumbs=[],
-        confidence=float(found.mean()) if len(found) else 0.0,
     )
 
 

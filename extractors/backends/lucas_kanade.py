@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.backends.lucas_kanade_layers import (
-    Backdrop,
     Floats,
     Image,
     Layer,
@@ -108,15 +107,12 @@ class PreparedFrames:
         xy = np.zeros((len(self._images), len(places), 2))
         difference, confidence = np.zeros(xy.shape[:2]), np.ones(xy.shape[:2])
         for t in range(len(self._images)):
-            behind = Backdrop(self._images, frame, t, found.motions[0, t], rule)
             for index, (layer, points) in enumerate(zip(layers, members, strict=True)):
                 if layer is None:
                     continue
                 motion = found.motions[index, t]
                 xy[t, points] = apply(motion, layer.points)
                 hidden = layer.hidden(t, motion)
-                if index:
-                    hidden[behind.seen(layer.points, motion, hidden)] = rule.cut
                 difference[t, points] = hidden
                 confidence[t, points] = 0.5 + 0.5 * np.mean(hidden < visible_difference)
         return xy, difference, confidence

@@ -74,4 +74,4 @@ def _weights(config: Config) -> Sequence[str]:
     return models.masks_weights(config.masks)
 
 
-MASKS = Stage(name="masks", version=3, inputs=("source",), settings=_settings, run=_run, weights=_weights)
+MASKS = Stage(name="masks", version=4, inputs=("source",), settings=_settings, run=_run, weights=_weights)

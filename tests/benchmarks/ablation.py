@@ -72,21 +72,18 @@ class Switch:
 
 
 PROPOSALS, SCENE, LABELS = f"{MOTION}/proposals.py", f"{MOTION}/scene.py", f"{MOTION}/labels.py"
-FOLLOWING, EXTENT, SEGMENTER = f"{MOTION}/following.py", f"{MOTION}/extent.py", f"{MOTION}/segmenter.py"
+FOLLOWING, EXTENT = f"{MOTION}/following.py", f"{MOTION}/extent.py"
 LAYERS, TRACKER = "extractors/backends/lucas_kanade_layers.py", "extractors/backends/lucas_kanade.py"
 WATCHING, CHOICE = "extractors/mask_watching.py", "extractors/mask_choice.py"
 
-CUES = ("still_before", "moves", "with_gripper", "inside", "follows", "same_look", "confidence")
+CUES = ("still_before", "moves", "with_gripper", "inside", "follows", "same_look")
 
 SWITCHES = (
-    Switch("motion", "moments", SEGMENTER, "moments(episode.pixels, episode.fps)", "np.arange(episode.n_frames)"),
     Switch("motion", "second window", PROPOSALS, "for _ in range(2):", "for _ in range(1):"),
     Switch("motion", "late ones are halved", PROPOSALS, "each.score *= 0.5 if", "each.score *= 1.0 if"),
     Switch("motion", "second look of the check", PROPOSALS, "(20.0, 13.0)", "(13.0,)"),
     Switch("motion", "score: restless", PROPOSALS, '(1 - facts["restless"]) ** 3', "1.0"),
     Switch("motion", "score: area", PROPOSALS, ' * min(facts["area"] / 0.03, 1.0) ** 0.33', ""),
-    Switch("motion", "score: followed", PROPOSALS, ' * facts["followed"]', ""),
-    Switch("motion", "gripper", PROPOSALS, "contact = closing_moment(opening)", "contact = None"),
     Switch("motion", "shading", SCENE, "np.where(shaded, np.minimum(rest, plain), plain)", "plain"),
     Switch(
         "motion",
@@ -127,10 +124,7 @@ SWITCHES = (
         "if not np.array_equal(layer == index, before == index):",
         "if False:",
     ),
-    Switch("tracks", "background seen: choice", LAYERS, "            if behind:\n", "            if False:\n"),
-    Switch(
-        "tracks", "background seen: visibility", TRACKER, "                if index:\n", "                if False:\n"
-    ),
+    Switch("tracks", "background seen", LAYERS, "            if behind:\n", "            if False:\n"),
     Switch(
         "tracks", "smoothing over neighbours", LAYERS, "alike / alike.sum(axis=1, keepdims=True)", "np.eye(len(points))"
     ),

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from extractors.backends.motion.extent import find_extent
 from extractors.backends.motion.following import flow, follow, patch_error, patches, sample
-from extractors.backends.motion.scene import Bools, Floats, MotionSettings, Scene, closing_moment, watch
+from extractors.backends.motion.scene import Bools, Floats, MotionSettings, Scene, watch
 from extractors.geometry import dilate
 from extractors.moments import RATE
 
@@ -40,20 +40,17 @@ class Proposal:
     facts: dict[str, float] = field(default_factory=dict)
 
 
-def find_proposals(
-    pixels: NDArray[np.uint8], opening: NDArray[np.float32] | None, settings: MotionSettings
-) -> tuple[Scene, list[Proposal]]:
-    """The scene and its proposals, best first, from moments (T, h, w, 3) and the gripper's opening (T,) in them.
+def find_proposals(pixels: NDArray[np.uint8], settings: MotionSettings) -> tuple[Scene, list[Proposal]]:
+    """The scene and its proposals, best first, from moments (T, h, w, 3).
 
-    Where the best one leaves home much later than the gripper signal says (a push, a handle), the home image is made
-    again from all moments until then: the longer the window, the fewer places hide behind the arm. Without it J of the
-    simulated episodes is 0.05 lower.
+    The home image is made from the first two fifths of the moments. Where the best proposal leaves home much later, it
+    is made again from all moments until then: the longer the window, the fewer places hide behind the arm. When the
+    gripper closes is not asked: with it J was 0.003 lower on simulated episodes, and 0.13 on 24 generated ones.
     """
-    contact = closing_moment(opening)
-    window = round(0.4 * len(pixels)) if contact is None else contact + 1
+    window = round(0.4 * len(pixels))
     for _ in range(2):
         window = min(max(window, 2 * SLACK), len(pixels))
-        scene = watch(pixels, contact, window, settings)
+        scene = watch(pixels, window, settings)
         # The object was among the three largest groups in all simulated episodes.
         proposals = sorted(_groups(scene), key=lambda each: -len(each.points))[: settings.max_candidates]
         for each in proposals:
@@ -83,15 +80,14 @@ def _ranked(proposals: list[Proposal]) -> list[Proposal]:
 
 
 def _groups(scene: Scene) -> list[Proposal]:
-    """Groups of neighbouring points that rested until shortly before contact or later and were found elsewhere."""
+    """Groups of neighbouring points that rested, left, and were found elsewhere."""
     points, found, at_home = _track_from_home(scene)
     if not len(points):
         return []
     n_moments = scene.n_moments
     last_home = np.where(at_home.any(axis=0), n_moments - 1 - at_home[::-1].argmax(axis=0), -1)
     rested = (at_home & (np.arange(n_moments)[:, None] <= last_home)).sum(axis=0) / np.maximum(last_home + 1, 1)
-    earliest = max((scene.contact or 0) - SLACK, 1)
-    chosen = (found.sum(axis=0) >= SLACK) & (last_home >= earliest) & (rested > 0.5)
+    chosen = (found.sum(axis=0) >= SLACK) & (last_home >= 1) & (rested > 0.5)
     seeds = np.zeros(scene.size, np.bool_)
     columns, rows = points.astype(int).T
     seeds[rows[chosen], columns[chosen]] = True
@@ -145,8 +141,8 @@ def _track_from_home(scene: Scene, spacing: int = 2) -> tuple[Floats, Bools, Boo
 def _check(scene: Scene, proposal: Proposal) -> None:
     """Follows the proposal, finds its extent at home, follows that, and scores it.
 
-    The score is a product of how well it is followed, how large it is, and how calm its surroundings were before it
-    left (the arm's never are). Timing, the border and the arm's colours chose no better on the simulated episodes.
+    The score is a product of how large it is and how calm its surroundings were before it left (the arm's never are).
+    Timing, the border, the arm's colours and how well it is followed chose no better on the simulated episodes.
     """
     points, departure = proposal.points, proposal.departure
     for tolerance in (20.0, 13.0):
@@ -168,4 +164,4 @@ def _check(scene: Scene, proposal: Proposal) -> None:
         "area": float(extent.mean()),
     }
     proposal.facts = facts
-    proposal.score = (1 - facts["restless"]) ** 3 * min(facts["area"] / 0.03, 1.0) ** 0.33 * facts["followed"]
+    proposal.score = (1 - facts["restless"]) ** 3 * min(facts["area"] / 0.03, 1.0) ** 0.33

@@ -1,4 +1,4 @@
-"""What each pixel of a fixed camera's clip does: the scene before contact, and when it leaves it."""
+"""What each pixel of a fixed camera's clip does: the scene before anything is moved, and when it leaves it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from extractors.geometry import sample_indices
-from extractors.moments import RATE
 from extractors.types import Size
 
 Bools = NDArray[np.bool_]
@@ -22,10 +21,6 @@ LEVELS = 16
 
 UNIFORM = 1.0 / LEVELS**3
 """Share of a histogram bin when all colours are alike."""
-
-
-SETUP_S = 0.6
-"""Seconds at a clip's start in which a closing gripper is being set up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +54,17 @@ class Scene:
         settings: thresholds.
         pixels: (T, h, w, 3) uint8.
         grey: (T, h, w) uint8.
-        contact: moment in which the gripper first closes, None where unknown.
         window: moments 0 .. window-1 made the home image.
-        home: (h, w, 3) float32, the scene before contact.
+        home: (h, w, 3) float32, the scene in that window: before anything is moved.
         distance: (T, h, w) uint8, difference from home with shading discounted, grey levels.
         departure: (h, w) moment after which the pixel never again shows home (0: never did, T: still does).
         stillness: (h, w) share of the moments before departure that show home.
-        arm_colours: histogram of the foreground before contact.
+        arm_colours: histogram of the foreground in the window.
     """
 
     settings: MotionSettings
     pixels: NDArray[np.uint8]
     grey: NDArray[np.uint8]
-    contact: int | None
     window: int
     home: Floats
     distance: NDArray[np.uint8]
@@ -103,7 +96,7 @@ class Scene:
         return np.asarray(cv2.blur(self.distance[moment].astype(np.float32), (side, side)), np.float32)
 
 
-def watch(pixels: NDArray[np.uint8], contact: int | None, window: int, settings: MotionSettings) -> Scene:
+def watch(pixels: NDArray[np.uint8], window: int, settings: MotionSettings) -> Scene:
     """What each pixel of `pixels` (T, h, w, 3) uint8 does; the first `window` moments make the home image."""
     n_moments = len(pixels)
     home = _home_image(pixels[:window], settings.match)
@@ -115,7 +108,6 @@ def watch(pixels: NDArray[np.uint8], contact: int | None, window: int, settings:
         settings=settings,
         pixels=pixels,
         grey=np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in pixels]),
-        contact=contact,
         window=window,
         home=home,
         distance=distance,
@@ -123,22 +115,6 @@ def watch(pixels: NDArray[np.uint8], contact: int | None, window: int, settings:
         stillness=((at_home & before).sum(axis=0) / np.maximum(departure, 1)).astype(np.float32),
         arm_colours=histogram(pixels[:window][distance[:window] > settings.foreground]),
     )
-
-
-def closing_moment(opening: NDArray[np.float32] | None) -> int | None:
-    """First moment at which an open gripper has closed by half of its range, None where it never does."""
-    if opening is None or not np.isfinite(opening).any():
-        return None
-    opening = np.where(np.isfinite(opening), opening, np.nanmedian(opening))
-    low, high = float(opening.min()), float(opening.max())
-    # The gripper of a push trembles; a grasp closes by much more.
-    if high - low < 0.2:
-        return None
-    is_open = opening > (low + high) / 2
-    closing = np.flatnonzero(is_open[:-1] & ~is_open[1:]) + 1
-    # A gripper that closes at once is being set up, not grasping.
-    closing = closing[closing >= round(SETUP_S * RATE)]
-    return int(closing[0]) if len(closing) else None
 
 
 def _home_image(pixels: NDArray[np.uint8], match: float, most: int = 40) -> Floats:

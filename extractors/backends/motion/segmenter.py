@@ -3,13 +3,13 @@
 The manipulated object rests, the robot comes, and then the object moves. From this one sentence:
 
 1. *Moments* (extractors/moments.py): the clip is looked at five times a second, or more often where much changes.
-2. *Home* (scene.py): the image before contact, the commonest colour of each pixel. What differs from it, shadows apart,
+2. *Home* (scene.py): the scene at first, the commonest colour of each pixel. What differs from it, shadows apart,
    is foreground.
 3. *Proposals* (proposals.py): points of the home image that rested, left when the robot came, and are found again
    elsewhere (Lucas-Kanade tracks that keep their appearance and stand on foreground).
 4. *Check* (following.py, extent.py): each proposal is followed as a whole through the clip. Two explanations of every
    pixel near it compete, "moves with the proposal" and "stays", as layers (Wang and Adelson, 1994). The arm and its
-   shadow are told by restless surroundings before contact.
+   shadow are told by restless surroundings before they leave home.
 5. *Masks* (labels.py) of the best: colours of object, arm and background (Boykov and Jolly's region terms, 2001), the
    layer carried along, and the moment before decide each pixel.
 
@@ -29,7 +29,7 @@ from extractors.backends.motion.labels import label_clip
 from extractors.backends.motion.proposals import Proposal, find_proposals
 from extractors.backends.motion.scene import UNIFORM, Floats, MotionSettings, Scene, histogram, lookup
 from extractors.camera_motion import clip_camera_motion
-from extractors.errors import ConfigError, LengthMismatchError
+from extractors.errors import ConfigError
 from extractors.geometry import resize_mask, resize_rgb
 from extractors.moments import moments, nearest_moment, picked
 from extractors.types import Episode, Masks, OnCpu, Size
@@ -85,15 +85,9 @@ class MotionSegmenter(OnCpu):
         """Masks of the object that starts to move; all False, with the reason in the report, where nothing does.
 
         The report holds the proposals, best first, with what motion knows of each, and the margin.
-
-        Raises:
-            LengthMismatchError: the gripper signal has another length than the clip.
         """
-        gripper = episode.gripper
-        if gripper is not None and len(gripper) != episode.n_frames:
-            raise LengthMismatchError(
-                f"{episode.episode_id} has {episode.n_frames} frames and {len(gripper)} gripper values; check it"
-            )
+        # Moments bound the cost and the memory, not the accuracy: 2,000 frames of 128 x 128 at 30 frames a second (each
+        # of 40 generated ones 50 times) take 31 s of one core and 488 MiB, without them 169 s and 1,497 MiB.
         at = moments(episode.pixels, episode.fps)
         pixels = _working_pixels(episode, at, self.settings.working_px)
         report: dict[str, Any] = {"backend": self.name, "camera_motion": False, "candidates": [], "margin": 0.0}
@@ -103,7 +97,7 @@ class MotionSegmenter(OnCpu):
             reason = f"the camera moves; {self.name} masks need a fixed camera"
         robot, spread = None, nearest_moment(at, episode.n_frames)
         if reason is None:
-            scene, proposals = find_proposals(pixels, None if gripper is None else gripper[at], self.settings)
+            scene, proposals = find_proposals(pixels, self.settings)
             seen = self._look(pixels)
             if seen is not None:
                 proposals = seen.judge(proposals)
@@ -161,7 +155,7 @@ def _confidence(scene: Scene, proposals: list[Proposal], cost: Floats) -> Floats
 
     Less, too, in moments that it matches badly: a colour difference (`cost`) of 6 grey levels is what a good match has,
     one of 36 does not match. Colours lower the confidence and not the score: they tell an arm that comes alone, but on
-    the simulated episodes without the gripper signal they also speak against objects of the arm's colour.
+    the simulated episodes they also speak against objects of the arm's colour.
     """
     score, rival = [*(each.score for each in proposals), 0.0][:2]
     home = scene.home[proposals[0].extent]

@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from extractors.backends.motion.scene import closing_moment
 from extractors.backends.motion.segmenter import MotionSegmenter
-from extractors.errors import ConfigError, LengthMismatchError
+from extractors.errors import ConfigError
 from extractors.types import Episode
 from scoring.truth.davis import region_similarity
 from tests.benchmarks.mask_accuracy import measure
@@ -28,7 +27,7 @@ def table(seed=0):
 def pick_clip(n_frames=26, *, with_object=True, contact=CONTACT):
     """A dark arm with a shadow comes down from the top, takes a green box and carries it to the right.
 
-    Returns pixels (T, SIDE, SIDE, 3) uint8, the box's visible pixels (T, SIDE, SIDE) bool, gripper (T,).
+    Returns pixels (T, SIDE, SIDE, 3) uint8, the box's visible pixels (T, SIDE, SIDE) bool.
     """
     background = table()
     pixels, truth = [], []
@@ -50,30 +49,27 @@ def pick_clip(n_frames=26, *, with_object=True, contact=CONTACT):
             frame[max(joint - 8, 0) : joint, x - 9 : x + 9] = (90, 70, 110)
         pixels.append(frame.clip(0, 255).astype(np.uint8))
         truth.append(mask & ~arm)
-    gripper = np.where(np.arange(n_frames) < contact, 1.0, 0.0).astype(np.float32)
-    return np.stack(pixels), np.stack(truth), gripper
+    return np.stack(pixels), np.stack(truth)
 
 
-def episode(pixels, gripper=None, *, camera_moves=False):
+def episode(pixels, *, camera_moves=False):
     times = np.arange(len(pixels)) / 5.0
-    return Episode("clip", 0, "front", "", 5.0, pixels, times, gripper=gripper, camera_moves=camera_moves)
+    return Episode("clip", 0, "front", "", 5.0, pixels, times, camera_moves=camera_moves)
 
 
-def segment(pixels, gripper=None, size=(SIDE, SIDE), **settings):
+def segment(pixels, size=(SIDE, SIDE), **settings):
     # working at the clip's own size saves two thirds of the time
-    return MotionSegmenter(**{"working_px": SIDE, **settings}).segment(episode(pixels, gripper), size=size)
+    return MotionSegmenter(**{"working_px": SIDE, **settings}).segment(episode(pixels), size=size)
 
 
 @functools.cache
 def segmented_pick():
-    pixels, truth, gripper = pick_clip()
-    return segment(pixels, gripper), truth
+    pixels, truth = pick_clip()
+    return segment(pixels), truth
 
 
-@pytest.mark.parametrize("with_gripper", [True, False])
-def test_a_carried_box_is_found_in_all_frames_also_before_it_moves(with_gripper):
-    pixels, truth, _ = pick_clip()
-    masks = segmented_pick()[0] if with_gripper else segment(pixels)
+def test_a_carried_box_is_found_in_all_frames_also_before_it_moves():
+    masks, truth = segmented_pick()
     similarity = region_similarity(masks.object, truth)
     # 0.85: hard edges of a rendered box, two pixels of play along its outline of 100
     assert similarity[:CONTACT].mean() > 0.85
@@ -91,7 +87,7 @@ def test_neither_the_arm_nor_its_shadow_is_in_the_mask():
 
 
 def test_an_arm_alone_gets_a_lower_score_than_any_object():
-    arm_alone = segment(*pick_clip(with_object=False)[::2])
+    arm_alone = segment(pick_clip(with_object=False)[0])
     with_box, _ = segmented_pick()
     # An arm of one colour that stops before it turns looks like an object that was touched; its colour tells.
     assert arm_alone.score.max() < 0.5 * with_box.score.mean()
@@ -107,19 +103,19 @@ def test_a_moving_camera_is_reported_and_gives_no_mask():
 
 
 def test_what_was_measured_before_decides_whether_the_camera_moves():
-    pixels, _, gripper = pick_clip()
-    moving = episode(pixels, gripper, camera_moves=True)
+    pixels, _ = pick_clip()
+    moving = episode(pixels, camera_moves=True)
     assert not MotionSegmenter().segment(moving, size=(SIDE, SIDE)).object.any()
 
 
 def test_the_result_does_not_depend_on_threads_or_repetition():
-    pixels, _, gripper = pick_clip()
+    pixels, _ = pick_clip()
     threads = cv2.getNumThreads()
     try:
         results = [segmented_pick()[0]]
         for count in (1, 4):
             cv2.setNumThreads(count)
-            results.append(segment(pixels, gripper))
+            results.append(segment(pixels))
     finally:
         cv2.setNumThreads(threads)
     for other in results[1:]:
@@ -129,39 +125,26 @@ def test_the_result_does_not_depend_on_threads_or_repetition():
 
 
 def test_masks_come_at_the_size_asked_for_also_from_other_shapes():
-    pixels, truth, gripper = pick_clip()
+    pixels, truth = pick_clip()
     wide = np.stack([cv2.resize(frame, (SIDE * 2, SIDE)) for frame in pixels])
-    masks = segment(wide, gripper, size=(80, 80))
+    masks = segment(wide, size=(80, 80))
     small = np.stack([cv2.resize(each.astype(np.uint8), (80, 80)) for each in truth]) > 0
     assert masks.object.shape == (len(pixels), 80, 80)
     assert region_similarity(masks.object, small).mean() > 0.7
 
 
-@pytest.mark.parametrize("gripper", [np.full(26, np.nan), np.ones(26), np.linspace(0.9, 1.0, 26)])
-def test_a_gripper_signal_that_says_nothing_is_left_aside(gripper):
-    assert closing_moment(gripper.astype(np.float32)) is None
-
-
-def test_the_gripper_closes_where_it_passes_half_of_its_range():
-    assert closing_moment(pick_clip()[2]) == CONTACT
-    # closing in the first frames sets the gripper up; the second closing grasps
-    assert closing_moment(np.array([1, 0, 0, 1, 1, 1, 0.9, 0.2, 0], np.float32)) == 7
-
-
-def test_wrong_settings_and_lengths_are_refused():
+def test_wrong_settings_are_refused():
     with pytest.raises(ConfigError, match="working_px"):
         MotionSegmenter(worked=3)
-    with pytest.raises(LengthMismatchError, match="26 frames and 3 gripper"):
-        segment(pick_clip()[0], np.ones(3, np.float32))
 
 
 @pytest.mark.parametrize("n_frames", [*range(1, 8), 17, 40])
 @pytest.mark.parametrize("fps", [1.0, 7.0, 30.0, 60.0])
 def test_any_length_and_rate_gives_masks_or_a_reason(n_frames, fps):
     """A clip of 188 frames failed with `max() arg is an empty sequence`: its best proposal left home near the end."""
-    pixels, _, gripper = pick_clip(max(n_frames, 2), contact=max(n_frames // 2, 1))
+    pixels, _ = pick_clip(max(n_frames, 2), contact=max(n_frames // 2, 1))
     small = np.stack([cv2.resize(frame, (64, 64)) for frame in pixels])[:n_frames]
-    masks = MotionSegmenter(working_px=64).segment(replace(episode(small, gripper[:n_frames]), fps=fps), size=(48, 64))
+    masks = MotionSegmenter(working_px=64).segment(replace(episode(small), fps=fps), size=(48, 64))
     assert masks.object.shape == (n_frames, 48, 64)
     assert masks.score.shape == (n_frames,)
     assert masks.object.any() or masks.report["reason"]
@@ -169,9 +152,9 @@ def test_any_length_and_rate_gives_masks_or_a_reason(n_frames, fps):
 
 @pytest.mark.parametrize("fps", [10.0, 30.0, 60.0])
 def test_repeated_frames_do_not_change_the_masks(fps):
-    pixels, _, gripper = pick_clip()
+    pixels, _ = pick_clip()
     repeat = int(fps / 5)
-    often = replace(episode(pixels.repeat(repeat, axis=0), gripper.repeat(repeat)), fps=fps)
+    often = replace(episode(pixels.repeat(repeat, axis=0)), fps=fps)
     masks = MotionSegmenter(working_px=SIDE).segment(often, size=(SIDE, SIDE))
     # The moments are those of the clip at 5 frames a second, and perhaps one more at the end.
     assert region_similarity(masks.object[::repeat], segmented_pick()[0].object).mean() > 0.95

@@ -147,8 +147,8 @@ def test_what_the_robot_covers_is_not_the_object():
 
 
 def test_masks_tell_the_robot_apart_from_the_object():
-    pixels, _, gripper = pick_clip()
-    still = replace(episode(pixels, gripper=gripper), camera_moves=False)
+    pixels, _ = pick_clip()
+    still = replace(episode(pixels), camera_moves=False)
     masks = NanoSegmenter().segment(still, size=(48, 48))
     assert masks.robot is not None
     assert masks.robot.shape == masks.object.shape
@@ -170,6 +170,6 @@ def test_weights_come_back_and_damaged_ones_are_refused(tmp_path):
 
 
 def test_the_camera_that_was_measured_before_is_believed():
-    pixels, _, _ = pick_clip()
+    pixels, _ = pick_clip()
     masks = NanoSegmenter().segment(replace(episode(pixels), camera_moves=True), size=(48, 48))
     assert masks.report["camera_motion"] is True

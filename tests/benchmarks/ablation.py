@@ -11,8 +11,8 @@ Masks are judged by J at packet size (DAVIS 2017), the mean over episodes with a
 once; the choice by how often the true mask is taken out of the fields of mask_choice.py; tracks by TAP-Vid delta_avg
 and AJ on the truth's own object queries and on the moving and static points of its grid, the mean over all episodes.
 What earns less than 0.01 of all its metrics is deleted, where that also holds on generated episodes (`cuepack sample
---scenes`): two things that one set says are useless carry 0.03 to 0.07 on the other. docs/benchmarks.md names what was
-kept for other reasons.
+--scenes`): four parts that the truth episodes call useless carry 0.01 to 0.07 there. docs/benchmarks.md names what was
+kept, and why.
 
 Counted as a line: what is neither blank, comment nor docstring. Counted as a hand-set number: a numeric literal other
 than 0, 1, 2 and 255 (and their negatives) that is not part of a subscript.

@@ -38,8 +38,8 @@ class StudyEpisode:
         actions: (n, A) float32, standardised; the rows between one frame and the next side by side, 0 where missing.
         action_valid: (n,) bool, False where an action up to the next frame is missing.
         motion: (n,) float32, how much moves between a frame and the next, in one unit for all episodes of a study.
-        instruction: the episode's, "" where it has none.
         cues: name -> (n, K) float32 numbers, NaN where missing: what probes decode (state, contact, centroid, ...).
+        instruction: the episode's, "" where it has none.
     """
 
     episode_id: str
@@ -47,8 +47,8 @@ class StudyEpisode:
     actions: Floats
     action_valid: NDArray[np.bool_]
     motion: Floats
-    instruction: str = ""
     cues: Mapping[str, Floats] = field(default_factory=dict)
+    instruction: str = ""
 
 
 def roll_out(model: LatentModel, latents: Floats, actions: Floats) -> Floats:

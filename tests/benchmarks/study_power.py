@@ -33,7 +33,7 @@ def study(seed: int, episodes: int, seeds: int, epochs: int) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_toy(root / "packets", episodes, seed=seed, noise=15.0)
-        settings = StudySettings(side=32, epochs=epochs, rate=1.5e-3, horizon=4, held_share=0.3, split_seed=seed)
+        settings = StudySettings(side=32, epochs=epochs, rate=1e-3, horizon=4, held_share=0.3, split_seed=seed)
         plan = make_study(
             root / "packets",
             root / "study",
@@ -62,8 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="number of the first; several processes share them")
-    parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--episodes", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
     torch.set_num_threads(1)

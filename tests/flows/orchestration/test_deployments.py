@@ -64,7 +64,7 @@ def test_the_ui_is_told_what_a_rerun_takes(schedule):
 
 def test_a_pool_also_gets_shards_and_workers_the_environment(schedule):
     made = by_flow(make_deployments(schedule, pool="gpus"))
-    assert set(made) == {"extract-dataset", "rerun-episode", "rerun-failed", "extract-shard"}
+    assert set(made) == {"extract-dataset", "rerun-episode", "rerun-failed", "extract-shard", "study-run"}
     for deployment in made.values():
         assert deployment.work_pool_name == "gpus"
         assert deployment.job_variables["env"]["PREFECT_LOGGING_EXTRA_LOGGERS"] == "cuepack"

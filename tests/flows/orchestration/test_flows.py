@@ -170,18 +170,18 @@ def test_a_dashboard_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatc
 
 
 def test_progress_tells_rate_and_time_left():
-    progress = RunProgress(4, 7, quiet=True)
+    progress = RunProgress(4, len(ALL_STAGES), quiet=True)
     for stage in ALL_STAGES:
         progress.stage_done(stage, 40)
     progress.episode_done("done")
     assert progress.fraction() == pytest.approx(0.25)
     assert "1 of 4 episodes over, 0 failed" in progress.summary()
     assert "left" in progress.summary()
-    assert RunProgress(0, 7, quiet=True).fraction() == 1.0
+    assert RunProgress(0, len(ALL_STAGES), quiet=True).fraction() == 1.0
 
 
 def test_an_episode_gone_through_twice_counts_once():
-    progress = RunProgress(2, 7, quiet=True)
+    progress = RunProgress(2, len(ALL_STAGES), quiet=True)
     for status in ("done", "done", "done"):
         progress.episode_done(status)
     assert progress.summary().startswith("2 of 2 episodes over")
@@ -189,7 +189,7 @@ def test_an_episode_gone_through_twice_counts_once():
 
 def test_a_plan_on_disk_is_paths_and_ids_and_makes_the_same_packets(sample, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
-    carry_out(plan_for(sample, here), RunProgress(4, 7, quiet=True), run_shard_plainly)
+    carry_out(plan_for(sample, here), RunProgress(4, len(ALL_STAGES), quiet=True), run_shard_plainly)
     plan = plan_for(sample, there)
     with published(plan) as file:
         kept = json.loads(Path(file).read_text())
@@ -327,7 +327,7 @@ def test_rerun_plans_refuse_an_episode_that_is_not_listed(sample, tmp_path):
 
 def test_the_contact_sheet_shows_a_row_per_packet_and_black_for_a_damaged_one(sample, tmp_path):
     out = tmp_path / "out"
-    carry_out(plan_for(sample, out, limit=1), RunProgress(1, 7, quiet=True), run_shard_plainly)
+    carry_out(plan_for(sample, out, limit=1), RunProgress(1, len(ALL_STAGES), quiet=True), run_shard_plainly)
     good = next(out.glob("packets/*/*.h5"))
     damaged = tmp_path / "damaged.h5"
     damaged.write_bytes(b"no packet")

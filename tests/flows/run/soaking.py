@@ -177,12 +177,17 @@ STAGES = (
 )
 
 
+NAMES_OF_STAGES = (*(stage.name for stage in STAGES), "pack")
+
+
 @contextlib.contextmanager
 def tiny_engine() -> Iterator[None]:
     """The engine with these stages and sources, in this process."""
     with (
         mock.patch.object(logging.getLogger("cuepack"), "disabled", True),
         mock.patch("flows.run.shard.STAGES", STAGES),
+        mock.patch("flows.run.shard.ALL_STAGES", NAMES_OF_STAGES),
+        mock.patch("flows.run.carry_out.ALL_STAGES", NAMES_OF_STAGES),
         mock.patch("flows.run.plan.STAGES", STAGES),
         mock.patch("flows.run.plan.open_source", lambda named, columns=None: TinySource(Path(named))),
         mock.patch("flows.remote.files.WAITS_S", (0.0,)),

@@ -132,7 +132,7 @@ def test_frames_of_several_sizes_are_refused(tmp_path):
         (["intrinsics"], None, "no row for each frame"),
         (["tracks/grid/queries"], None, "no row for each frame"),
         ([Depth(), Depth(variant="tight")], None, "name them apart"),
-        ([], Choice(require=("hand_pose",)), "no packet is left of 5: 5 has no hand_pose"),
+        ([], Choice(require=("hand_frame",)), "no packet is left of 5: 5 has no hand_frame"),
         ([], Choice(min_scores={"score": 0.9}), "score is 0.7, below 0.9"),
         ([], Choice(quality={"masks": ("fail",)}), "quality of masks is pass"),
         ([], Choice(split="val", val_share=0), "none of 5 packets is in the split 'val'"),

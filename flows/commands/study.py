@@ -195,7 +195,8 @@ def _print_dry_run(plan: StudyPlan, workers: int, options: dict[str, Any]) -> No
     print(f"conditions {', '.join(each.name for each in plan.all_conditions)}")
     print(f"runs       {len(plan.runs)}, {len(plan.todo())} of them to do, {estimated['steps']} steps in all")
     step = estimated["seconds_per_step"]
-    print(f"time       about {estimated['minutes']:.0f} min, {workers} side by side, {step:.3f} s a step")
+    minutes = max(1, round(estimated["minutes"])) if estimated["steps"] else 0
+    print(f"time       about {minutes} min, {workers} side by side, {step:.3f} s a step")
 
 
 def _print_outcome(plan: StudyPlan, tally: _Tally, table: str, options: dict[str, Any]) -> None:

@@ -51,5 +51,5 @@ def estimate(plan: StudyPlan, workers: int) -> dict[str, Any]:
     return {
         "steps": steps,
         "seconds_per_step": round(seconds, 4),
-        "minutes": round(steps * seconds / max(1, min(workers, len(todo))) / 60, 1),
+        "minutes": round(steps * seconds / max(1, min(workers, len(todo))) / 60, 3),
     }

@@ -126,7 +126,7 @@ def test_texts_from_the_data_are_never_markup(page, address):
 
 def test_scrubbing_moves_every_panel_the_curves_and_space(page, address):
     open_page(page, f"{address}episode.html?id=ep_0")
-    assert page.locator("#panels canvas[data-panel]").count() == 7
+    assert page.locator("#panels canvas[data-panel]").count() == 9
     assert frames_shown(page) == {"0"}
 
     def picture(name):

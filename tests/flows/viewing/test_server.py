@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import h5py
@@ -24,6 +25,7 @@ from flows.output.manifest import Manifest
 from flows.viewing.library import Library
 from flows.viewing.server import export_site
 from packers.locks import held
+from packers.viewer.frames import PanelName
 from tests.flows.viewing.served import SCRIPT, served, write_output
 from tests.packers.examples import tamper, write_example
 
@@ -57,7 +59,8 @@ def test_pages_data_and_pictures_are_served(address):
     overview = payload(httpx.get(f"{address}data/overview.js").content)
     assert overview["n"] == 6
     episode = payload(httpx.get(f"{address}data/a/ep_0/episode.js").content)
-    assert episode["panels"] == ["rgb", "masks", "depth", "stabilized", "metric", "object_depth"]
+    # The example has every dataset, so every panel is there.
+    assert episode["panels"] == list(get_args(PanelName))
     for panel in episode["panels"]:
         ending = "png" if panel == "masks" else "jpg"
         answer = httpx.get(f"{address}data/a/ep_0/{panel}-2.{ending}")

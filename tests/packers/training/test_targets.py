@@ -137,9 +137,10 @@ def test_frames_without_the_object_have_no_centroid_and_no_shape(folder):
     np.testing.assert_allclose(found["centroid"][0], [0.1, 0.2, 1.0], rtol=1e-6)
 
 
-def test_the_robots_frame_is_refused_where_no_packet_has_it(folder):
+def test_the_robots_frame_is_refused_where_no_packet_has_it(tmp_path):
+    packets.write(tmp_path, "e", 8, without=["centroids_base"])
     with pytest.raises(ConfigError, match="none of 1 packets has centroids_base"):
-        sample(folder, Centroids("robot"))
+        sample(tmp_path, Centroids("robot"))
 
 
 def test_masks_are_the_share_of_each_cell(folder):

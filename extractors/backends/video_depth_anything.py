@@ -185,6 +185,15 @@ class VideoDepthAnything:
                     scene.forget(window)
         return [clip.depth() for clip in runs]
 
+    def padding(self, n_frames: Sequence[int]) -> float:
+        """Share of the slots of all windows that repeat a clip's last frame behind its end, scene cuts aside.
+
+        Such a slot costs its part of the temporal layers alone: it is neither encoded nor decoded.
+        """
+        planned = [(length, window) for length in n_frames for window in plan_windows(length)]
+        repeated = sum(max(0, window.start + LENGTH - length) for length, window in planned)
+        return repeated / (LENGTH * len(planned)) if planned else 0.0
+
     def _most_frames(self, runs: Sequence[_Clip]) -> int:
         if self.device.type != "cpu":
             return _MOST_FRAMES

@@ -32,7 +32,8 @@ from flows.output.manifest import Row
 from flows.remote.files import is_uri
 from flows.run.carry_out import run_shard_plainly
 from flows.run.plan import Plan
-from flows.run.shard import Interrupted, Job
+from flows.run.shard import Job
+from flows.run.stream import Interrupted
 
 log = logging.getLogger("cuepack")
 

@@ -18,7 +18,8 @@ from extractors.errors import CuepackError, OutputError
 from flows.output.manifest import Row
 from flows.remote.mirror import say
 from flows.run.plan import Plan
-from flows.run.shard import ALL_STAGES, Interrupted, Job, Progress, Shard
+from flows.run.shard import ALL_STAGES, Job, Progress, Shard
+from flows.run.stream import Interrupted
 
 ShardRunner = Callable[[Plan, int, list[Job]], list[Row]]
 INTERRUPTED = 130

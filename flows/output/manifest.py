@@ -51,8 +51,12 @@ MOTION_COLUMNS = {
 
 STATUSES = frozenset({"done", "failed", "filtered"})
 
-_WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes")
-_FRACTIONS = ("score", "motion_", "seconds_", "peak_mb_", "mask_recorded_j", "recorded_at")
+COST_PREFIXES = ("seconds_", "device_seconds_", "waited_", "padding_", "peak_mb_", "stored_bytes_")
+"""Columns of what each stage cost in the run that made the row; each is followed by the stage's name. `waited_` is
+followed by device_, cpu_ or memory_ first. Nothing else depends on them, and a packet does not hold them."""
+
+_WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes", "stored_bytes_")
+_FRACTIONS = ("score", "motion_", "mask_recorded_j", "recorded_at", *COST_PREFIXES)
 _GREATEST = 2**63 - 1
 _TICK_S = 1e-3
 """A row that replaces another is later than it by this at least, whatever the clock says."""
@@ -276,7 +280,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     # Columns and types are fixed by name: pandas would guess float64 for whole numbers with gaps.
     table = pd.DataFrame.from_records([dict(row) for row in listed], columns=columns)
     for name in columns:
-        if name in _WHOLE_NUMBERS:
+        if _is_whole(name):
             table[name] = table[name].astype("Int64")
         elif name.startswith(_FRACTIONS):
             table[name] = table[name].astype("Float64")
@@ -285,10 +289,14 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return table
 
 
+def _is_whole(name: str) -> bool:
+    return name in _WHOLE_NUMBERS or name.startswith(_WHOLE_NUMBERS[-1])
+
+
 def _plain(name: str, value: Any) -> Any:
     """What the column's type can hold: damaged numbers are left out, lone surrogates and NUL are written out."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name in _WHOLE_NUMBERS:
+    if _is_whole(name):
         return int(value) if is_number and math.isfinite(value) and abs(value) <= _GREATEST else None
     if name.startswith(_FRACTIONS):
         return float(value) if is_number and abs(value) <= sys.float_info.max else None

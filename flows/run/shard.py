@@ -12,9 +12,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from extractors.errors import EpisodeError, OutputError, PacketError, WeightsError
@@ -41,6 +42,9 @@ LASTING_FAULTS = frozenset(
     {"CorruptDataError", "MissingDataError", "LengthMismatchError", "UnsafePickleError", "BlankCameraError"}
 )
 """Errors in the episode's own files: trying again is of no use until these change."""
+
+LEAST_COST_S = 1e-3
+"""Shortest wait or device time that a row lists, seconds."""
 
 ALL_STAGES = (*(stage.name for stage in STAGES), "pack")
 
@@ -80,6 +84,7 @@ class EpisodeRun:
     actions: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     spent: dict[str, Spent] = field(default_factory=dict)
+    stored_bytes: dict[str, int] = field(default_factory=dict)
     peak_mb: dict[str, float] = field(default_factory=dict)
     row: Row | None = None
     episode: Episode | None = None
@@ -349,7 +354,9 @@ class Shard:
         if decision is Decision.KEEP_PACKED and packed is not None:
             run.results[stage.name] = packed
         else:
-            run.results[stage.name] = store.save(job.episode_id, stage.name, record, output.datasets, stamp=_stamp(run))
+            saved = store.save(job.episode_id, stage.name, record, output.datasets, stamp=_stamp(run))
+            run.results[stage.name] = saved
+            _count_bytes(run, stage.name, saved.path)
 
     def _pack(self, run: EpisodeRun) -> None:
         score = run.results["quality"].record.report["scores"].get("score")
@@ -369,7 +376,9 @@ class Shard:
             if store.is_packed(episode_id, key) and "pack" not in self._forced:
                 run.actions["pack"] = "reused"
             else:
-                pack_episode(store.packing_path(episode_id), episode_id, run.results, self.work.config)
+                path = store.packing_path(episode_id)
+                pack_episode(path, episode_id, run.results, self.work.config)
+                _count_bytes(run, "pack", path)
                 run.actions["pack"] = "computed"
             store.publish(episode_id)
         # After `publish`: the run after a crash before it needs the work files.
@@ -407,6 +416,10 @@ class Shard:
     def _close(self, run: EpisodeRun, outcome: Mapping[str, Any]) -> None:
         run.row = self._row(run) | dict(outcome) | _costs(run)
         run.episode = None
+        if self.work.progress is not None:
+            # Time left is told by stages, so those that it will not go through are over too.
+            for stage in ALL_STAGES[len(run.peak_mb) :]:
+                self.work.progress.stage_done(stage, _n_frames(run))
         self._record(run)
 
     def _record(self, run: EpisodeRun) -> None:
@@ -467,8 +480,27 @@ def _stamp(run: EpisodeRun) -> str:
 
 def _costs(run: EpisodeRun) -> Row:
     # NaN, where /proc is missing, differs from itself and is left out.
-    seconds = {f"seconds_{name}": round(value, 4) for name, value in run.seconds.items()}
-    return seconds | {f"peak_mb_{name}": round(value, 1) for name, value in run.peak_mb.items() if value == value}
+    row: Row = {f"seconds_{name}": round(value, 4) for name, value in run.seconds.items()}
+    row |= {f"peak_mb_{name}": round(value, 1) for name, value in run.peak_mb.items() if value == value}
+    row |= {f"stored_bytes_{name}": size for name, size in run.stored_bytes.items()}
+    for name, spent in run.spent.items():
+        costs = {
+            f"device_seconds_{name}": spent.device_s,
+            f"waited_device_{name}": spent.waited_device_s,
+            f"waited_cpu_{name}": spent.waited_cpu_s,
+            f"waited_memory_{name}": spent.waited_memory_s,
+        }
+        # What is under a millisecond says nothing, and would be in each of a million rows.
+        row |= {column: round(value, 4) for column, value in costs.items() if value >= LEAST_COST_S}
+        if spent.padding is not None:
+            row[f"padding_{name}"] = round(spent.padding, 4)
+    return row
+
+
+def _count_bytes(run: EpisodeRun, stage: str, path: Path) -> None:
+    # Somebody who deletes `.work` costs a number here, and no episode.
+    with suppress(OSError):
+        run.stored_bytes[stage] = path.stat().st_size
 
 
 def _n_frames(run: EpisodeRun) -> int:

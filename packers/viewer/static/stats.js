@@ -17,11 +17,21 @@
 
   const share = (count, whole) => `${((100 * count) / whole).toFixed(1)} %`;
 
-  function show({ title, stats, left_out: leftOut }) {
+  function showCosts({ head, lines, frames, device_s: deviceSeconds }) {
+    const perFrame = (1000 * deviceSeconds) / frames;
+    const device = deviceSeconds ? `, ${perFrame.toFixed(1)} device-seconds per 1,000 frames` : "";
+    table(`What the stages cost, ${number(frames)} frames${device}`, head, lines);
+  }
+
+  function show({ title, stats, left_out: leftOut, costs }) {
     document.title = `Statistics · ${title}`;
     at("title").textContent = `Statistics of ${title}`;
     for (const text of leftOut) at("notices").append(el("p", { class: "notice", text }));
-    if (!stats) return;
+    if (stats) showStatistics(stats);
+    if (costs) showCosts(costs);
+  }
+
+  function showStatistics(stats) {
     const kb = stats.bytes / stats.frames / 1e3;
     at("counts").textContent =
       `${number(stats.episodes)} episodes, ${number(stats.frames)} frames, ${stats.hours.toFixed(2)} h, ` +

@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clips", type=int, default=2, help="clips of each measurement, an even number")
+    parser.add_argument("--only", default=",".join(NETWORKS))
     parser.add_argument("--one", nargs=3, metavar=("NETWORK", "WAY", "WEIGHTS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -59,6 +60,8 @@ def main() -> None:
     print(f"{usable_cpus()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}, {time.strftime('%F')}")
     with tempfile.TemporaryDirectory() as folder:
         for network, made in zip(NETWORKS, (CoTrackerNetwork(), VideoDepthNetwork("vits")), strict=True):
+            if network not in options.only.split(","):
+                continue
             weights = Path(folder) / f"{network}.pth"
             torch.save(seed_model(made).state_dict(), weights)
             _print_table(network, weights, options)
@@ -113,15 +116,15 @@ def measure(network: str, way: str, weights: str, clips: int) -> tuple[float, fl
 
 
 def _tracking(weights: Path) -> Callable[[], object]:
-    tracker = CoTracker3(weights, CoTrackerSettings(device="cpu", network_size=(192, 256)))
-    pixels, queries = synthetic_clip(12, 240, 320), grid_queries((240, 320), side=10)
+    tracker = CoTracker3(weights, CoTrackerSettings(device="cpu", network_size=(192, 256), iterations=2))
+    pixels, queries = synthetic_clip(8, 240, 320), grid_queries((240, 320), side=8)
     tracker.track(pixels[:2], queries[:4])  # the first pictures cost more: kernels are made for their size
     return lambda: tracker.track(pixels, queries)
 
 
 def _depth(weights: Path) -> Callable[[], object]:
     model = VideoDepthAnything("vits", weights=weights, device="cpu", input_size=140)
-    pixels = synthetic_clip(24, 240, 320)
+    pixels = synthetic_clip(12, 240, 320)
     model.estimate(pixels[:1], size=(112, 112))
     return lambda: model.estimate(pixels, size=(112, 112))
 

@@ -149,7 +149,7 @@ def test_the_summary_counts_and_averages(tmp_path):
     assert "| score | 2 | 0.600 | 0.400 | 0.800 |" in text
     assert "| score_task | 1 | 1.000 | 1.000 | 1.000 |" in text
     assert "| depth | 1 | 1 | 0 | 0 |" in text
-    assert "| masks | 6.0 | 3.00 | 500 |" in text
+    assert "| masks | 6.0 | 3.00 |  |  |  |  | 500 |" in text
     assert "no-grasp (1)" in text
 
 

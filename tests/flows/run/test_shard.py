@@ -11,9 +11,9 @@ import pytest
 from extractors.backends.lucas_kanade import LucasKanade
 from extractors.errors import OutputError
 from extractors.types import Depth
+from flows.models import device_queue
 from flows.output.manifest import Manifest
 from flows.output.store import Store
-from flows.models import device_queue
 from flows.run import carry_out as carrying_out
 from flows.run import shard as shard_module
 from flows.run.carry_out import carry_out, run_shard_plainly

@@ -21,14 +21,14 @@ from typing import Any, Protocol
 from extractors.errors import EpisodeError, OutputError, PacketError, WeightsError
 from extractors.types import Episode
 from flows.config import Config
-from flows.models.build import weights_digests
+from flows.models.build import uses_device, weights_digests
 from flows.models.turns import Spent, Turn, current_turn
 from flows.output.manifest import Manifest, Row, after, assessment_columns
 from flows.output.store import StageRecord, StageResult, Store, content_digest, json_digest
 from flows.run.clips import frames_bytes, with_kept_frames, working_bytes
 from flows.run.machine import memory_gb, peak_memory
 from flows.run.reuse import Decision, decide, known_source_key, packed_from, row_fits_packet
-from flows.run.stream import Stream
+from flows.run.stream import AHEAD, Stream
 from flows.run.threads import threads_each
 from flows.sources.base import EpisodeInfo, Source, safe_id
 from flows.stages import STAGES, Stage, StageInputs
@@ -205,6 +205,7 @@ class Shard:
                 threads=threads_each(workers, config.threads, deterministic=config.deterministic),
                 memory_bytes=self._memory_bytes,
                 stop=self.work.stop,
+                ahead=AHEAD if uses_device(self.work.config) else 0,
             )
         )
         return self

@@ -7,7 +7,8 @@ device  The real engine with networks that sleep for the times of flows/models/s
         that a busy machine's own delays count that much less. Ways: a shard as it is; one clip a call
         (`--deterministic`); one episode after another, one clip a call; and the version of CHECKOUT, stage by stage.
 cpu     Generated clips through real stages (nano depth, lucas-kanade tracks) on all cores, and on CHECKOUT's version,
-        in turns: wall time beside the CPU seconds used, and beside each other.
+        in turns: wall time beside the CPU seconds used, and beside each other. On a machine with other work wall time
+        says little, so threads that run or could run are counted too: what a version asks of the machine.
 growth  10, 100, 1,000 episodes of 20 frames, and 20, 200, 2,000 frames in tiny packets without networks: CPU time a
         frame, resident memory after each tenth of the longest run.
 
@@ -103,9 +104,12 @@ def measure_cpu(options: argparse.Namespace) -> None:
     for way, runs in found.items():
         for each in runs:
             share = each["cpu"] / (each["wall"] * cores)
+            asked_for = float(np.minimum(each["runnable"], cores).mean()) / cores
             print(
                 f"  {way:16s}{each['wall']:7.1f} s wall, {each['cpu']:.1f} CPU s: {1 / share:.2f} x CPU seconds / "
-                f"{cores} cores (the process had {share:.0%} of the machine), peak {each['peak_mb']:.0f} MiB"
+                f"{cores} cores; it got {share:.0%} of the machine and asked for {asked_for:.0%}: alone it would take "
+                f"{1 / asked_for:.2f} x; peak {each['peak_mb']:.0f} MiB",
+                flush=True,
             )
     if found["stage by stage"]:
         wall, cpu = (

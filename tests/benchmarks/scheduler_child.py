@@ -223,6 +223,30 @@ def _resident_mb(name: str = "VmRSS") -> float:
     return int(status[name].split()[0]) / 1024
 
 
+@contextlib.contextmanager
+def _runnable_threads() -> Iterator[list[int]]:
+    """How many threads of this process run or could run, each 20 ms: what it asks of the machine, busy or not."""
+    seen: list[int] = []
+    over = threading.Event()
+
+    def look() -> None:
+        own = threading.get_native_id()
+        while not over.wait(0.02):
+            states = 0
+            for task in Path("/proc/self/task").iterdir():
+                with contextlib.suppress(OSError):
+                    states += int(task.name) != own and (task / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+            seen.append(states)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
 def _summed(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The columns of costs, summed over the episodes."""
     names = {name for row in rows for name in row if name.startswith(("seconds_", "waited_", "device_seconds_"))}
@@ -233,7 +257,8 @@ def _measured(plan: Any) -> dict[str, Any]:
     import torch  # noqa: F401 - loading it is no part of the work
 
     started, cpu = time.perf_counter(), time.process_time()
-    outcome = carry_out(plan, Silent(), run_shard_plainly)
+    with _runnable_threads() as runnable:
+        outcome = carry_out(plan, Silent(), run_shard_plainly)
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu
     assert all(row["status"] == "done" for row in outcome.rows), outcome.rows[:1]
     rows = outcome.rows
@@ -247,6 +272,7 @@ def _measured(plan: Any) -> dict[str, Any]:
         "padding": float(np.mean(padded)) if padded else None,
         "peak_mb": _resident_mb("VmHWM"),
         "costs": _summed(rows),
+        "runnable": runnable,
     }
 
 
@@ -257,10 +283,10 @@ def measure_device(work: Path, asked: dict[str, Any]) -> dict[str, Any]:
     source = SlowSource(work / "in", lengths=tuple(asked["lengths"]), slowed=slowed)
     settings = ["run.profile=cpu", "packet.height=8", "packet.width=8", *asked.get("settings", ())]
     with _engine(_simulated_stages(devices, asked.get("most_clips"))):
-        if "ahead" in asked:
-            from flows.run import stream
-
-            stream.AHEAD = asked["ahead"]
+        # The version before has neither; its shards are stages with a pool each.
+        if hasattr(shard_module, "AHEAD"):
+            shard_module.uses_device = lambda config: True
+            shard_module.AHEAD = asked.get("ahead", shard_module.AHEAD)
         found = _measured(array_plan(source, work / "out", settings, workers=asked["workers"]))
     return found | {
         "busy": slowed * sum(device.busy_s for device in devices),

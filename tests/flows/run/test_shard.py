@@ -384,6 +384,7 @@ def noisy(tmp_path, monkeypatch):
     device = NoisyDevice()
     monkeypatch.setattr(depth_stage.models, "depth_estimator", lambda config: device)
     monkeypatch.setattr(depth_stage.models, "depth_weights", lambda config: ())
+    monkeypatch.setattr(shard_module, "uses_device", lambda config: True)
     return device
 
 

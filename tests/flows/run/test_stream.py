@@ -14,9 +14,9 @@ class Item:
     done: list = field(default_factory=list)
 
 
-def stream(items, work, *, workers=2, memory=1e9, stop=None):
-    stop = stop or threading.Event()
-    return Stream(items, ("a", "b", "c"), work, workers=workers, threads=1, memory_bytes=memory, stop=stop)
+def stream(items, work, *, workers=2, memory=1e9, stop=None, ahead=8):
+    stop, stages = stop or threading.Event(), ("a", "b", "c")
+    return Stream(items, stages, work, workers=workers, threads=1, memory_bytes=memory, stop=stop, ahead=ahead)
 
 
 def test_every_item_goes_through_every_stage_in_order():

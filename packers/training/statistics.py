@@ -80,7 +80,8 @@ def _quantile(ordered: NDArray[np.float64], count: NDArray[np.float64], q: float
     below = np.floor(place).astype(np.intp)
     above = np.ceil(place).astype(np.intp)
     low, high = (np.take_along_axis(ordered, each[None], axis=0)[0] for each in (below, above))
-    return low + (high - low) * (place - below)
+    found: NDArray[np.float64] = low + (high - low) * (place - below)
+    return found
 
 
 def source_statistics(entries: Sequence[Entry], names: Iterable[str]) -> dict[str, dict[str, ColumnStatistics]]:

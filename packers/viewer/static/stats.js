@@ -42,8 +42,11 @@
       const columns = Object.entries(source.columns).flatMap(([dataset, found]) =>
         found.map((column, index) => [`${dataset} ${index}`, ...SHOWN.map((key) => column[key])]),
       );
+      const left = Object.entries(source.columns_left_out).map(([dataset, count]) => [
+        `${dataset}: ${number(count)} more columns, not listed`,
+      ]);
       const about = `${number(source.episodes)} episodes, ${source.hours.toFixed(2)} h, ${source.fps.join(", ")} frames/s`;
-      table(`${name}: ${about}`, ["", ...SHOWN], columns.length ? columns : [["no action and no state"]]);
+      table(`${name}: ${about}`, ["", ...SHOWN], columns.length ? [...columns, ...left] : [["no action and no state"]]);
     }
     const counted = (counts) =>
       Object.entries(counts).map(([name, count]) => [name, count, share(count, stats.episodes)]);

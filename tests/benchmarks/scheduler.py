@@ -99,10 +99,10 @@ def measure_cpu(options: argparse.Namespace) -> None:
     found: dict[str, list[dict[str, Any]]] = {"streaming": [], "stage by stage": []}
     for _ in range(options.rounds):
         for way, checkout in (("streaming", REPOSITORY), ("stage by stage", options.before)):
-            if checkout is not None:
-                found[way].append(_run(checkout, asked))
-    for way, runs in found.items():
-        for each in runs:
+            if checkout is None:
+                continue
+            each = _run(checkout, asked)
+            found[way].append(each)
             share = each["cpu"] / (each["wall"] * cores)
             asked_for = float(np.minimum(each["runnable"], cores).mean()) / cores
             print(

@@ -13,7 +13,8 @@ from extractors.types import Episode, Frames, Size
 
 PACKET_PIXEL_BYTES = 60
 """What the stages hold for each pixel of a packet's frames, bytes: its colours, masks, depth as numbers and as codes,
-and copies of these; measured over 40 and 400 frames of 224 x 224 (docs/performance.md)."""
+and copies of these. An estimate: 3 bytes of colour, 12 of depth in three forms, the same again in copies, and as much
+for what a stage works with; networks' own buffers do not grow with a clip."""
 
 
 class KeptFrames:

@@ -20,7 +20,7 @@ from flows.run.threads import ThreadBudget
 
 AHEAD = 2 * MOST_CLIPS
 """Episodes under way beside the `workers` that compute, where there is a device: one batch on it, and one that gathers.
-Without one each would only be another thread with an arena of memory of its own: 1.1 GB for 0.5 over 32 clips."""
+Without a device each would only be another thread with an arena of memory of its own."""
 
 
 class Interrupted(BaseException):

@@ -127,7 +127,7 @@ def make_plan(request: Request) -> Plan:
             assert row is not None
             plan.given_up.append(row)
             continue
-        hopeless = _hopeless(job.info, config)
+        hopeless = out_of_reach(job.info, config)
         if hopeless is not None:
             # The packet of an earlier run stays, and so does what it was made from (docs/trust.md).
             kept = {} if row is None else {"packed_from": row.get("packed_from")}
@@ -292,7 +292,7 @@ def _check_camera(source: Source, infos: Iterable[EpisodeInfo], camera: str) -> 
     raise UnknownCameraError(f"no episode has a camera named '{camera}'; the source has {sorted(cameras)}")
 
 
-def _hopeless(info: EpisodeInfo, config: Config) -> float | None:
+def out_of_reach(info: EpisodeInfo, config: Config) -> float | None:
     """The best score an episode could still reach, where that is below the one asked for."""
     if config.select.min_score is None:
         return None

@@ -243,8 +243,8 @@ def measure_extent(source: Source, config: Config, limit: int | None = None) -> 
     if not episodes:
         raise SourceError(f"{source_location(source)} lists no episode to work on ({filtered} are filtered)")
     mean = counted / (episodes - silent) if episodes > silent else FRAMES_ASSUMED
-    told = "the listing" if not silent else f"the listing, but {silent} episodes, which are taken for {mean:.0f} frames"
-    frames = Figure(counted + silent * mean, "assumed" if silent else "counted", told)
+    source_of_frames = "the listing" if not silent else f"the listing, but {silent} episodes, which are taken for {mean:.0f} frames"
+    frames = Figure(counted + silent * mean, "assumed" if silent else "counted", source_of_frames)
     return Extent(Figure(episodes, "counted", "the listing"), filtered, frames, sizes.all_bytes(frames).times(1e-9))
 
 
@@ -278,7 +278,7 @@ def recorded_costs(like: OutputDirectory, config: Config, times: Mapping[str, Se
     """Costs from the manifest of an earlier run on this machine.
 
     Raises:
-        ConfigError: it is no output directory, its networks on the CPU are others, or no row has all stages.
+        ConfigError: it is not an output directory, its networks on the CPU are others, or no row has all stages.
     """
     _check_same_networks(like, config, times)
     rows = [row for row in like.manifest.rows().values() if _worked_through(row)]
@@ -357,7 +357,7 @@ def _without_device(config: Config, times: Mapping[str, ServiceTime]) -> Config:
 def _check_same_networks(like: OutputDirectory, config: Config, times: Mapping[str, ServiceTime]) -> None:
     file = like.root / "config.yaml"
     if not file.is_file():
-        raise ConfigError(f"--like {like.label} is no output directory of `cuepack extract`: config.yaml is missing")
+        raise ConfigError(f"--like {like.label} is not an output directory of `cuepack extract`: config.yaml is missing")
     earlier = load_config(file)
     for stage in NETWORK_STAGES:
         before, after = getattr(earlier, stage).backend, getattr(config, stage).backend

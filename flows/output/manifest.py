@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from extractors.errors import OutputError
 from packers.atomic import written_whole
@@ -54,6 +55,10 @@ STATUSES = frozenset({"done", "failed", "filtered"})
 _WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes")
 _FRACTIONS = ("score", "motion_", "seconds_", "peak_mb_", "mask_recorded_j", "recorded_at")
 _GREATEST = 2**63 - 1
+_ROWS_AT_ONCE = 4096
+_OF_ONE_ROW = frozenset({"episode_id", "source_id", "packet", "sha256", "source_stamp", "packed_from"})
+"""Columns whose texts are different in each row."""
+
 _TICK_S = 1e-3
 """A row that replaces another is later than it by this at least, whatever the clock says."""
 
@@ -92,29 +97,37 @@ class Manifest:
         Raises:
             OutputError: manifest.parquet is there and cannot be read.
         """
-        rows: dict[str, Row] = {}
-        if self.parquet.exists():
-            try:
-                open_plain(self.parquet, MAX_TABLE_BYTES).close()
-                table = pd.read_parquet(self.parquet)
-            except Exception as error:  # pyarrow raises many kinds for one thing: not a readable table
-                raise OutputError(
-                    f"{self.parquet} cannot be read ({error}); `cuepack manifest rebuild {self.root}` makes it again"
-                ) from error
-            for record in table.to_dict(orient="records"):
-                row = {str(name): _python(value) for name, value in record.items()}
-                if not is_row(row):
-                    raise OutputError(
-                        f"{self.parquet} holds a row that does not belong in a manifest "
-                        f"(episode {row.get('episode_id')!r}); "
-                        f"`cuepack manifest rebuild {self.root}` makes it again"
-                    )
-                rows[row["episode_id"]] = row
+        rows = {row["episode_id"]: row for row in self._merged()} if self.parquet.exists() else {}
         for row in self._journalled():
             # A journal that was left on a machine is older than what others merged since.
             if _moment(row) >= _moment(rows.get(row["episode_id"])):
                 rows[row["episode_id"]] = row
         return rows
+
+    def _merged(self) -> Iterator[Row]:
+        """The rows of manifest.parquet, a few thousand decoded at a time: all at once take twice the memory of rows."""
+        # Most texts are those of many rows: the run's key, a camera, tags, instructions.
+        shared: dict[str, str] = {}
+        try:
+            open_plain(self.parquet, MAX_TABLE_BYTES).close()
+            with pq.ParquetFile(self.parquet) as file:
+                for batch in file.iter_batches(_ROWS_AT_ONCE):
+                    for record in batch.to_pylist():
+                        yield self._checked({name: _python(name, value, shared) for name, value in record.items()})
+        except OutputError:
+            raise
+        except Exception as error:  # pyarrow raises many kinds for one thing: not a readable table
+            raise OutputError(
+                f"{self.parquet} cannot be read ({error}); `cuepack manifest rebuild {self.root}` makes it again"
+            ) from error
+
+    def _checked(self, row: Row) -> Row:
+        if not is_row(row):
+            raise OutputError(
+                f"{self.parquet} holds a row that does not belong in a manifest (episode {row.get('episode_id')!r}); "
+                f"`cuepack manifest rebuild {self.root}` makes it again"
+            )
+        return row
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Journals one finished row; safe from several threads and processes."""
@@ -130,8 +143,13 @@ class Manifest:
             raise OutputError(f"{self._journal} cannot be written: {error}; free space or fix permissions") from error
 
     def merge(self) -> None:
-        """Folds the journal into manifest.parquet and manifest.csv, sorted by episode index, then id."""
+        """Folds the journal into manifest.parquet and manifest.csv, sorted by episode index, then id.
+
+        Without a journal both are as they should be, and stay: a finished batch is not written again.
+        """
         with self.locked():
+            if not self._journal.exists() and self.parquet.exists() and self.csv.exists():
+                return
             # Under the lock from reading to forgetting: a row that another process adds in between would be lost.
             self.write(self.rows().values())
             self.forget_journal()
@@ -298,7 +316,8 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _python(value: Any) -> Any:
-    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+def _python(name: str, value: Any, shared: dict[str, str]) -> Any:
+    """A cell as it was before it was written: a number that is not one is None, and equal texts are one text."""
+    if isinstance(value, float) and value != value:
         return None
-    return value.item() if hasattr(value, "item") else value
+    return shared.setdefault(value, value) if isinstance(value, str) and name not in _OF_ONE_ROW else value

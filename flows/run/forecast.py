@@ -243,7 +243,9 @@ def measure_extent(source: Source, config: Config, limit: int | None = None) -> 
     if not episodes:
         raise SourceError(f"{source_location(source)} lists no episode to work on ({filtered} are filtered)")
     mean = counted / (episodes - silent) if episodes > silent else FRAMES_ASSUMED
-    source_of_frames = "the listing" if not silent else f"the listing, but {silent} episodes, which are taken for {mean:.0f} frames"
+    source_of_frames = (
+        "the listing" if not silent else f"the listing, but {silent} episodes, which are taken for {mean:.0f} frames"
+    )
     frames = Figure(counted + silent * mean, "assumed" if silent else "counted", source_of_frames)
     return Extent(Figure(episodes, "counted", "the listing"), filtered, frames, sizes.all_bytes(frames).times(1e-9))
 
@@ -357,7 +359,9 @@ def _without_device(config: Config, times: Mapping[str, ServiceTime]) -> Config:
 def _check_same_networks(like: OutputDirectory, config: Config, times: Mapping[str, ServiceTime]) -> None:
     file = like.root / "config.yaml"
     if not file.is_file():
-        raise ConfigError(f"--like {like.label} is not an output directory of `cuepack extract`: config.yaml is missing")
+        raise ConfigError(
+            f"--like {like.label} is not an output directory of `cuepack extract`: config.yaml is missing"
+        )
     earlier = load_config(file)
     for stage in NETWORK_STAGES:
         before, after = getattr(earlier, stage).backend, getattr(config, stage).backend

@@ -9,12 +9,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from extractors.errors import OutputError
@@ -112,8 +113,10 @@ class Manifest:
             open_plain(self.parquet, MAX_TABLE_BYTES).close()
             with pq.ParquetFile(self.parquet) as file:
                 for batch in file.iter_batches(_ROWS_AT_ONCE):
-                    for record in batch.to_pylist():
-                        yield self._checked({name: _python(name, value, shared) for name, value in record.items()})
+                    names = batch.schema.names
+                    columns = [_cells(*column, shared) for column in zip(names, batch.columns, strict=True)]
+                    for cells in zip(*columns, strict=True):
+                        yield self._checked(dict(zip(names, cells, strict=True)))
         except OutputError:
             raise
         except Exception as error:  # pyarrow raises many kinds for one thing: not a readable table
@@ -287,20 +290,19 @@ def _ends_a_line(file: BinaryIO) -> bool:
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    rows = [{name: _plain(name, value) for name, value in row.items()} for row in rows]
-    listed = sorted(rows, key=lambda row: (row.get("episode_index") or 0, row["episode_id"]))
+    # Column by column: a copy of every row would double the memory that a million of them take.
+    listed = sorted(rows, key=lambda row: (_plain("episode_index", row.get("episode_index")) or 0, row["episode_id"]))
     names = {name for row in listed for name in row}
     columns = [*FIRST_COLUMNS, *sorted(names - set(FIRST_COLUMNS))]
-    # Columns and types are fixed by name: pandas would guess float64 for whole numbers with gaps.
-    table = pd.DataFrame.from_records([dict(row) for row in listed], columns=columns)
-    for name in columns:
-        if name in _WHOLE_NUMBERS:
-            table[name] = table[name].astype("Int64")
-        elif name.startswith(_FRACTIONS):
-            table[name] = table[name].astype("Float64")
-        else:
-            table[name] = table[name].astype("string")
-    return table
+    return pd.DataFrame({name: _column(name, listed) for name in columns}, columns=columns)
+
+
+def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> pd.Series[Any]:
+    """A column of the type that its name fixes: pandas would guess float64 for whole numbers with gaps."""
+    values = pd.Series([_plain(name, row.get(name)) for row in rows], dtype=object)
+    if name in _WHOLE_NUMBERS:
+        return values.astype("Int64")
+    return values.astype("Float64" if name.startswith(_FRACTIONS) else "string")
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -316,8 +318,11 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _python(name: str, value: Any, shared: dict[str, str]) -> Any:
-    """A cell as it was before it was written: a number that is not one is None, and equal texts are one text."""
-    if isinstance(value, float) and value != value:
-        return None
-    return shared.setdefault(value, value) if isinstance(value, str) and name not in _OF_ONE_ROW else value
+def _cells(name: str, column: pa.Array, shared: dict[str, str]) -> list[Any]:
+    """A column's cells as they were before they were written: NaN is None, and equal texts are one text."""
+    cells: list[Any] = column.to_pylist()
+    if pa.types.is_floating(column.type):
+        return [None if cell != cell else cell for cell in cells]
+    if name not in _OF_ONE_ROW and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return [cell if cell is None else shared.setdefault(cell, cell) for cell in cells]
+    return cells

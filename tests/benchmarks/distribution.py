@@ -159,7 +159,7 @@ def plain_run(work: Path, source: Path) -> Path:
     """The same batch in one process, without Prefect and without the sleep."""
     out = work / "plain"
     command = [*CUEPACK, "extract", str(source), "--out", str(out), *QUICK, "-q", "--no-prefect"]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.DEVNULL)
     return out
 
 

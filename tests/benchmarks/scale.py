@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +108,11 @@ def read_manifest(folder: Path, count: int) -> None:
 
 
 def merge_manifest(folder: Path, count: int) -> None:
-    """One finished row folded into the others."""
-    manifest = Manifest(folder / "out")
+    """One finished row folded into the others, in a copy."""
+    merged = folder / "merged"
+    merged.mkdir(exist_ok=True)
+    shutil.copy(folder / "out" / "manifest.parquet", merged)
+    manifest = Manifest(merged)
     row = {"episode_id": "one_more", "episode_index": count, "status": "failed", "error": "made up"}
     manifest.add(row)
     manifest.merge()
@@ -132,15 +134,13 @@ def shards_of_plan(folder: Path, count: int) -> None:
 
 
 def find_shard(folder: Path, count: int) -> None:
-    """One shard found by a process of Prefect's workers: what each of count / 64 processes does."""
-    from flows.orchestration.plan_file import find_plan, published
+    """Beside `plan`: one shard given out and found, as each process of Prefect's workers finds it."""
+    from flows.orchestration.plan_file import find_plan, hand_out, published
 
     plan = make_plan(_request(folder, "fresh"))
-    plan.work = replace(plan.work, workers=1)
     with published(plan) as file:
-        script = f"from flows.orchestration.plan_file import find_plan; find_plan({file!r})"
-        subprocess.run([sys.executable, "-c", script], check=True)
-        assert len(find_plan(file).shards[0]) == 64
+        hand_out(file, plan, 7)
+        assert len(find_plan(file, 7).jobs) == 64
 
 
 def select_best(folder: Path, count: int) -> None:

@@ -51,16 +51,21 @@ def test_a_merge_with_nothing_new_writes_nothing(tmp_path):
 def test_rows_are_read_a_few_thousand_at_a_time_and_share_equal_texts(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest_module, "_ROWS_AT_ONCE", 10)
     decoded = []
-    as_read = manifest_module._python
-    monkeypatch.setattr(manifest_module, "_python", lambda *cell: decoded.append(cell) or as_read(*cell))
+    as_read = manifest_module._cells
+
+    def cells(name, column, shared):
+        decoded.append(len(column))
+        return as_read(name, column, shared)
+
+    monkeypatch.setattr(manifest_module, "_cells", cells)
     manifest = Manifest(tmp_path)
     manifest.write(row(number, run_key="k" * 64, sha256=f"{number:064x}") for number in range(100))
     merged = manifest._merged()
     next(merged)
     columns = len(pd.read_parquet(manifest.parquet).columns)
-    assert len(decoded) == columns
+    assert decoded == [10] * columns
     rows = [*merged]
-    assert len(decoded) == 100 * columns
+    assert decoded == [10] * columns * 10
     assert len({id(each["run_key"]) for each in rows}) == 1
 
 

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.distribution [--engines workers,ray,dask] [--episodes 16] [--sleep 3] [--kill]
 
 The episodes are copies of the bundled sample's, and a stage sleeps (`tests/benchmarks/slow_stage`), as a model on a
-device of its own would: what is measured is the engine. Throughput is episodes a second from the first row to the
-last, so that starting Ray or Dask does not count, but starting a process for each shard does. With `--kill` one of two
+device of its own would: what is measured is the engine. Throughput is episodes a second from the beginning of the first
+shard to the last row, so that starting Ray or Dask does not count, but starting a process for each shard does. With `--kill` one of two
 workers gets SIGKILL in the middle; the batch must end with every episode done, and the same packets as a run in one
 process. Workers of the pool have a home, a cache and a temporary folder each: they share the server's address, the
 source, and the output. Needs prefect-ray and prefect-dask.
@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -27,13 +28,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flows.orchestration.settings import server_answers
-from flows.output.manifest import Manifest
+from flows.output.manifest import Manifest, Row
 from tests.benchmarks.pipeline import CUEPACK, _many_episodes
 from tests.support import REPOSITORY, WITHOUT_MODELS, set_options
 
 SLOW_STAGE = Path(__file__).resolve().parent / "slow_stage"
 QUICK = set_options(*WITHOUT_MODELS, "run.profile=cpu", "packet.height=48", "packet.width=64", "run.workers=1")
-SHARD_PROCESS = {"ray": "ray::run_shard", "dask": "multiprocessing.spawn"}
+SHARD_PROCESS = {"ray": re.compile(r"ray::(?!IDLE|\w*Agent)"), "dask": re.compile(r"multiprocessing\.spawn")}
 """What the command line of a process that works on a shard has in it."""
 
 
@@ -111,8 +112,18 @@ class Bench:
         rows = list(Manifest(out).rows().values())
         assert {row["status"] for row in rows} == {"done"}, [row.get("error") for row in rows]
         assert packets(out) == expected
-        moments = sorted(float(row["recorded_at"]) for row in rows)
-        return (len(moments) - 1) / (moments[-1] - moments[0])
+        return self.rate(rows)
+
+    def rate(self, rows: list[Row]) -> float:
+        """Episodes a second from the moment at which the first shard began, by the seconds of its stages, to the last."""
+        rows = sorted(rows, key=lambda row: int(row["episode_index"]))
+        shards = [rows[start : start + self.shard_size] for start in range(0, len(rows), self.shard_size)]
+        began = [
+            max(float(row["recorded_at"]) for row in shard)
+            - sum(float(row[name]) for row in shard for name in row if name.startswith("seconds_"))
+            for shard in shards
+        ]
+        return len(rows) / (max(float(row["recorded_at"]) for row in rows) - min(began))
 
     @contextmanager
     def server(self, name: str) -> Iterator[dict[str, str]]:
@@ -148,7 +159,7 @@ class Bench:
         if self.engine == "workers":
             lost = [*descendants(self._pool[0].pid), self._pool[0].pid]
         else:
-            lost = [pid for pid in descendants(batch.pid) if SHARD_PROCESS[self.engine] in command_line(pid)][:1]
+            lost = [pid for pid in descendants(batch.pid) if SHARD_PROCESS[self.engine].search(command_line(pid))][:1]
         assert lost, f"no process of {self.engine} to lose"
         for pid in lost:
             with contextlib.suppress(ProcessLookupError):

@@ -4,10 +4,10 @@
 
 The episodes are copies of the bundled sample's, and a stage sleeps (`tests/benchmarks/slow_stage`), as a model on a
 device of its own would: what is measured is the engine. Throughput is episodes a second from the beginning of the first
-shard to the last row, so that starting Ray or Dask does not count, but starting a process for each shard does. With `--kill` one of two
-workers gets SIGKILL in the middle; the batch must end with every episode done, and the same packets as a run in one
-process. Workers of the pool have a home, a cache and a temporary folder each: they share the server's address, the
-source, and the output. Needs prefect-ray and prefect-dask.
+shard to the last row, so that starting Ray or Dask does not count, but starting a process for each shard does. With
+`--kill` one of two workers gets SIGKILL in the middle; the batch must end with every episode done, and the same packets
+as a run in one process. Workers of the pool have a home, a cache and a temporary folder each: they share the server's
+address, the source, and the output. Needs prefect-ray and prefect-dask.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Bench:
         return self.rate(rows)
 
     def rate(self, rows: list[Row]) -> float:
-        """Episodes a second from the moment at which the first shard began, by the seconds of its stages, to the last."""
+        """Episodes a second from when the first shard began, which the seconds of its stages say, to the last row."""
         rows = sorted(rows, key=lambda row: int(row["episode_index"]))
         shards = [rows[start : start + self.shard_size] for start in range(0, len(rows), self.shard_size)]
         began = [

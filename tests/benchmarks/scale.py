@@ -42,9 +42,8 @@ LINKS = 30_000
 CONFIG = load_config(None, ["run.profile=cpu"])
 
 
-def prepare(folder: Path, count: int) -> None:
-    """The listing, packets and manifest of a finished batch of `count` episodes."""
-    _lerobot_metadata(folder / "source", count)
+def prepare_batch(folder: Path) -> None:
+    """The packets and the manifest of a finished batch over the listing."""
     out = LocalDirectory(folder / "out")
     plan = make_plan(Request(str(folder / "source"), LocalDirectory(folder / "fresh"), CONFIG))
     out.manifest.write(_rows(plan, out, folder))
@@ -194,13 +193,16 @@ STEPS: dict[str, Callable[[Path, int], None]] = {
     "validate": validate_all,
 }
 
+OF_A_LISTING = {"list", "plan", "shards", "worker"}
+"""Steps that need no packets."""
+
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[6_000, 60_000])
     parser.add_argument("--only", default=",".join(STEPS))
-    parser.add_argument("--validate-up-to", type=int, default=6_000, help="packets: each is read whole, twice")
+    parser.add_argument("--validate-up-to", type=int, default=600, help="packets: each is read whole, twice")
     parser.add_argument("--folder", type=Path, help="where the batches are made, and kept [default: a temporary one]")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -219,9 +221,10 @@ def measure(root: Path, counts: list[int], steps: list[str], validate_up_to: int
     first: dict[str, tuple[float, float]] = {}
     for count in counts:
         folder = root / str(count)
-        if not (folder / "out" / "manifest.parquet").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            prepare(folder, count)
+        if not (folder / "source").exists():
+            _lerobot_metadata(folder / "source", count)
+        if not set(steps) <= OF_A_LISTING and not (folder / "out" / "manifest.parquet").exists():
+            prepare_batch(folder)
         for step in steps:
             if step == "validate" and count > validate_up_to:
                 continue

@@ -320,7 +320,9 @@ class Library:
         if self._cache is None:
             return None
         digest = self._digest(path)
-        return None if digest is None else self._cache / key[:2] / key / digest / name
+        # Ids of one data set begin alike, so a bucket is made of their hash, as with packets.
+        bucket = hashlib.sha256(key.encode()).hexdigest()[:2]
+        return None if digest is None else self._cache / bucket / key / digest / name
 
     @staticmethod
     def _digest(path: Path) -> str | None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -490,12 +491,25 @@ def test_kept_pictures_of_packets_that_changed_or_went_are_removed(tmp_path):
     tamper(other, lambda file: file["pixels"].__setitem__(Ellipsis, 255 - file["pixels"][()]))
     other.replace(packet)
     library.file("ep_0", "rgb-0.jpg")
-    assert len(list((cache / "ep" / "ep_0").iterdir())) == 1
+    assert len(list(cache.glob("*/ep_0/*"))) == 1
     (root / "packets" / "01" / "ep_1.h5").unlink()
     library.trim()
     assert {path.parent.parent.name for path in cache.rglob("rgb-0.jpg")} == {"ep_0", "ep_2"}
     library.trim(most_bytes=0)
     assert not list(cache.rglob("rgb-0.jpg"))
+
+
+def test_kept_pictures_of_ids_that_begin_alike_are_spread_over_folders(tmp_path):
+    root = tmp_path / "out"
+    write_output(root, count=3)
+    library = Library(root)
+    folders = {
+        library._cached(f"bridge_data_v2_{number}", library.packet("ep_0"), "thumb.jpg") for number in range(1000)
+    }
+    buckets = Counter(path.parents[2].name for path in folders)
+    # A thousand ids over 256 folders of the cache: four in each, and by chance at most some more.
+    assert len(buckets) > 240
+    assert max(buckets.values()) < 20
 
 
 def test_the_statistics_page_has_what_cuepack_stats_prints(output, address, tmp_path):

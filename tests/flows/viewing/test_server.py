@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
+from urllib.parse import unquote
 
 import cv2
 import h5py
@@ -477,6 +478,38 @@ def test_exports_of_one_title_keep_their_verdicts_apart(tmp_path):
         sites.append(payload((tmp_path / name / "site" / "data" / "overview.js").read_bytes()))
     assert len({overview["title"] for overview in sites}) == 1
     assert sites[0]["site"] == sites[2]["site"] != sites[1]["site"]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study's folder whose report has a page of ep_0."""
+    report = tmp_path / "a study" / "report"
+    (report / "episodes").mkdir(parents=True)
+    (report / "report.json").write_text(json.dumps({"episodes": [{"id": "ep_0", "page": "episodes/ep 0.html"}]}))
+    (report / "episodes" / "ep 0.html").write_text("the models")
+    (tmp_path / "a study" / "study.json").write_text("outside of the report")
+    return report.parent
+
+
+def test_episodes_are_linked_to_a_studys_report(output, study):
+    with served(Library(output, study=study)) as address:
+        page = payload(httpx.get(f"{address}data/overview.js").content)["studied"]["ep_0"]
+        assert httpx.get(address + page).text == "the models"
+        for way in ("study/%2e%2e/study.json", "study/..%2fstudy.json"):
+            assert httpx.get(address + way).status_code == 404
+        assert httpx.get(address + page, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+
+
+def test_an_export_takes_a_studys_report_along(output, study, tmp_path):
+    export_site(Library(output, study=study), tmp_path / "site")
+    page = payload((tmp_path / "site" / "data" / "overview.js").read_bytes())["studied"]["ep_0"]
+    assert (tmp_path / "site" / unquote(page)).read_text() == "the models"
+
+
+def test_a_folder_that_is_no_finished_study_is_refused(output, tmp_path):
+    result = cuepack("view", output, "--study", tmp_path)
+    assert result.exit_code == 2
+    assert "name the --out of a finished study" in result.stderr
 
 
 def test_kept_pictures_of_packets_that_changed_or_went_are_removed(tmp_path):

@@ -28,6 +28,7 @@ from flows.commands.models import models
 from flows.commands.operate import deploy, doctor, manifest, serve
 from flows.commands.options import FAILED, FINISHED, INTERRUPTED, USAGE
 from flows.commands.packets import inspect, validate
+from flows.commands.plan import plan
 from flows.commands.select import select
 from flows.commands.sources import sample, score
 from flows.commands.stats import stats
@@ -129,6 +130,7 @@ def main() -> None:
 for command in (
     extract,
     rerun,
+    plan,
     calibrate,
     score,
     select,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,21 +33,22 @@ DEFAULT_PORT = 8765
 @click.option("--export", "export_to", type=LocalPath(), help="Write the pages as files into this folder.")
 @click.option("--render", type=LocalPath(), metavar="FILE", help="One packet as .mp4, .gif or .png.")
 @click.option("--compare", type=OutputOrFile(), metavar="OTHER", help="A second directory or packet.")
-def view(
-    path: Opened, port: int, *, no_browser: bool, export_to: Path | None, render: Path | None, compare: Opened | None
-) -> None:
+@click.option("--study", type=LocalPath(), metavar="STUDY", help="Link held-out episodes to a study's report.")
+def view(path: Opened, port: int, compare: Opened | None, study: Path | None, **options: Any) -> None:
     """Look at the packets of DIR in a browser, or at one PACKET.
 
     Served on this machine alone, until Ctrl-C. --export writes the same pages as files that open from disk and on any
-    web host. --compare puts the packets of a second run beside those of the first.
+    web host. --compare puts the packets of a second run beside those of the first; --study links episodes to
+    what the models of `cuepack study` made of them.
     """
-    if render is not None:
-        _render(path.path, render, export_to is not None or compare is not None)
+    export_to: Path | None = options["export_to"]
+    if options["render"] is not None:
+        _render(path.path, options["render"], any(each is not None for each in (export_to, compare, study)))
         return
     from flows.viewing.library import Library
     from flows.viewing.server import serve
 
-    library = Library(path.path, path.directory)
+    library = Library(path.path, path.directory, study)
     other = Library(compare.path, compare.directory) if compare is not None else None
     if compare is not None and other is not None and not library.common(other):
         raise ConfigError(
@@ -56,14 +57,14 @@ def view(
     if export_to is not None:
         _export(library, export_to, other)
         return
-    serve(library, other, port=port, browser=not no_browser and sys.stdout.isatty())
+    serve(library, other, port=port, browser=not options["no_browser"] and sys.stdout.isatty())
 
 
 def _render(path: Path, target: Path, others: bool) -> None:
     from packers.viewer.render import render_episode
 
     if others:
-        raise ConfigError("--render makes one picture; leave --export and --compare away")
+        raise ConfigError("--render makes one picture; leave --export, --compare and --study away")
     if not path.is_file():
         raise ConfigError(
             f"--render wants one packet, got {path}; DIR/packets holds the packets of an output directory"

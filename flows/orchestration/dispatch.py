@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import httpx
@@ -25,7 +26,7 @@ from prefect.states import Cancelling, Crashed
 from extractors.errors import ConfigError, CuepackError
 from flows.config import Config
 from flows.orchestration.handed import Handed
-from flows.orchestration.plan_file import published, shard_rows
+from flows.orchestration.plan_file import hand_out, published, take_rows
 from flows.orchestration.settings import server_answers
 from flows.orchestration.shard_flow import in_windows, is_transient, run_shard
 from flows.output.manifest import Row
@@ -180,6 +181,7 @@ def _on_dask(plan: Plan, file: str) -> Iterator[list[Row]]:
 def _on_task_runner(plan: Plan, file: str, runner: Any) -> Iterator[list[Row]]:
     def submit(index: int) -> Any:
         _stop_if_asked(plan)
+        hand_out(file, plan, index)
         return active.submit(run_shard, _parameters(plan, file, index))
 
     with runner as active:
@@ -222,8 +224,9 @@ class WorkerRuns:
 
     def start(self) -> None:
         """Starts as many shards as may be under way at once."""
-        for index in list(self.waiting)[: self._plan.work.config.run.in_flight - len(self.under_way)]:
+        for index in list(islice(self.waiting, self._plan.work.config.run.in_flight - len(self.under_way))):
             tried = self.waiting[index] + 1
+            hand_out(self._file, self._plan, index)
             # A request whose answer was lost is made again; the key keeps it from starting the shard twice.
             start = partial(
                 _start_on_workers, _parameters(self._plan, self._file, index), f"{self._file}-{index}-{tried}"
@@ -302,7 +305,7 @@ def _start_on_workers(parameters: dict[str, Any], key: str) -> Any:
 
 def _rows(plan: Plan, file: str, index: int, error: Exception | None) -> list[Row]:
     """What became of a shard elsewhere, also told to the progress of this process."""
-    rows = shard_rows(file, index)
+    rows = take_rows(file, index)
     if rows is None:
         reason = error or RuntimeError("its process ended without a result; see the shard's flow run")
         log.error("shard %d failed as a whole: %s: %s", index, type(reason).__name__, reason)

@@ -1,12 +1,19 @@
-"""A plan on disk, for the other processes that work on its shards: paths and ids, never arrays."""
+"""A plan on disk, for the other processes that work on its shards: settings once, and a file for each shard given out.
+
+A shard's file lists its episodes and their earlier rows, so that a process lists no source and reads no manifest: with
+a process for each shard both would cost the square of the episodes. Files are removed with the shard's rows, so that
+the folder holds as many as shards are under way.
+"""
 
 from __future__ import annotations
 
 import json
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from extractors.errors import ConfigError, RemoteError, RemoteMissingError
 from flows.config import Config
@@ -15,10 +22,11 @@ from flows.output.manifest import Row
 from flows.remote.files import Remote
 from flows.run.plan import Plan, Request
 from flows.run.shard import Job, Work
+from flows.sources.base import EpisodeInfo
 from flows.sources.detect import open_source
 
-_last: dict[str, Plan] = {}
-"""The plan that this process read last, by its path: a worker serves one run at a time."""
+_last: dict[str, tuple[Request, Work]] = {}
+"""What this process read last, by the plan's path: a worker serves one run at a time."""
 
 _lock = threading.Lock()
 
@@ -43,7 +51,6 @@ def published(plan: Plan) -> Iterator[str]:
             "force_from": plan.work.force_from,
             "rehash": plan.work.rehash,
             "workers": plan.work.workers,
-            "shards": [[job.info.episode_id for job in jobs] for jobs in plan.shards],
         }
     )
     folder.write_text("plan.json", text)
@@ -53,20 +60,34 @@ def published(plan: Plan) -> Iterator[str]:
         folder.remove("")
 
 
-def find_plan(path: str) -> Plan:
-    """The plan published at `path`, read once and kept for the next shard.
+def hand_out(path: str, plan: Plan, shard: int) -> None:
+    """Puts the episodes of one shard of `plan`, which was published at `path`, beside it.
 
     Raises:
-        ConfigError: the file is missing: the run that wrote it is over, or the directory is not mounted here.
+        OutputError: the file cannot be written.
+    """
+    jobs, root = plan.shards[shard], plan.work.source.root
+    earlier = {job.episode_id: plan.earlier[job.episode_id] for job in jobs if job.episode_id in plan.earlier}
+    text = json.dumps({"episodes": [_listed(job.info, root) for job in jobs], "earlier": earlier})
+    _folder(path).write_text(_episodes_file(shard), text)
+
+
+def find_plan(path: str, shard: int) -> Plan:
+    """One shard, given out beside the plan published at `path`, as a plan of its episodes alone.
+
+    Raises:
+        ConfigError: a file is missing: the run that wrote it is over, or the directory or the source is not mounted.
         SourceError, WeightsError: this machine lacks the source or the weights.
     """
     with _lock:
-        # Under the lock, so that threads of one worker list the source once.
+        # Under the lock, so that threads of one worker open the source once.
         if path not in _last:
-            # One plan only: a listing of 60,000 episodes is held in memory.
             _last.clear()
             _last[path] = _read_plan(path)
-        return _last[path]
+        request, work = _last[path]
+    given = _read(path, _episodes_file(shard))
+    infos = [_on_this_machine(listed, work.source.root, request.source) for listed in given["episodes"]]
+    return Plan(request, work, [Job(info, request.camera) for info in infos], given["earlier"])
 
 
 def keep_rows(path: str, shard: int, rows: Sequence[Row]) -> None:
@@ -74,12 +95,16 @@ def keep_rows(path: str, shard: int, rows: Sequence[Row]) -> None:
     _folder(path).write_text(_rows_file(shard), json.dumps(list(rows)))
 
 
-def shard_rows(path: str, shard: int) -> list[Row] | None:
-    """The rows that a shard left, None where it left none."""
+def take_rows(path: str, shard: int) -> list[Row] | None:
+    """The rows that a shard left, None where it left none; its files are removed."""
+    folder = _folder(path)
     try:
-        rows: list[Row] = json.loads(_folder(path).read_text(_rows_file(shard)))
+        rows: list[Row] = json.loads(folder.read_text(_rows_file(shard)))
     except RemoteMissingError:
+        folder.remove(_episodes_file(shard))
         return None
+    for name in (_episodes_file(shard), _rows_file(shard)):
+        folder.remove(name)
     return rows
 
 
@@ -91,14 +116,50 @@ def _rows_file(shard: int) -> str:
     return f"rows-{shard}.json"
 
 
-def _read_plan(path: str) -> Plan:
+def _episodes_file(shard: int) -> str:
+    return f"episodes-{shard}.json"
+
+
+def _listed(info: EpisodeInfo, root: Path) -> dict[str, Any]:
+    """An episode as JSON types; its files are relative to the source's root, which is another machine's elsewhere."""
+    return {
+        "episode_id": info.episode_id,
+        "episode_index": info.episode_index,
+        "n_frames": info.n_frames,
+        "language_instruction": info.language_instruction,
+        "cameras": info.cameras,
+        "fps": info.fps,
+        "files": [[str(file.relative_to(root)), file.exists()] for file in info.files],
+        "key": info.key,
+        "tags": info.tags,
+    }
+
+
+def _on_this_machine(listed: Mapping[str, Any], root: Path, source: str) -> EpisodeInfo:
+    """The episode with its files on this machine, which must be there if the dispatcher saw them."""
+    for name, seen in listed["files"]:
+        if seen and not (root / name).exists():
+            raise ConfigError(
+                f"the source {source} lacks {name} of episode {listed['episode_id']} on this machine; mount the same "
+                "source on every machine"
+            )
+    tuples = {name: tuple(listed[name]) for name in ("cameras", "tags")}
+    return EpisodeInfo(**{**listed, **tuples, "files": [root / name for name, _ in listed["files"]]})
+
+
+def _read(path: str, name: str) -> dict[str, Any]:
     try:
-        kept = json.loads(_folder(path).read_text("plan.json"))
+        content: dict[str, Any] = json.loads(_folder(path).read_text(name))
     except RemoteError as error:
         raise ConfigError(
-            f"the plan {path} cannot be read ({error}): its run is over, or the output directory is not "
+            f"{name} beside the plan {path} cannot be read ({error}): its run is over, or the output directory is not "
             "mounted on this machine under the same path; start the run again, or mount it"
         ) from error
+    return content
+
+
+def _read_plan(path: str) -> tuple[Request, Work]:
+    kept = _read(path, path.rpartition("/")[2])
     config = Config.model_validate(kept["config"])
     source, out = open_source(kept["source"], config.source), OutputDirectory.open(kept["out"])
     work = Work(
@@ -113,15 +174,5 @@ def _read_plan(path: str) -> Plan:
         journal=not isinstance(out, RemoteDirectory),
     )
     work.run_key()  # fails at once where this machine lacks weights
-    episode_ids = {name for names in kept["shards"] for name in names}
-    # Listed again and not sent: paths of files are this machine's own.
-    by_id = {info.episode_id: info for info in source.episodes() if info.episode_id in episode_ids}
-    missing = episode_ids - by_id.keys()
-    if missing:
-        raise ConfigError(
-            f"the source {kept['source']} lacks {len(missing)} of the {len(episode_ids)} episodes on this machine, "
-            f"{min(missing)} for one; mount the same source on every machine"
-        )
     request = Request(kept["source"], out, config, kept["camera"], force_from=kept["force_from"], rehash=kept["rehash"])
-    jobs = [Job(by_id[name], kept["camera"]) for names in kept["shards"] for name in names]
-    return Plan(request, work, jobs, work.manifest.rows())
+    return request, work

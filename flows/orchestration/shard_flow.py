@@ -6,7 +6,7 @@ with an episode's files does not fail the task: the manifest records it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from prefect import flow, task
@@ -18,7 +18,7 @@ from flows.orchestration.handed import Handed
 from flows.orchestration.plan_file import find_plan, keep_rows
 from flows.output.manifest import Row
 from flows.run.plan import Plan
-from flows.run.shard import ALL_STAGES, Shard
+from flows.run.shard import ALL_STAGES, Job, Shard
 
 Made = TypeVar("Made")
 
@@ -91,7 +91,8 @@ def run_shard(plan: str, shard: int, dataset: str, camera: str, episodes: str) -
 @flow(name="extract-shard", flow_run_name="{dataset} {camera} shard-{shard:04d} {episodes}", validate_parameters=False)
 def shard_here(plan: Handed[Plan], shard: int, dataset: str, camera: str, episodes: str) -> list[Row]:
     """Works on one shard of a plan of this process; `dataset`, `camera` and `episodes` name the run."""
-    return _work_on(plan.value, shard, episodes)
+    found = plan.value
+    return _work_on(found, found.shards[shard], episodes)
 
 
 @flow(name="extract-shard", flow_run_name="{dataset} {camera} shard-{shard:04d} {episodes}", validate_parameters=False)
@@ -105,17 +106,17 @@ def extract_shard(plan: str, shard: int, dataset: str, camera: str, episodes: st
         camera: The camera's name, for the run's name.
         episodes: The range of episodes, for the run's name.
     """
-    found = find_plan(plan)
+    found = find_plan(plan, shard)
     # While this is held, a dispatcher that starts again on this machine does not clean up under the shard.
     with found.work.store.in_use():
-        rows = _work_on(found, shard, episodes)
+        rows = _work_on(found, found.jobs, episodes)
     keep_rows(plan, shard, rows)
     return rows
 
 
-def _work_on(plan: Plan, shard: int, episodes: str) -> list[Row]:
+def _work_on(plan: Plan, jobs: Sequence[Job], episodes: str) -> list[Row]:
     logger = get_run_logger()
-    with Shard(plan.work, plan.shards[shard], plan.earlier) as work:
+    with Shard(plan.work, jobs, plan.earlier) as work:
         for stage in ALL_STAGES:
             logger.info("%s: %s", episodes, run_stage(work, stage))
         rows = work.rows

@@ -9,12 +9,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from extractors.errors import OutputError
 from packers.atomic import written_whole
@@ -58,6 +60,10 @@ followed by device_, cpu_ or memory_ first. Nothing else depends on them, and a 
 _WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes", "stored_bytes_")
 _FRACTIONS = ("score", "motion_", "mask_recorded_j", "recorded_at", *COST_PREFIXES)
 _GREATEST = 2**63 - 1
+_ROWS_AT_ONCE = 4096
+_OF_ONE_ROW = frozenset({"episode_id", "source_id", "packet", "sha256", "source_stamp", "packed_from"})
+"""Columns whose texts are different in each row."""
+
 _TICK_S = 1e-3
 """A row that replaces another is later than it by this at least, whatever the clock says."""
 
@@ -96,29 +102,39 @@ class Manifest:
         Raises:
             OutputError: manifest.parquet is there and cannot be read.
         """
-        rows: dict[str, Row] = {}
-        if self.parquet.exists():
-            try:
-                open_plain(self.parquet, MAX_TABLE_BYTES).close()
-                table = pd.read_parquet(self.parquet)
-            except Exception as error:  # pyarrow raises many kinds for one thing: not a readable table
-                raise OutputError(
-                    f"{self.parquet} cannot be read ({error}); `cuepack manifest rebuild {self.root}` makes it again"
-                ) from error
-            for record in table.to_dict(orient="records"):
-                row = {str(name): _python(value) for name, value in record.items()}
-                if not is_row(row):
-                    raise OutputError(
-                        f"{self.parquet} holds a row that does not belong in a manifest "
-                        f"(episode {row.get('episode_id')!r}); "
-                        f"`cuepack manifest rebuild {self.root}` makes it again"
-                    )
-                rows[row["episode_id"]] = row
+        rows = {row["episode_id"]: row for row in self._merged()} if self.parquet.exists() else {}
         for row in self._journalled():
             # A journal that was left on a machine is older than what others merged since.
             if _moment(row) >= _moment(rows.get(row["episode_id"])):
                 rows[row["episode_id"]] = row
         return rows
+
+    def _merged(self) -> Iterator[Row]:
+        """The rows of manifest.parquet, a few thousand decoded at a time: all at once take twice the memory of rows."""
+        # Most texts are those of many rows: the run's key, a camera, tags, instructions.
+        shared: dict[str, str] = {}
+        try:
+            open_plain(self.parquet, MAX_TABLE_BYTES).close()
+            with pq.ParquetFile(self.parquet) as file:
+                for batch in file.iter_batches(_ROWS_AT_ONCE):
+                    names = batch.schema.names
+                    columns = [_cells(*column, shared) for column in zip(names, batch.columns, strict=True)]
+                    for cells in zip(*columns, strict=True):
+                        yield self._checked(dict(zip(names, cells, strict=True)))
+        except OutputError:
+            raise
+        except Exception as error:  # pyarrow raises many kinds for one thing: not a readable table
+            raise OutputError(
+                f"{self.parquet} cannot be read ({error}); `cuepack manifest rebuild {self.root}` makes it again"
+            ) from error
+
+    def _checked(self, row: Row) -> Row:
+        if not is_row(row):
+            raise OutputError(
+                f"{self.parquet} holds a row that does not belong in a manifest (episode {row.get('episode_id')!r}); "
+                f"`cuepack manifest rebuild {self.root}` makes it again"
+            )
+        return row
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Journals one finished row; safe from several threads and processes."""
@@ -134,8 +150,13 @@ class Manifest:
             raise OutputError(f"{self._journal} cannot be written: {error}; free space or fix permissions") from error
 
     def merge(self) -> None:
-        """Folds the journal into manifest.parquet and manifest.csv, sorted by episode index, then id."""
+        """Folds the journal into manifest.parquet and manifest.csv, sorted by episode index, then id.
+
+        Without a journal both are as they should be, and stay: a finished batch is not written again.
+        """
         with self.locked():
+            if not self._journal.exists() and self.parquet.exists() and self.csv.exists():
+                return
             # Under the lock from reading to forgetting: a row that another process adds in between would be lost.
             self.write(self.rows().values())
             self.forget_journal()
@@ -273,20 +294,19 @@ def _ends_a_line(file: BinaryIO) -> bool:
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    rows = [{name: _plain(name, value) for name, value in row.items()} for row in rows]
-    listed = sorted(rows, key=lambda row: (row.get("episode_index") or 0, row["episode_id"]))
+    # Column by column: a copy of every row would double the memory that a million of them take.
+    listed = sorted(rows, key=lambda row: (_plain("episode_index", row.get("episode_index")) or 0, row["episode_id"]))
     names = {name for row in listed for name in row}
     columns = [*FIRST_COLUMNS, *sorted(names - set(FIRST_COLUMNS))]
-    # Columns and types are fixed by name: pandas would guess float64 for whole numbers with gaps.
-    table = pd.DataFrame.from_records([dict(row) for row in listed], columns=columns)
-    for name in columns:
-        if _is_whole(name):
-            table[name] = table[name].astype("Int64")
-        elif name.startswith(_FRACTIONS):
-            table[name] = table[name].astype("Float64")
-        else:
-            table[name] = table[name].astype("string")
-    return table
+    return pd.DataFrame({name: _column(name, listed) for name in columns}, columns=columns)
+
+
+def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> pd.Series[Any]:
+    """A column of the type that its name fixes: pandas would guess float64 for whole numbers with gaps."""
+    values = pd.Series([_plain(name, row.get(name)) for row in rows], dtype=object)
+    if _is_whole(name):
+        return values.astype("Int64")
+    return values.astype("Float64" if name.startswith(_FRACTIONS) else "string")
 
 
 def _is_whole(name: str) -> bool:
@@ -306,7 +326,11 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _python(value: Any) -> Any:
-    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
-        return None
-    return value.item() if hasattr(value, "item") else value
+def _cells(name: str, column: pa.Array, shared: dict[str, str]) -> list[Any]:
+    """A column's cells as they were before they were written: NaN is None, and equal texts are one text."""
+    cells: list[Any] = column.to_pylist()
+    if pa.types.is_floating(column.type):
+        return [None if cell != cell else cell for cell in cells]
+    if name not in _OF_ONE_ROW and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return [cell if cell is None else shared.setdefault(cell, cell) for cell in cells]
+    return cells

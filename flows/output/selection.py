@@ -334,7 +334,8 @@ def _check_csv(root: Path) -> None:
         row["episode_id"]: (row["status"], None if pd.isna(row["score"]) else float(row["score"]))
         for row in table.to_dict(orient="records")
     }
-    in_csv = {row["episode_id"]: (row.get("status"), _parse_score(row, csv_path)) for row in _table_rows(csv_path)}
+    listed = _table_rows(csv_path, ("episode_id", "status", "score"))
+    in_csv = {row["episode_id"]: (row.get("status"), _parse_score(row, csv_path)) for row in listed}
     for name in sorted(in_parquet.keys() | in_csv.keys()):
         parquet_entry, csv_entry = in_parquet.get(name), in_csv.get(name)
         if (
@@ -375,29 +376,37 @@ def _near(a: Any, b: Any) -> bool:
     return a is b or (a is not None and b is not None and abs(float(a) - float(b)) <= _SCORE_TOLERANCE)
 
 
-def _table_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a csv file; its hash line, where it has one, is checked."""
+def _table_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Rows of a csv file, of `columns` alone where they are named; its hash line, where it has one, is checked."""
     try:
         content = read_plain(path, MAX_TABLE_BYTES)
-        head, _, body = content.partition(b"\n")
         # Files without the line are lists that people made by hand.
-        if head.startswith(_HASH_LINE.encode()):
-            if hashlib.sha256(body).hexdigest() != head[len(_HASH_LINE) :].strip().decode(errors="replace"):
+        if content.startswith(_HASH_LINE.encode()):
+            head, _, content = content.partition(b"\n")
+            if hashlib.sha256(content).hexdigest() != head[len(_HASH_LINE) :].strip().decode(errors="replace"):
                 raise ConfigError(f"selection file {path} was changed after it was written (its sha256 does not fit)")
-            content = body
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="", restval="")
-        rows = list(reader)
+        # Decoded as it is read: a manifest of a million episodes has a gigabyte.
+        text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")
+        reader = csv.DictReader(text, restkey="", restval="")
+        names = reader.fieldnames or []
+        if "episode_id" not in names:
+            raise ConfigError(f"{path} has no column episode_id, only {list(names)[:10]}; make it with `cuepack score`")
+        rows = [_only(_fitting(row, path, len(names)), columns) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read as csv: {error}") from error
-    columns = reader.fieldnames or []
-    if "episode_id" not in columns:
-        raise ConfigError(f"{path} has no column episode_id, only {list(columns)[:10]}; make it with `cuepack score`")
     if not rows:
         raise ConfigError(f"{path} lists no episode")
-    bad = next((row for row in rows if "" in row or not row["episode_id"]), None)
-    if bad is not None:
-        raise ConfigError(f"{path}: the row of {bad['episode_id']!r} does not fit the {len(columns)} columns")
     return rows
+
+
+def _fitting(row: dict[str, Any], path: Path, n_columns: int) -> dict[str, Any]:
+    if "" in row or not row["episode_id"]:
+        raise ConfigError(f"{path}: the row of {row['episode_id']!r} does not fit the {n_columns} columns")
+    return row
+
+
+def _only(row: dict[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
+    return row if columns is None else {name: row[name] for name in columns if name in row}
 
 
 def _candidate(row: Mapping[str, Any], path: Path, studied: Mapping[str, tuple[str, ...]]) -> Candidate:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,7 @@ class Store:
 
     def packet_path(self, episode_id: str) -> Path:
         """Where the packet of an episode is; 256 buckets keep a folder of 60,000 packets manageable."""
-        bucket = hashlib.sha256(episode_id.encode()).hexdigest()[:2]
-        return self.root / "packets" / bucket / f"{episode_id}.h5"
+        return _packet_path(self.root, episode_id)
 
     def packet_results(self, episode_id: str) -> dict[str, StageResult]:
         """The stages that an episode's packet holds, {} without a packet.
@@ -240,6 +240,12 @@ class Store:
 
     def _stage_path(self, episode_id: str, stage: str) -> Path:
         return self._episode_work(episode_id) / f"{stage}.h5"
+
+
+@lru_cache(maxsize=1024)  # asked for several times in a row, for each of 60,000 episodes before a run begins
+def _packet_path(root: Path, episode_id: str) -> Path:
+    bucket = hashlib.sha256(episode_id.encode()).hexdigest()[:2]
+    return Path(f"{root}/packets/{bucket}/{episode_id}.h5")
 
 
 def packet_facts(path: Path, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from extractors.errors import ConfigError, EpisodeError, SourceError, UnknownCameraError
 from flows.config import Config, load_config
@@ -61,6 +61,29 @@ class Request:
     new_only: bool = False
 
 
+class Shards(Sequence[list[Job]]):
+    """Jobs in shards of one size, each cut out when it is asked for: engines ask for them one by one, by number."""
+
+    def __init__(self, jobs: Sequence[Job], size: int) -> None:
+        self._jobs, self._size = jobs, size
+
+    def __len__(self) -> int:
+        return -(-len(self._jobs) // self._size)
+
+    @overload
+    def __getitem__(self, index: int) -> list[Job]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[list[Job]]: ...
+
+    def __getitem__(self, index: int | slice) -> list[Job] | list[list[Job]]:
+        """One shard, or those of a slice."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        start = range(len(self))[index] * self._size
+        return list(self._jobs[start : start + self._size])
+
+
 @dataclass(slots=True)
 class Plan:
     """A run, ready to go.
@@ -86,10 +109,9 @@ class Plan:
     fingerprint: str = ""
 
     @property
-    def shards(self) -> list[list[Job]]:
+    def shards(self) -> Sequence[list[Job]]:
         """The jobs in shards of `run.shard_size`."""
-        size = self.work.config.run.shard_size
-        return [self.jobs[start : start + size] for start in range(0, len(self.jobs), size)]
+        return Shards(self.jobs, self.work.config.run.shard_size)
 
     @property
     def lengths(self) -> list[int | None]:
@@ -138,7 +160,7 @@ def make_plan(request: Request) -> Plan:
             assert row is not None
             plan.given_up.append(row)
             continue
-        hopeless = _hopeless(job.info, config)
+        hopeless = out_of_reach(job.info, config)
         if hopeless is not None:
             # The packet of an earlier run stays, and so does what it was made from (docs/trust.md).
             kept = {} if row is None else {"packed_from": row.get("packed_from")}
@@ -303,7 +325,7 @@ def _check_camera(source: Source, infos: Iterable[EpisodeInfo], camera: str) -> 
     raise UnknownCameraError(f"no episode has a camera named '{camera}'; the source has {sorted(cameras)}")
 
 
-def _hopeless(info: EpisodeInfo, config: Config) -> float | None:
+def out_of_reach(info: EpisodeInfo, config: Config) -> float | None:
     """The best score an episode could still reach, where that is below the one asked for."""
     if config.select.min_score is None:
         return None

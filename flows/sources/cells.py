@@ -57,7 +57,9 @@ def text(value: Any) -> str:
         value = value.decode("utf-8", "replace")
     if not isinstance(value, str):
         return ""
-    shown = "".join(c if c.isprintable() else " " for c in value[:MAX_TEXT])
+    shown = value[:MAX_TEXT]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else " " for c in shown)
     return " ".join(shown.split())
 
 

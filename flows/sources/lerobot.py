@@ -19,7 +19,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -354,7 +354,7 @@ class LeRobotSource:
             language_instruction=task,
             cameras=cameras,
             fps=self._info.fps,
-            files=(*(self._root / file for file in files), *self._meta_files),
+            files=(*(_joined(self._root, file) for file in files), *self._meta_files),
             key=key,
             tags=tuple(sorted(tags)),
         )
@@ -742,6 +742,11 @@ def _by_preference(cameras: tuple[str, ...]) -> list[str]:
 
 def _shows_something(pixels: Frames) -> bool:
     return not all(is_black(frame) for frame in pixels)
+
+
+@lru_cache(maxsize=1024)  # a file of v3.0 serves many episodes, which share its path
+def _joined(root: Path, name: str) -> Path:
+    return root / name
 
 
 def _known(value: Any) -> float:

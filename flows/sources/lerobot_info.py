@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Any
@@ -140,6 +141,11 @@ def relative_path(template: str, fields: Mapping[str, int | str]) -> str:
         path = template.format(**fields)
     except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
         raise SourceError(f"path template {template!r} cannot be filled from {sorted(fields)}: {error}") from error
+    return _below_root(template, path)
+
+
+@lru_cache(maxsize=1024)  # a file of v3.0 serves many episodes
+def _below_root(template: str, path: str) -> str:
     pure = PurePosixPath(path)
     try:
         longest = max((len(os.fsencode(part)) for part in pure.parts), default=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shlex
 import shutil
 import threading
@@ -13,6 +14,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, cast, get_args
+from urllib.parse import quote
 
 from extractors.errors import ConfigError, CuepackError, OutputError, PacketError
 from flows.output.annotations import ANNOTATIONS, read_annotations
@@ -22,6 +24,7 @@ from flows.output.manifest import Row
 from flows.output.study_tags import STUDY_TAGS, read_study_tags
 from packers.admission import check_head
 from packers.atomic import write_whole
+from packers.plain_files import read_plain
 from packers.reader import Packet
 from packers.training.index import FOLDER, index_packets
 from packers.training.summary import describe_collection
@@ -62,12 +65,13 @@ class Library:
     Args:
         path: an output directory, or one packet.
         directory: the output directory of `path`, None for the local one at `path`.
+        study: a folder of `cuepack study`, whose report episodes are linked to.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: there is neither, or the study has no report.
     """
 
-    def __init__(self, path: Path, directory: OutputDirectory | None = None) -> None:
+    def __init__(self, path: Path, directory: OutputDirectory | None = None, study: Path | None = None) -> None:
         self.path = path.resolve()
         self.is_packet = self.path.is_file()
         self.directory = directory or OutputDirectory.open(self.path)
@@ -75,6 +79,8 @@ class Library:
             raise ConfigError(f"nothing at {path}; name an output directory of `cuepack extract`, or a packet")
         if not self.is_packet and not _looks_like_output(self.path):
             raise ConfigError(f"{path} holds neither a manifest nor packets; name an output directory, or a packet")
+        self.report = None if study is None else study.resolve() / "report"
+        self._studied = {} if self.report is None else _pages_of(self.report)
         self._cache = None if self.is_packet else self.path / ".work" / "view"
         self._lock = threading.Lock()
         self._indexing = threading.Lock()
@@ -136,6 +142,7 @@ class Library:
                 annotations=annotations,
                 notices=notices,
                 compare=compare,
+                studied=self._studied,
             )
         )
 
@@ -320,7 +327,9 @@ class Library:
         if self._cache is None:
             return None
         digest = self._digest(path)
-        return None if digest is None else self._cache / key[:2] / key / digest / name
+        # Ids of one data set begin alike, so a bucket is made of their hash, as with packets.
+        bucket = hashlib.sha256(key.encode()).hexdigest()[:2]
+        return None if digest is None else self._cache / bucket / key / digest / name
 
     @staticmethod
     def _digest(path: Path) -> str | None:
@@ -343,6 +352,18 @@ class Library:
                 self._open.popitem(last=False)
         with held:
             return draw(pictures)
+
+
+def _pages_of(report: Path) -> dict[str, str]:
+    """Episode id -> page of the episode in a study's report, relative to the viewer's pages."""
+    path = report / "report.json"
+    try:
+        episodes = json.loads(read_plain(path))["episodes"]
+        return {str(episode["id"]): f"study/{quote(str(episode['page']))}" for episode in episodes}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"--study {report.parent}: its report cannot be read ({error!r}); name the --out of a finished study"
+        ) from error
 
 
 def _looks_like_output(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import socket
 import threading
 import webbrowser
@@ -106,7 +107,8 @@ def make_app(library: Library, other: Library | None = None) -> Starlette:
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.base import BaseHTTPMiddleware
-    from starlette.routing import Route
+    from starlette.routing import Mount, Route
+    from starlette.staticfiles import StaticFiles
 
     pages = _Pages(library, other)
     routes = [
@@ -117,6 +119,7 @@ def make_app(library: Library, other: Library | None = None) -> Starlette:
         Route("/data/compare/{name}", pages.compared),
         Route("/data/{side}/{key}/{name}", pages.file),
         Route("/annotations", pages.annotate, methods=["POST"]),
+        *([] if library.report is None else [Mount("/study", StaticFiles(directory=library.report))]),
         Route("/{name}", pages.page),
     ]
     return Starlette(routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=_only_from_here)])
@@ -194,6 +197,8 @@ def export_site(
         site = _site(folder)
         for name, content in static_files():
             (folder / name).write_bytes(content)
+        if library.report is not None:
+            shutil.copytree(library.report, folder / "study", dirs_exist_ok=True)
         keys = [key for key, row in library.rows().items() if row.get("packet")]
         work: list[tuple[str, Library, str]] = [("a", library, key) for key in keys]
         if other is not None:

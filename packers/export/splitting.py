@@ -7,10 +7,8 @@ picture it begins with and what the robot does; both are compared, so that a mod
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +28,9 @@ ALIKE_BITS = BANDS - 1
 
 In 58 first frames of BridgeData (64 x 64, real, one toy kitchen), JPEG of quality 40, halving, darkening, noise, gamma
 and a crop by 3 % change at most 10 bits; all but 3 % of the pairs differ in 18 and more, and those 3 % are copies."""
+
+MOST_PAIRS = 2**20
+"""Pairs of hashes that are compared at once; bounds memory, 16 MB."""
 
 POINTS = 32
 ALIKE_SHARE = 0.1
@@ -144,15 +145,30 @@ def _look(path: Path) -> _Looks:
 
 
 def _alike(looks: Sequence[_Looks]) -> Iterator[tuple[int, int]]:
-    """Pairs of packets whose first frames are alike, each once or more often."""
-    bands: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-    for number, look in enumerate(looks):
-        for band, bits in enumerate(np.split(look.first, BANDS)):
-            bands[band, bits.tobytes()].append(number)
-    for numbers in bands.values():
-        for one, other in combinations(numbers, 2):
-            if (looks[one].first != looks[other].first).sum() <= ALIKE_BITS:
-                yield one, other
+    """Pairs of packets whose first frames are alike, each once."""
+    first = np.stack([look.first for look in looks])
+    packed = np.zeros((len(looks), 16), np.uint8)
+    packed[:, :15] = np.packbits(first, axis=1)
+    bands = np.packbits(first.reshape(len(looks), BANDS, -1), axis=2).view(np.uint16)[..., 0]
+    for band in range(BANDS):
+        order = np.argsort(bands[:, band], kind="stable")
+        ends = np.flatnonzero(np.diff(bands[order, band])) + 1
+        for numbers in np.split(order, ends):
+            for one, other in _near(packed.view(np.uint64), numbers):
+                # A pair that is equal in an earlier band was found there.
+                if not (bands[one, :band] == bands[other, :band]).any():
+                    yield one, other
+
+
+def _near(packed: NDArray[np.uint64], numbers: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
+    """Pairs of `numbers`, in ascending order, whose `packed` hashes (N, 2) differ in at most `ALIKE_BITS` bits."""
+    # Whole blocks of pairs at once: thousands of episodes begin with the same picture of one table.
+    rows = max(1, MOST_PAIRS // len(numbers))
+    for start in range(0, len(numbers) - 1, rows):
+        block = numbers[start : start + rows]
+        differing = np.bitwise_count(packed[block, None] ^ packed[None, numbers[start:]]).sum(axis=2, dtype=np.uint8)
+        for one, other in np.argwhere(np.triu(differing <= ALIKE_BITS, 1)).tolist():
+            yield int(block[one]), int(numbers[start + other])
 
 
 def _same_actions(one: _Looks, other: _Looks) -> bool:

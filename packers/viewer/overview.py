@@ -33,6 +33,7 @@ def describe_overview(
     annotations: Mapping[str, Mapping[str, str]] | None = None,
     notices: Iterable[str] = (),
     compare: Iterable[str] = (),
+    studied: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """All that the overview page shows, JSON types.
 
@@ -46,6 +47,7 @@ def describe_overview(
         annotations: episode id -> `verdict` and `note`.
         notices: sentences to show above the cards.
         compare: ids of the episodes that a second packet is there for.
+        studied: episode id -> address of its page in a study's report.
     """
     names: dict[str, None] = {}
     for row in rows:
@@ -68,6 +70,7 @@ def describe_overview(
         "thresholds": {name: list(lines) for name, lines in (thresholds or {}).items()},
         "notices": list(notices),
         "compare": sorted(compare),
+        "studied": dict(studied or {}),
         "thumbnail_frames": THUMBNAIL_FRAMES,
     }
 

@@ -67,6 +67,7 @@ def measure_scoring(work: Path, count: int = 60_000) -> None:
         for info in open_source(str(root)).episodes()
     )
     seconds = time.perf_counter() - started
+    assert scored == count, f"{scored} of {count} episodes were scored"
     print(f"  {scored} episodes in {seconds:.1f} s: {scored / seconds:.0f} episodes/s (target: 60,000 in 120 s)")
 
 
@@ -207,6 +208,11 @@ def _lerobot_metadata(root: Path, count: int) -> None:
         }
     )
     table.to_parquet(root / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
+    # Empty: listing asks whether a file is there, and reads none.
+    for number in range(-(-count // 1000)):
+        for path in (f"data/chunk-000/file-{number:03d}.parquet", f"videos/{key}/chunk-000/file-{number:03d}.mp4"):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).touch()
 
 
 def _write_video(path: Path, n_frames: int, width: int, height: int) -> None:

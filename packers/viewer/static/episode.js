@@ -230,6 +230,13 @@
     showVerdict();
   }
 
+  function showStudy() {
+    const page = table.overview.studied[id];
+    if (!page) return;
+    const link = el("a", { href: page, text: "What the models of the study made of this episode" });
+    at("notices").append(el("p", { class: "notice" }, link));
+  }
+
   // ---- place in the list, from the overview's state ----
   function showPlace() {
     const list = hash.get("list") || "";
@@ -337,6 +344,7 @@
     row = table.places.has(id) ? table.places.get(id) : null;
     if (row === null) return;
     showPlace();
+    showStudy();
     at("judge").append(el("div", { class: "verdicts" }, accept, reject), note, saved);
     note.value = table.get(row, "note") || "";
     note.addEventListener("change", () => save(table.get(row, "verdict") || ""));

@@ -45,6 +45,7 @@ def serve(monkeypatch):
         server = FakeServer(states)
         monkeypatch.setattr(dispatch, "get_client", lambda **_: server)
         monkeypatch.setattr(dispatch, "_start_on_workers", server.start)
+        monkeypatch.setattr(dispatch, "hand_out", lambda file, plan, index: None)
         monkeypatch.setattr(dispatch, "POLL_S", 0.0)
         monkeypatch.setattr(dispatch, "_rows", lambda plan, file, index, error: [(index, error)])
         return server

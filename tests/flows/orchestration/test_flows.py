@@ -12,7 +12,7 @@ from flows.config import load_config
 from flows.orchestration import artifacts, dispatch, plan_file, shard_flow
 from flows.orchestration import flows as flows_of
 from flows.orchestration.handed import Handed
-from flows.orchestration.plan_file import find_plan, keep_rows, published, shard_rows
+from flows.orchestration.plan_file import find_plan, hand_out, keep_rows, published, take_rows
 from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest
 from flows.run.carry_out import Outcome, carry_out, run_shard_plainly
@@ -192,40 +192,92 @@ def test_a_plan_on_disk_is_paths_and_ids_and_makes_the_same_packets(sample, tmp_
     carry_out(plan_for(sample, here), RunProgress(4, len(ALL_STAGES), quiet=True), run_shard_plainly)
     plan = plan_for(sample, there)
     with published(plan) as file:
-        kept = json.loads(Path(file).read_text())
-        assert [len(shard) for shard in kept["shards"]] == [3, 1]
         plan_file._last.clear()  # as in another process
-        found = find_plan(file)
-        assert found is not plan
-        assert find_plan(file) is found
-        for index, jobs in enumerate(found.shards):
-            with Shard(found.work, jobs, found.earlier) as shard:
+        for index in range(2):
+            hand_out(file, plan, index)
+            found = find_plan(file, index)
+            assert found.work is not plan.work
+            assert found.work is find_plan(file, index).work
+            assert [job.episode_id for job in found.jobs] == [job.episode_id for job in plan.shards[index]]
+            with Shard(found.work, found.jobs, found.earlier) as shard:
                 for stage in ALL_STAGES:
                     shard.run(stage)
                 keep_rows(file, index, shard.rows)
-        assert [row["status"] for row in shard_rows(file, 0) or []] == ["done"] * 3
-        assert shard_rows(file, 2) is None
+        assert [row["status"] for row in take_rows(file, 0) or []] == ["done"] * 3
+        assert take_rows(file, 2) is None
     assert not list((there / ".work" / "plans").iterdir())
     bytes_of = {out: {path.name: path.read_bytes() for path in out.glob("packets/*/*.h5")} for out in (here, there)}
     assert bytes_of[here] == bytes_of[there]
     assert len(bytes_of[here]) == 4
 
 
+def test_a_process_that_gets_a_shard_lists_no_source_and_reads_no_manifest(sample, tmp_path, monkeypatch):
+    plan = plan_for(sample, tmp_path / "out")
+    row = {"episode_id": plan.jobs[3].episode_id, "status": "failed", "packet": None}
+    plan.earlier = {row["episode_id"]: row, "another": row | {"episode_id": "another"}}
+    with published(plan) as file:
+        hand_out(file, plan, 1)
+        plan_file._last.clear()
+        monkeypatch.setattr(type(plan.work.source), "episodes", lambda self: pytest.fail("listed"))
+        monkeypatch.setattr(Manifest, "rows", lambda self: pytest.fail("read"))
+        found = find_plan(file, 1)
+        assert [source_stamp(job.info) for job in found.jobs] == [source_stamp(job.info) for job in plan.jobs[3:]]
+        assert found.earlier == {row["episode_id"]: row}
+
+
+def test_files_of_a_shard_are_gone_when_its_rows_are_taken(sample, tmp_path):
+    plan = plan_for(sample, tmp_path / "out")
+    with published(plan) as file:
+        for index, rows in ((0, []), (1, None)):
+            hand_out(file, plan, index)
+            if rows is not None:
+                keep_rows(file, index, rows)
+            assert take_rows(file, index) == rows
+        assert [path.name for path in Path(file).parent.iterdir()] == ["plan.json"]
+
+
+def test_a_shard_is_cut_out_when_it_is_asked_for(sample, tmp_path):
+    taken = []
+
+    class Counted(list):
+        def __getitem__(self, index):
+            found = super().__getitem__(index)
+            taken.append(len(found) if isinstance(index, slice) else 1)
+            return found
+
+    plan = plan_for(sample, tmp_path / "out")
+    plan.jobs = Counted(plan.jobs * 1000)
+    shards = plan.shards
+    assert (len(shards), taken) == (1334, [])
+    assert [job.episode_id for job in shards[1333]] == [job.episode_id for job in plan.jobs[3999:]]
+    # However many shards there are, asking for one touches its own jobs alone.
+    assert taken[0] == 1
+    assert shards[-1] == shards[1333]
+    with pytest.raises(IndexError):
+        shards[1334]
+
+
 def test_a_worker_without_the_plan_or_the_source_says_what_to_mount(sample, tmp_path):
     with pytest.raises(ConfigError, match="mount"):
-        find_plan(str(tmp_path / "out" / ".work" / "plans" / "x" / "plan.json"))
+        find_plan(str(tmp_path / "out" / ".work" / "plans" / "x" / "plan.json"), 0)
     plan = plan_for(sample, tmp_path / "out")
     with published(plan) as file:
         plan_file._last.clear()
+        with pytest.raises(ConfigError, match=r"episodes-0\.json.*mount"):
+            find_plan(file, 0)
+        hand_out(file, plan, 0)
+        episodes = Path(file).with_name("episodes-0.json")
+        given = json.loads(episodes.read_text())
+        given["episodes"][0]["files"][0][0] = "not-here.jpg"
+        episodes.write_text(json.dumps(given))
+        with pytest.raises(ConfigError, match=r"lacks not-here\.jpg of episode"):
+            find_plan(file, 0)
         kept = json.loads(Path(file).read_text())
-        kept["shards"][0][0] = "not-here"
-        Path(file).write_text(json.dumps(kept))
-        with pytest.raises(ConfigError, match="not-here"):
-            find_plan(file)
         kept["source"] = str(tmp_path / "unmounted")
         Path(file).write_text(json.dumps(kept))
+        plan_file._last.clear()
         with pytest.raises(SourceError, match="does not exist"):
-            find_plan(file)
+            find_plan(file, 0)
 
 
 @pytest.mark.parametrize("engine", ["ray", "dask", "workers"])

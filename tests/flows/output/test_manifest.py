@@ -35,6 +35,40 @@ def test_parquet_and_csv_hold_the_same_rows_in_the_promised_column_order(tmp_pat
     assert parquet["episode_index"][0] == 0
 
 
+def test_a_merge_with_nothing_new_writes_nothing(tmp_path):
+    written = []
+    manifest = Manifest(tmp_path, put=written.append)
+    manifest.add(row(0))
+    manifest.merge()
+    assert written == [manifest.parquet, manifest.csv]
+    manifest.merge()
+    assert len(written) == 2
+    manifest.csv.unlink()
+    manifest.merge()
+    assert len(written) == 4
+
+
+def test_rows_are_read_a_few_thousand_at_a_time_and_share_equal_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest_module, "_ROWS_AT_ONCE", 10)
+    decoded = []
+    as_read = manifest_module._cells
+
+    def cells(name, column, shared):
+        decoded.append(len(column))
+        return as_read(name, column, shared)
+
+    monkeypatch.setattr(manifest_module, "_cells", cells)
+    manifest = Manifest(tmp_path)
+    manifest.write(row(number, run_key="k" * 64, sha256=f"{number:064x}") for number in range(100))
+    merged = manifest._merged()
+    next(merged)
+    columns = len(pd.read_parquet(manifest.parquet).columns)
+    assert decoded == [10] * columns
+    rows = [*merged]
+    assert decoded == [10] * columns * 10
+    assert len({id(each["run_key"]) for each in rows}) == 1
+
+
 def test_a_line_cut_off_by_a_crash_loses_only_itself(tmp_path):
     manifest = Manifest(tmp_path)
     manifest.add(row(1))

@@ -16,7 +16,7 @@ from extractors.errors import ConfigError, CorruptDataError, OutputError, Packet
 from flows.cli import main
 from flows.config import load_config
 from flows.orchestration import plan_file
-from flows.orchestration.plan_file import find_plan, keep_rows, published, shard_rows
+from flows.orchestration.plan_file import find_plan, hand_out, keep_rows, published, take_rows
 from flows.output.annotations import Annotation, read_annotations, write_annotation
 from flows.output.directory import OutputDirectory, RemoteDirectory
 from flows.remote.mirror import is_placeholder
@@ -282,14 +282,15 @@ def test_workers_elsewhere_get_the_plan_by_uri_and_their_rows_come_back(packed, 
     plan = make_plan(request)
     with published(plan) as file:
         assert file.startswith("memory://store/out/.work/plans/")
+        hand_out(file, plan, 0)
         monkeypatch.setattr(plan_file, "_last", {})
         monkeypatch.setenv("CUEPACK_CACHE", str(tmp_path / "another-machine"))
-        found = find_plan(file)
+        found = find_plan(file, 0)
         assert [job.episode_id for job in found.jobs] == [job.episode_id for job in plan.jobs]
         assert found.request.out.root != plan.request.out.root
         rows = run_shard_plainly(found, 0, found.jobs)
         keep_rows(file, 0, rows)
-        assert [row["status"] for row in shard_rows(file, 0)] == ["done", "done"]
+        assert [row["status"] for row in take_rows(file, 0)] == ["done", "done"]
         # The dispatcher merges those rows; a copy on the worker would one day bring them back after newer ones.
         assert not (found.request.out.root / ".work" / "rows.jsonl").exists()
         assert found.request.out.manifest.rows() == plan.request.out.manifest.rows()

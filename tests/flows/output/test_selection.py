@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from extractors.errors import ConfigError
 from flows.cli import main
+from flows.output import selection as selection_module
 from flows.output.annotations import Annotation, write_annotation
 from flows.output.directory import OutputDirectory
 from flows.output.manifest import Manifest
@@ -361,3 +362,13 @@ def test_annotations_of_the_viewer_decide_what_may_be_picked(tmp_path):
         assert code == 0, output
         picked = read_selection(tmp_path / f"selection-{rule}.csv")
         assert set(picked) == wanted
+
+
+def test_of_a_manifest_s_csv_only_what_is_compared_is_kept(tmp_path):
+    path = tmp_path / "manifest.csv"
+    path.write_text("episode_id,status,score,tags,seconds_masks\ne0,done,0.5,a;b,3.25\ne1,failed,,,\n")
+    rows = selection_module._table_rows(path, ("episode_id", "status", "score"))
+    assert rows == [
+        {"episode_id": "e0", "status": "done", "score": "0.5"},
+        {"episode_id": "e1", "status": "failed", "score": ""},
+    ]

@@ -5,10 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
+from urllib.parse import unquote
 
 import cv2
 import h5py
@@ -478,6 +480,38 @@ def test_exports_of_one_title_keep_their_verdicts_apart(tmp_path):
     assert sites[0]["site"] == sites[2]["site"] != sites[1]["site"]
 
 
+@pytest.fixture
+def study(tmp_path):
+    """A study's folder whose report has a page of ep_0."""
+    report = tmp_path / "a study" / "report"
+    (report / "episodes").mkdir(parents=True)
+    (report / "report.json").write_text(json.dumps({"episodes": [{"id": "ep_0", "page": "episodes/ep 0.html"}]}))
+    (report / "episodes" / "ep 0.html").write_text("the models")
+    (tmp_path / "a study" / "study.json").write_text("outside of the report")
+    return report.parent
+
+
+def test_episodes_are_linked_to_a_studys_report(output, study):
+    with served(Library(output, study=study)) as address:
+        page = payload(httpx.get(f"{address}data/overview.js").content)["studied"]["ep_0"]
+        assert httpx.get(address + page).text == "the models"
+        for way in ("study/%2e%2e/study.json", "study/..%2fstudy.json"):
+            assert httpx.get(address + way).status_code == 404
+        assert httpx.get(address + page, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+
+
+def test_an_export_takes_a_studys_report_along(output, study, tmp_path):
+    export_site(Library(output, study=study), tmp_path / "site")
+    page = payload((tmp_path / "site" / "data" / "overview.js").read_bytes())["studied"]["ep_0"]
+    assert (tmp_path / "site" / unquote(page)).read_text() == "the models"
+
+
+def test_a_folder_that_is_no_finished_study_is_refused(output, tmp_path):
+    result = cuepack("view", output, "--study", tmp_path)
+    assert result.exit_code == 2
+    assert "name the --out of a finished study" in result.stderr
+
+
 def test_kept_pictures_of_packets_that_changed_or_went_are_removed(tmp_path):
     root = tmp_path / "out"
     write_output(root, count=3)
@@ -490,12 +524,25 @@ def test_kept_pictures_of_packets_that_changed_or_went_are_removed(tmp_path):
     tamper(other, lambda file: file["pixels"].__setitem__(Ellipsis, 255 - file["pixels"][()]))
     other.replace(packet)
     library.file("ep_0", "rgb-0.jpg")
-    assert len(list((cache / "ep" / "ep_0").iterdir())) == 1
+    assert len(list(cache.glob("*/ep_0/*"))) == 1
     (root / "packets" / "01" / "ep_1.h5").unlink()
     library.trim()
     assert {path.parent.parent.name for path in cache.rglob("rgb-0.jpg")} == {"ep_0", "ep_2"}
     library.trim(most_bytes=0)
     assert not list(cache.rglob("rgb-0.jpg"))
+
+
+def test_kept_pictures_of_ids_that_begin_alike_are_spread_over_folders(tmp_path):
+    root = tmp_path / "out"
+    write_output(root, count=3)
+    library = Library(root)
+    folders = {
+        library._cached(f"bridge_data_v2_{number}", library.packet("ep_0"), "thumb.jpg") for number in range(1000)
+    }
+    buckets = Counter(path.parents[2].name for path in folders)
+    # A thousand ids over 256 folders of the cache: four in each, and by chance at most some more.
+    assert len(buckets) > 240
+    assert max(buckets.values()) < 20
 
 
 def test_the_statistics_page_has_what_cuepack_stats_prints(output, address, tmp_path):

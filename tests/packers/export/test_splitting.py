@@ -1,10 +1,13 @@
 """Splits by episode and scene, and copies that are found by what they show."""
 
+from itertools import combinations
+
 import cv2
 import numpy as np
 import pytest
 
 from extractors.errors import ConfigError
+from packers.export import splitting
 from packers.export.splitting import ALIKE_BITS, picture_hash, split_packets
 from packers.writer import encode, write_packet
 from tests.packers import examples
@@ -105,3 +108,19 @@ def test_episodes_of_one_bridgedata_folder_are_one_scene(tmp_path):
     for seed in range(5):
         sides, _ = split_packets(paths, 0.5, seed=seed, by="scene")
         assert all(sides[a] == sides[b] for a, b in zip(paths[:4], paths[4:], strict=True))
+
+
+@pytest.mark.parametrize("most_pairs", [1, 7, 2**20])
+def test_first_frames_that_are_alike_are_paired_once_each(most_pairs, monkeypatch):
+    monkeypatch.setattr(splitting, "MOST_PAIRS", most_pairs)
+    rng = np.random.default_rng(0)
+    scenes = rng.random((6, 120)) > 0.5
+    firsts = scenes[rng.integers(0, 6, 90)]
+    for first in firsts:
+        first[rng.choice(120, rng.integers(0, 12), replace=False)] ^= True
+    looks = [splitting._Looks(str(number), "", first, first, None, 10) for number, first in enumerate(firsts)]
+    expected = {(a, b) for a, b in combinations(range(90), 2) if (firsts[a] != firsts[b]).sum() <= ALIKE_BITS}
+    found = list(splitting._alike(looks))
+    assert set(found) == expected
+    assert len(found) == len(expected)
+    assert len(expected) > 100

@@ -117,14 +117,14 @@ def compare(
 
 def where_copying_wins(results: Sequence[ConditionResult]) -> str | None:
     """A sentence where predictors do worse than the last latent repeated, which no verdict says; None where none do."""
-    worse = [each for each in results if each.copy_ratio > 1]
-    if not worse:
+    ratios = [each.copy_ratio for each in results if each.copy_ratio > 1]
+    if not ratios:
         return None
-    ratios = [each.copy_ratio for each in worse]
+    spread = sorted({f"{min(ratios):.2g}", f"{max(ratios):.2g}"}, key=float)
     return (
-        f"copying the last latent beats {len(worse)} of {len(results)} predictors, whose error is {min(ratios):.2g} to "
-        f"{max(ratios):.2g} times as large: a cue that helps such a model need not help a good one. Train longer, on "
-        "more episodes, over a larger --frameskip, or on --windows moving"
+        f"copying the last latent beats {len(ratios)} of {len(results)} predictors, whose error is {' to '.join(spread)} "
+        "times as large: a cue that helps such a model need not help a good one. Train longer, on more episodes, over a "
+        "larger --frameskip, or on --windows moving"
     )
 
 

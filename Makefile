@@ -36,11 +36,13 @@ check: install
 	$(BIN)/oxfmt --check packers/viewer/static/*.js flows/study/static/*.js
 	$(BIN)/oxlint --deny-warnings packers/viewer/static flows/study/static
 
+# JOBS processes share the tests, a file at a time; each takes up to 2 GB.
+JOBS ?= 2
 test: install
-	$(BIN)/pytest -m "not slow and not gpu and not weights"
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu and not weights"
 
 test-all: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 # Measurements, printed with the hardware. TRUTH: a folder of ground-truth episodes (default: the bundled sample's).
 TRUTH ?= sample

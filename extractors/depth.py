@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,22 @@ class DepthEstimator(Backend, Protocol):
 
     def estimate(self, pixels: Frames, *, size: Size) -> Depth:
         """Depth of `pixels` (T, H, W, 3) uint8 RGB, area-averaged (bilinear where larger) to `size` (height, width)."""
+        ...
+
+
+@runtime_checkable
+class BatchDepthEstimator(DepthEstimator, Protocol):
+    """Can also take clips of several episodes in one call."""
+
+    def estimate_many(self, clips: Sequence[Frames], *, size: Size) -> list[Depth]:
+        """Depth of each of `clips`, as by `estimate` but for rounding: 1e-5 of a map's range.
+
+        One clip that fails fails the call.
+        """
+        ...
+
+    def padding(self, n_frames: Sequence[int]) -> float:
+        """Share of a call's work that is for frames which no clip has, in [0, 1]; clips of `n_frames` frames each."""
         ...
 
 

@@ -285,7 +285,7 @@ class SelectConfig(Section):
 
 
 class RunConfig(Section):
-    """How the work is done; nothing here changes a packet."""
+    """How the work is done; nothing here changes a packet by more than rounding (see `deterministic`)."""
 
     profile: Profile = Field(
         "auto",
@@ -294,6 +294,15 @@ class RunConfig(Section):
         "lucas-kanade, whose weights are packaged",
     )
     workers: int = Field(0, ge=0, le=256, description="episodes worked on at once; 0: one per CPU core")
+    threads: int = Field(
+        0, ge=0, le=256, description="threads of torch, OpenCV, BLAS and decoders for each episode; 0: cores / workers"
+    )
+    memory_gb: float = Field(
+        0, ge=0, description="of the frames of all episodes under way, GB; 0: half of what the machine has"
+    )
+    deterministic: bool = Field(
+        False, description="one thread an episode and one clip a batch: equal bytes whatever is worked on beside it"
+    )
     shard_size: int = Field(64, ge=1, le=10_000, description="episodes per shard (one flow run)")
     engine: Literal["local", "ray", "dask", "workers"] = Field(
         "local", description="where shards run; workers: Prefect workers, through the deployment extract-shard"

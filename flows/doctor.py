@@ -20,6 +20,7 @@ from flows.models.build import profile_weights
 from flows.models.weights import CHECKPOINTS, checkpoint_file, is_here, model_folder
 from flows.orchestration.settings import find_server
 from flows.remote.files import cache_folder
+from flows.run.machine import memory_gb
 from packers.cores import usable_cpus
 
 Grade = Literal["good", "note", "bad"]
@@ -86,19 +87,12 @@ def format_checks(checks: list[Check]) -> str:
 
 def _processor() -> list[Check]:
     cores = usable_cpus()
-    memory = _memory_gb()
+    memory = memory_gb()
     if memory is None:
         return [Check("processor", "good", f"{cores} cores")]
     grade: Grade = "good" if memory >= LOW_MEMORY_GB else "note"
     todo = "" if grade == "good" else "work on one episode at a time: --workers 1"
     return [Check("processor", grade, f"{cores} cores, {memory:.0f} GB of memory", todo)]
-
-
-def _memory_gb() -> float | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def _devices() -> list[Check]:

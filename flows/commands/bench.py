@@ -37,7 +37,7 @@ def bench(path: Path, native: bool, sweep: bool, limit: int | None, as_json: boo
     from flows.config import load_config
     from flows.models.build import tracker
     from flows.run.bench import BenchSettings, bench_files
-    from flows.sources.tapvid import tapvid_files
+    from flows.run.tapvid import tapvid_files
 
     config = load_config(options["config_file"], assignments(options)).resolved().tracks
     if config.backend == "off":

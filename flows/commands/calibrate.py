@@ -91,7 +91,9 @@ def _extracted(source: str, work: Path, options: dict[str, Any]) -> list[Path]:
     )
     plan = make_plan(request)
     record_run(plan, " ".join(["cuepack", *sys.argv[1:]]))
-    with RunProgress(len(plan.jobs), len(ALL_STAGES), quiet=options["quiet"] or options["as_json"]) as progress:
+    with RunProgress(
+        len(plan.jobs), len(ALL_STAGES), lengths=plan.lengths, quiet=options["quiet"] or options["as_json"]
+    ) as progress:
         outcome = carry_out(plan, progress, run_shard_plainly)
     if outcome.error is not None:
         raise outcome.error

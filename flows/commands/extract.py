@@ -127,7 +127,7 @@ def _run(
         print("cuepack: the Prefect server is gone, so the dashboard does not show how this run ended", file=sys.stderr)
         if plan is not plans[-1]:
             print("cuepack: other cameras' episodes were not begun; run again", file=sys.stderr)
-        _print_outcome(command, plans[0], total, options, exit_code=total.exit_code)
+        _print_outcome(command, plans, total, options, exit_code=total.exit_code)
         leave_at_once(total.exit_code if plan is plans[-1] else FAILED)
 
     for plan in plans:
@@ -135,14 +135,16 @@ def _run(
             raise ConfigError(f"run.engine={plan.work.config.run.engine} goes through Prefect; drop --no-prefect")
         if record:
             record_run(plan, " ".join(["cuepack", *sys.argv[1:]]))
-        with RunProgress(len(plan.jobs), len(ALL_STAGES), quiet=options["quiet"] or options["as_json"]) as progress:
+        with RunProgress(
+            len(plan.jobs), len(ALL_STAGES), lengths=plan.lengths, quiet=options["quiet"] or options["as_json"]
+        ) as progress:
             leave = partial(leave_without_server, plan, progress)
             plainly = options["no_prefect"] or not plan.jobs
             outcome = _carry_out(plan, progress, leave, plainly=plainly, rerun=command == "rerun")
         add(plan, outcome)
     left_out = plans[0].work.source.left_out()
     code = total.exit_code or (FAILED if strict and left_out else FINISHED)
-    _print_outcome(command, plans[0], total, options, exit_code=code)
+    _print_outcome(command, plans, total, options, exit_code=code)
     sys.exit(code)
 
 
@@ -161,7 +163,10 @@ def _carry_out(
     return run_with_prefect(plan, progress, if_server_lost=if_server_lost, rerun=rerun)
 
 
-def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str, Any], *, exit_code: int) -> None:
+def _print_outcome(
+    command: str, plans: Sequence[Plan], outcome: Outcome, options: dict[str, Any], *, exit_code: int
+) -> None:
+    plan = plans[0]
     counts = {status: sum(row["status"] == status for row in outcome.rows) for status in ("done", "failed", "filtered")}
     busy = [row for row in outcome.rows if row["status"] == "busy"]
     counts["reused"] = len(plan.finished)
@@ -188,12 +193,26 @@ def _print_outcome(command: str, plan: Plan, outcome: Outcome, options: dict[str
         f"{counts['done']} packed ({counts['reused']} of them before), {counts['failed']} failed, "
         f"{counts['filtered']} filtered -> {plan.request.out.label}"
     )
+    if (costs := _costs_line(plans, outcome)) is not None:
+        print(costs)
     compared = [row["mask_recorded_j"] for row in outcome.rows if row.get("mask_recorded_j") is not None]
     if compared:
         print(
             f"masks against the ones the source records: mean J {sum(compared) / len(compared):.2f} "
             f"over {len(compared)} episodes ({min(compared):.2f} to {max(compared):.2f})"
         )
+
+
+def _costs_line(plans: Sequence[Plan], outcome: Outcome) -> str | None:
+    """What the run cost; None where nothing was left to do."""
+    from flows.output.costs import closing_line, run_costs
+
+    # The rows of episodes that were finished before hold what an earlier run cost.
+    worked_on = {job.episode_id for plan in plans for job in plan.jobs}
+    rows = [row for row in outcome.rows if row["episode_id"] in worked_on]
+    if not rows:
+        return None
+    return closing_line(run_costs(rows), seconds=outcome.seconds, workers=plans[0].workers_at_once)
 
 
 def _print_dry_run(plan: Plan, *, as_json: bool) -> None:

@@ -90,6 +90,9 @@ def settings_options(command: Function) -> Function:
             type=click.Choice(["auto", "cpu", "gpu", "gpu-open"]),
             help="gpu needs weights, gpu-open weights that anyone may use; cpu needs none.",
         ),
+        click.option(
+            "--deterministic", is_flag=True, help="Equal bytes whatever is worked on beside an episode; slower."
+        ),
         click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeat."),
         click.option("--config", "config_file", type=FilePath(), help="Settings in a YAML file."),
     ):
@@ -115,6 +118,8 @@ def assignments(options: dict[str, Any]) -> list[str]:
         chosen.append(f"run.profile={options['profile']}")
     if options.get("workers"):
         chosen.append(f"run.workers={options['workers']}")
+    if options.get("deterministic"):
+        chosen.append("run.deterministic=true")
     return chosen
 
 

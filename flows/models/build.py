@@ -129,6 +129,15 @@ def tracks_weights(config: TracksConfig) -> Sequence[str]:
     return ("cotracker3",) if config.backend == "cotracker3" else ()
 
 
+def uses_device(config: Config) -> bool:
+    """Whether one of the configured networks runs on a CUDA device; of a resolved configuration."""
+    if not (masks_weights(config.masks) or depth_weights(config.depth) or tracks_weights(config.tracks)):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def profile_weights(profile: Profile) -> Sequence[str]:
     """Checkpoints that a profile needs with default settings."""
     config = Config(run=RunConfig(profile=profile)).resolved()

@@ -23,6 +23,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from flows.output.costs import TABLE_HEAD, closing_line, cost_table, run_costs
 from flows.output.directory import OutputDirectory
 from flows.output.manifest import Row
 from flows.run.progress import RunProgress
@@ -88,8 +89,15 @@ def reported_progress(progress: RunProgress, out: OutputDirectory) -> Iterator[N
         update()
 
 
-def report_run(rows: Sequence[Row], out: OutputDirectory) -> None:
-    """Leaves the failures table, the contact sheet and the summary of a run at the current flow run."""
+def report_run(rows: Sequence[Row], out: OutputDirectory, *, seconds: float, workers: int) -> None:
+    """Leaves the failures table, the contact sheet and the summary of a run at the current flow run.
+
+    Args:
+        rows: of the episodes that were worked on.
+        out: the output directory.
+        seconds: that the run took.
+        workers: episodes that computed at once.
+    """
     failed = [row for row in rows if row["status"] == "failed"]
     packed = [row for row in rows if row["status"] == "done"]
     if failed:
@@ -98,7 +106,9 @@ def report_run(rows: Sequence[Row], out: OutputDirectory) -> None:
         _written("contact sheet", lambda: _sheet(packed, out))
     _written(
         "summary",
-        lambda: create_markdown_artifact(summary_text(rows, out), artifact_key("summary", out), "What the run made"),
+        lambda: create_markdown_artifact(
+            summary_text(rows, out, seconds=seconds, workers=workers), artifact_key("summary", out), "What the run made"
+        ),
     )
 
 
@@ -115,8 +125,8 @@ def failure_rows(failed: Sequence[Row], out: OutputDirectory) -> list[dict[str, 
     ]
 
 
-def summary_text(rows: Sequence[Row], out: OutputDirectory) -> str:
-    """Counts, scores, quality, tags and costs of a run, in Markdown."""
+def summary_text(rows: Sequence[Row], out: OutputDirectory, *, seconds: float | None = None, workers: int = 1) -> str:
+    """Counts, scores, quality, tags and costs of a run, in Markdown; `seconds` and `workers` as in `closing_line`."""
     counts = Counter(str(row["status"]) for row in rows)
     packed = [row for row in rows if row["status"] == "done"]
     said = [
@@ -126,7 +136,10 @@ def summary_text(rows: Sequence[Row], out: OutputDirectory) -> str:
     ]
     said += _table(("score", "episodes", "mean", "least", "greatest"), _score_lines(packed))
     said += _table(("quality", "pass", "warn", "fail", "absent"), _quality_lines(packed))
-    said += _table(("stage", "seconds", "seconds per episode", "peak MiB"), _cost_lines(rows))
+    costs = run_costs(rows)
+    if seconds is not None:
+        said.append(closing_line(costs, seconds=seconds, workers=workers))
+    said += _table(TABLE_HEAD, cost_table(costs))
     tags = Counter(tag for row in packed for tag in str(row.get("tags") or "").split(";") if tag)
     if tags:
         said.append("Tags: " + ", ".join(f"{tag} ({count})" for tag, count in tags.most_common(12)))
@@ -179,19 +192,6 @@ def _quality_lines(packed: Sequence[Row]) -> list[tuple[str, ...]]:
         lines.append(
             (name.removeprefix("quality_"), *(str(found[status]) for status in ("pass", "warn", "fail", "absent")))
         )
-    return lines
-
-
-def _cost_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    names = dict.fromkeys(name for row in rows for name in row if name.startswith("seconds_"))
-    lines: list[tuple[str, ...]] = []
-    for name in names:
-        seconds = [float(row[name]) for row in rows if row.get(name) is not None]
-        peaks = [float(row[peak]) for row in rows if row.get(peak := name.replace("seconds", "peak_mb")) is not None]
-        if seconds:
-            mean = sum(seconds) / len(seconds)
-            stage = name.removeprefix("seconds_")
-            lines.append((stage, f"{sum(seconds):.1f}", f"{mean:.2f}", f"{max(peaks):.0f}" if peaks else ""))
     return lines
 
 

@@ -33,7 +33,8 @@ from flows.output.manifest import Row
 from flows.remote.files import is_uri
 from flows.run.carry_out import run_shard_plainly
 from flows.run.plan import Plan
-from flows.run.shard import Interrupted, Job
+from flows.run.shard import ALL_STAGES, Job
+from flows.run.stream import Interrupted
 
 log = logging.getLogger("cuepack")
 
@@ -318,8 +319,8 @@ def _rows(plan: Plan, file: str, index: int, error: Exception | None) -> list[Ro
     if plan.work.progress is not None:
         for row in rows:
             # The work was elsewhere, so its stages are counted all at once.
-            for stage in (name for name in row if name.startswith("seconds_")):
-                plan.work.progress.stage_done(stage.removeprefix("seconds_"), int(row.get("n_frames") or 0))
+            for stage in ALL_STAGES:
+                plan.work.progress.stage_done(stage, int(row.get("n_frames") or 0))
             plan.work.progress.episode_done(row["status"])
     return rows
 

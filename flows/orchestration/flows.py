@@ -238,7 +238,7 @@ def _carry_out_all(plans: Sequence[Plan]) -> list[Outcome]:
     """Carries out plans that a flow run has made itself."""
     outcomes = []
     for plan in plans:
-        with RunProgress(len(plan.jobs), len(ALL_STAGES), quiet=True) as progress:
+        with RunProgress(len(plan.jobs), len(ALL_STAGES), lengths=plan.lengths, quiet=True) as progress:
             outcomes.append(_carry_out(plan, progress, _Given(plan, progress)))
     return outcomes
 
@@ -266,7 +266,12 @@ def _carry_out(plan: Plan, progress: RunProgress, given: _Given) -> Outcome:
         given.if_server_lost(given.outcome)
     # The report is about this run: 60,000 rows finished before would bury its failures.
     worked_on = {job.episode_id for job in plan.jobs}
-    report_run([row for row in given.outcome.rows if row["episode_id"] in worked_on], plan.request.out)
+    report_run(
+        [row for row in given.outcome.rows if row["episode_id"] in worked_on],
+        plan.request.out,
+        seconds=given.outcome.seconds,
+        workers=plan.workers_at_once,
+    )
     return given.outcome
 
 

@@ -53,8 +53,12 @@ MOTION_COLUMNS = {
 
 STATUSES = frozenset({"done", "failed", "filtered"})
 
-_WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes")
-_FRACTIONS = ("score", "motion_", "seconds_", "peak_mb_", "mask_recorded_j", "recorded_at")
+COST_PREFIXES = ("seconds_", "device_seconds_", "waited_", "padding_", "peak_mb_", "stored_bytes_")
+"""Columns of what each stage cost in the run that made the row; each is followed by the stage's name. `waited_` is
+followed by device_, cpu_ or memory_ first. Nothing else depends on them, and a packet does not hold them."""
+
+_WHOLE_NUMBERS = ("episode_index", "n_frames", "bytes", "stored_bytes_")
+_FRACTIONS = ("score", "motion_", "mask_recorded_j", "recorded_at", *COST_PREFIXES)
 _GREATEST = 2**63 - 1
 _ROWS_AT_ONCE = 4096
 _OF_ONE_ROW = frozenset({"episode_id", "source_id", "packet", "sha256", "source_stamp", "packed_from"})
@@ -300,15 +304,19 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> pd.Series[Any]:
     """A column of the type that its name fixes: pandas would guess float64 for whole numbers with gaps."""
     values = pd.Series([_plain(name, row.get(name)) for row in rows], dtype=object)
-    if name in _WHOLE_NUMBERS:
+    if _is_whole(name):
         return values.astype("Int64")
     return values.astype("Float64" if name.startswith(_FRACTIONS) else "string")
+
+
+def _is_whole(name: str) -> bool:
+    return name in _WHOLE_NUMBERS or name.startswith(_WHOLE_NUMBERS[-1])
 
 
 def _plain(name: str, value: Any) -> Any:
     """What the column's type can hold: damaged numbers are left out, lone surrogates and NUL are written out."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name in _WHOLE_NUMBERS:
+    if _is_whole(name):
         return int(value) if is_number and math.isfinite(value) and abs(value) <= _GREATEST else None
     if name.startswith(_FRACTIONS):
         return float(value) if is_number and abs(value) <= sys.float_info.max else None

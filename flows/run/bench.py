@@ -25,7 +25,7 @@ from extractors.geometry import resize_frames
 from extractors.tracks import PointTracker
 from extractors.types import Size, Tracks
 from flows.models.device_slot import device_slot
-from flows.sources.tapvid import MarkedVideo, read_tapvid
+from flows.run.tapvid import MarkedVideo, read_tapvid
 from scoring.truth.tapvid import TAPVID_SIDE, QueryMode, TapVidScores, mean_scores, tapvid_queries, tapvid_scores
 
 Centres = Literal["edges", "centres"]

@@ -18,7 +18,8 @@ from extractors.errors import CuepackError, OutputError
 from flows.output.manifest import Row
 from flows.remote.mirror import say
 from flows.run.plan import Plan
-from flows.run.shard import ALL_STAGES, Interrupted, Job, Progress, Shard
+from flows.run.shard import ALL_STAGES, Job, Progress, Shard
+from flows.run.stream import Interrupted
 
 ShardRunner = Callable[[Plan, int, list[Job]], list[Row]]
 INTERRUPTED = 130
@@ -37,16 +38,19 @@ class Outcome:
         interrupted: whether Ctrl-C ended it.
         error: what stopped the run as a whole, None where nothing did.
         began: when the first shard began, on the monotonic clock, seconds; before that is start-up.
+        seconds: that the shards took.
     """
 
     rows: list[Row] = field(default_factory=list)
     interrupted: bool = False
     error: CuepackError | None = None
     began: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
 
     def add(self, other: Outcome) -> None:
         """Takes in how another plan of the same command ended."""
         self.rows += other.rows
+        self.seconds += other.seconds
         self.interrupted = self.interrupted or other.interrupted
         self.error = self.error or other.error
 
@@ -89,6 +93,7 @@ def carry_out(
         outcome.interrupted = True
     except OutputError as error:
         outcome.error = error
+    outcome.seconds = time.monotonic() - outcome.began
     # A shard that was cut short yields no rows; those of its finished episodes are in `recorded`.
     listed = {row["episode_id"] for row in outcome.rows}
     outcome.rows += [row for row in plan.work.recorded if row["episode_id"] not in listed]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ class Peak:
 
     mb: float = math.nan
 
+
+_CONTAINER_LIMITS = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 _measured: set[Peak] = set()
 _lock = threading.Lock()
@@ -39,6 +42,20 @@ def peak_memory() -> Iterator[Peak]:
         with _lock:
             _hand_out()
             _measured.discard(peak)
+
+
+def memory_gb() -> float | None:
+    """Memory of this machine, or of the container that the process is in, GB; None where the system does not say."""
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (ValueError, OSError, AttributeError):
+        return None
+    limits = [machine]
+    for file in _CONTAINER_LIMITS:
+        # "max", or a number near 2^63, without a limit.
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(file.read_text()) / 1e9)
+    return min(limits)
 
 
 def _hand_out() -> None:

@@ -113,6 +113,17 @@ class Plan:
         """The jobs in shards of `run.shard_size`."""
         return Shards(self.jobs, self.work.config.run.shard_size)
 
+    @property
+    def lengths(self) -> list[int | None]:
+        """Frames of each job, None where the source does not say."""
+        return [job.info.n_frames for job in self.jobs]
+
+    @property
+    def workers_at_once(self) -> int:
+        """Episodes that compute at once, over all processes of the run."""
+        run = self.work.config.run
+        return self.work.workers * (1 if run.engine == "local" else run.in_flight)
+
 
 def make_plan(request: Request) -> Plan:
     """Opens the source, lists its episodes, and sorts out what is left to do. Decodes nothing.

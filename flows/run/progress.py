@@ -5,45 +5,64 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 LINE_EVERY_S = 30.0
 """Seconds between two lines where standard error is not a terminal."""
+
+EPISODE_FRAMES = 5
+"""What an episode costs beside its frames, in frames: it is opened, locked, listed and put in its place."""
 
 
 class RunProgress:
     """Counts episodes and frames, and shows them on standard error.
 
+    How much is over is told by frames and stages, not by episodes: lengths differ a hundredfold.
+
     Args:
         episodes: how many episodes the run works on.
         stages: how many stages each goes through.
+        lengths: frames of each episode, None where the source does not say; () counts episodes alone.
         quiet: show nothing.
+        clock: seconds, from any origin.
     """
 
-    def __init__(self, episodes: int, stages: int, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        episodes: int,
+        stages: int,
+        *,
+        lengths: Sequence[int | None] = (),
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.counts = {"done": 0, "failed": 0, "filtered": 0, "busy": 0}
         self.frames = 0
-        self._steps = 0
-        self._episodes, self._stages, self._quiet = episodes, stages, quiet
+        self._steps = 0.0
+        self._episodes, self._stages, self._quiet, self._clock = episodes, stages, quiet, clock
+        listed = [length for length in lengths if length is not None]
+        # An episode of unknown length is taken to be as long as the others.
+        self._frames = sum(listed) * len(lengths) / len(listed) if listed else 0.0
+        self._stage = ""
         self._lock = threading.Lock()
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = clock()
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
 
     def __enter__(self) -> RunProgress:
         if not self._quiet and self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.fields[stage]}"),
                 BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[failed]} failed · {task.fields[rate]:.0f} frames/s ·"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[over]}/{task.fields[episodes]} episodes ·"),
+                TextColumn("{task.fields[failed]} failed · {task.fields[rate]:.0f} frames/s{task.fields[left]}"),
                 console=self._console,
             )
-            self._bar.add_task("episodes", total=self._episodes, failed=0, rate=0.0)
+            self._bar.add_task("", total=1.0, stage="", over=0, episodes=self._episodes, failed=0, rate=0.0, left="")
             self._bar.start()
         return self
 
@@ -60,15 +79,15 @@ class RunProgress:
     def stage_done(self, stage: str, frames: int) -> None:
         """One episode left `stage`."""
         with self._lock:
-            self._steps += 1
+            self._steps += frames + EPISODE_FRAMES if self._frames else 1.0
+            self._stage = stage
             if stage == "source":
                 self.frames += frames
             if self._bar is not None:
-                # Fractions of an episode, so that the bar moves on a first shard of 64 long episodes.
-                self._bar.advance(self._bar.task_ids[0], 1.0 / self._stages)
                 self._refresh()
-            elif not self._quiet and time.monotonic() - self._last_line > LINE_EVERY_S:
-                self._line(stage)
+            elif not self._quiet and self._clock() - self._last_line > LINE_EVERY_S:
+                self._last_line = self._clock()
+                print(self.summary(), file=sys.stderr, flush=True)
 
     def episode_done(self, status: str) -> None:
         """One episode is over."""
@@ -79,7 +98,7 @@ class RunProgress:
     @property
     def rate(self) -> float:
         """Source frames per second since the start."""
-        return self.frames / max(time.monotonic() - self._started, 1e-6)
+        return self.frames / max(self._clock() - self._started, 1e-6)
 
     @property
     def over(self) -> int:
@@ -88,41 +107,43 @@ class RunProgress:
 
     def fraction(self) -> float:
         """Part of the run that is over, in [0, 1], finished stages of unfinished episodes included."""
-        with self._lock:
-            over = self.over
-            # An episode that fails early leaves its later stages out of `_steps`, but it is over.
-            steps = max(float(over), self._steps / self._stages)
-        return min(steps / self._episodes, 1.0) if self._episodes else 1.0
+        if self.over == self._episodes:
+            return 1.0
+        if self._frames:
+            whole = self._frames + EPISODE_FRAMES * self._episodes
+            return min(self._steps / self._stages / whole, 1.0)
+        return min(max(self.over, self._steps / self._stages) / self._episodes, 1.0)
+
+    def left_s(self) -> float | None:
+        """Seconds that the rest will take at the pace so far; None before anything is over, and at the end."""
+        fraction = self.fraction()
+        return (self._clock() - self._started) * (1 - fraction) / fraction if 0 < fraction < 1 else None
 
     def summary(self) -> str:
-        """One line: episodes over and failed, frames per second, time left."""
-        fraction, over = self.fraction(), self.over
-        passed = time.monotonic() - self._started
-        left = f", about {_duration(passed * (1 - fraction) / fraction)} left" if 0 < fraction < 1 else ""
+        """One line: episodes over and failed, the stage that one left last, frames per second, time left."""
+        stage = f"now {self._stage}, " if self._stage else ""
         return (
-            f"{over} of {self._episodes} episodes over, {self.counts['failed']} failed, {self.rate:.0f} frames/s"
-            f"{left}, {_duration(passed)} so far"
+            f"{self.over} of {self._episodes} episodes over, {self.counts['failed']} failed, {stage}"
+            f"{self.rate:.0f} frames/s{self._left()}, {_duration(self._clock() - self._started)} so far"
         )
+
+    def _left(self) -> str:
+        left = self.left_s()
+        return "" if left is None else f", about {_duration(left)} left"
 
     def _refresh(self) -> None:
         if self._bar is None:
             return
-        over = self.over
-        task = self._bar.task_ids[0]
-        # Never backwards: failed episodes skip stages, and one gone through twice advances twice.
-        completed = min(max(float(over), self._bar.tasks[task].completed), self._episodes)
-        self._bar.update(task, completed=completed, failed=self.counts["failed"], rate=self.rate)
-
-    def _line(self, stage: str) -> None:
-        self._last_line = time.monotonic()
-        over = self.over
-        left = (self._last_line - self._started) / over * (self._episodes - over) if over else None
-        remaining = f", about {left:.0f} s left" if left is not None else ""
-        print(
-            f"{over}/{self._episodes} episodes over ({self.counts['failed']} failed), now {stage}, "
-            f"{self.rate:.0f} frames/s{remaining}",
-            file=sys.stderr,
-            flush=True,
+        task = self._bar.tasks[0]
+        self._bar.update(
+            task.id,
+            # Never backwards: one that is gone through twice advances twice.
+            completed=max(self.fraction(), task.completed),
+            stage=self._stage,
+            over=self.over,
+            failed=self.counts["failed"],
+            rate=self.rate,
+            left=self._left(),
         )
 
 

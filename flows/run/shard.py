@@ -1,34 +1,35 @@
 """The work itself, without Prefect: episodes through stages, each result found by its key or made.
 
-A shard goes stage by stage, so that one model is used for all its episodes in a row; within a stage, episodes run on
-threads. What fails is recorded and leaves the later stages; only a full disk or an interruption stops the shard.
+Each episode of a shard goes through the stages by itself (flows/run/stream.py); `Shard.run(stage)` waits until all have
+left that stage. What fails is recorded and leaves the later stages; only a full disk or an interruption stops all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from contextvars import copy_context
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
-
-import cv2
 
 from extractors.errors import EpisodeError, OutputError, PacketError, WeightsError
 from extractors.types import Episode
 from flows.config import Config
-from flows.models.build import weights_digests
+from flows.models.build import uses_device, weights_digests
+from flows.models.turns import Spent, Turn, current_turn
 from flows.output.manifest import Manifest, Row, after, assessment_columns
 from flows.output.store import StageRecord, StageResult, Store, content_digest, json_digest
-from flows.run.machine import peak_memory
+from flows.run.clips import frames_bytes, with_kept_frames, working_bytes
+from flows.run.machine import memory_gb, peak_memory
 from flows.run.reuse import Decision, decide, known_source_key, packed_from, row_fits_packet
+from flows.run.stream import AHEAD, Stream
+from flows.run.threads import threads_each
 from flows.sources.base import EpisodeInfo, Source, safe_id
 from flows.stages import STAGES, Stage, StageInputs
 from flows.stages.pack import PACK_VERSION, pack_episode, pack_key
@@ -42,11 +43,10 @@ LASTING_FAULTS = frozenset(
 )
 """Errors in the episode's own files: trying again is of no use until these change."""
 
+LEAST_COST_S = 1e-3
+"""Shortest wait or device time that a row lists, seconds."""
+
 ALL_STAGES = (*(stage.name for stage in STAGES), "pack")
-
-
-class Interrupted(BaseException):
-    """The run was asked to stop; what is finished is kept. A BaseException, so that no handler takes it for a fault."""
 
 
 class Progress(Protocol):
@@ -83,11 +83,18 @@ class EpisodeRun:
     packed: dict[str, StageResult] = field(default_factory=dict)
     actions: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    spent: dict[str, Spent] = field(default_factory=dict)
+    stored_bytes: dict[str, int] = field(default_factory=dict)
     peak_mb: dict[str, float] = field(default_factory=dict)
     row: Row | None = None
     episode: Episode | None = None
     stamp: str | None = None
     packet_mark: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is packed, filtered, failed, or another run's."""
+        return self.row is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +175,8 @@ def failed_as_it_is(row: Mapping[str, Any] | None, job: Job, run_key: str) -> bo
 class Shard:
     """Some episodes on their way through the stages.
 
-    Use as a context manager: it holds the episodes' locks. Then `run(stage)` for each of `ALL_STAGES`, in order;
-    `rows` says what became of each episode.
+    Use as a context manager: it holds the episodes' locks, and the work begins with it. `run(stage)` for each of
+    `ALL_STAGES`, in order, waits for it; `rows` says what became of each episode.
     """
 
     def __init__(self, work: Work, jobs: Sequence[Job], earlier: Mapping[str, Row]) -> None:
@@ -178,20 +185,34 @@ class Shard:
         self._earlier = earlier
         self._run_key = work.run_key()
         self._weights = {stage.name: weights_digests(stage.weights(work.config), work.config) for stage in STAGES}
-        self._locks = ExitStack()
+        self._held = ExitStack()
         self._forced = set(ALL_STAGES[ALL_STAGES.index(work.force_from) :]) if work.force_from else set()
+        self._memory_bytes = 1e9 * (work.config.run.memory_gb or (memory_gb() or math.inf) / 2)
 
     def __enter__(self) -> Shard:
-        held = self._locks.enter_context(self.work.store.locked(run.job.episode_id for run in self.runs))
+        held = self._held.enter_context(self.work.store.locked(run.job.episode_id for run in self.runs))
         for run in self.runs:
+            self._held.callback(self.work.store.release, run.job.episode_id)
             if run.job.episode_id not in held:
                 self._close(run, {"status": "busy", "error": "another run is working on this episode"})
+        config, workers = self.work.config.run, max(1, self.work.workers)
+        self._stream = self._held.enter_context(
+            Stream(
+                [run for run in self.runs if not run.is_over],
+                ALL_STAGES,
+                self._attempt,
+                workers=workers,
+                threads=threads_each(workers, config.threads, deterministic=config.deterministic),
+                memory_bytes=self._memory_bytes,
+                stop=self.work.stop,
+                ahead=AHEAD if uses_device(self.work.config) else 0,
+            )
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        for run in self.runs:
-            self.work.store.release(run.job.episode_id)
-        self._locks.close()
+        # What is under way ends first, then its locks.
+        self._held.close()
 
     @property
     def rows(self) -> list[Row]:
@@ -199,36 +220,19 @@ class Shard:
         return [run.row for run in self.runs if run.row is not None]
 
     def run(self, stage_name: str) -> None:
-        """Takes every episode that is still under way through one stage.
+        """Waits until every episode that is under way has left one stage.
 
         Raises:
             Interrupted: the run was asked to stop.
             OutputError: the output directory cannot be written.
             WeightsError: the stage's weights are missing or wrong.
         """
-        step = self._pack if stage_name == "pack" else self._stage_step(stage_name)
-        live = [run for run in self.runs if run.row is None]
-        # One pool per stage: all episodes leave a stage before the next begins, so one model is in use at a time.
-        workers = max(1, min(self.work.workers, len(live)))
-        with _opencv_threads(workers), ThreadPoolExecutor(workers) as pool:
-            # Each thread gets the caller's context, so that Prefect knows which run its log lines belong to.
-            contexts = [copy_context() for _ in live]
-            futures = [
-                pool.submit(context.run, self._attempt, step, stage_name, run)
-                for context, run in zip(contexts, live, strict=True)
-            ]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
+        self._stream.wait(stage_name)
 
-    def _attempt(self, step: Callable[[EpisodeRun], None], stage: str, run: EpisodeRun) -> None:
-        if self.work.stop.is_set():
-            raise Interrupted
-        started = time.perf_counter()
+    def _attempt(self, stage: str, run: EpisodeRun, turn: Turn) -> None:
+        step = self._pack if stage == "pack" else self._stage_step(stage)
+        # A wait for a first place on the CPU is over before the stage begins.
+        started = time.perf_counter() - turn.spent.waited_s
         try:
             with peak_memory() as peak:
                 try:
@@ -240,10 +244,10 @@ class Shard:
         except (OutputError, WeightsError):
             raise
         except Exception as error:
-            run.seconds[stage] = time.perf_counter() - started
+            self._count(run, stage, turn, started)
             self._fail(run, stage, error)
             return
-        run.seconds[stage] = time.perf_counter() - started
+        self._count(run, stage, turn, started)
         run.peak_mb[stage] = peak.mb
         if self.work.progress is not None:
             self.work.progress.stage_done(stage, _n_frames(run))
@@ -251,6 +255,12 @@ class Shard:
         if run.row is not None and run.row["status"] == "done":
             run.row.update(_costs(run))
             self._record(run)
+
+    def _count(self, run: EpisodeRun, stage: str, turn: Turn, started: float) -> None:
+        """Takes down what a stage cost; the seconds are its own work's, waits are beside them."""
+        spent, turn.spent = turn.spent, Spent()
+        run.seconds[stage] = time.perf_counter() - started - spent.waited_s
+        run.spent[stage] = spent
 
     def _make_up(self, run: EpisodeRun, error: PacketError) -> None:
         """Makes the stages again whose files are damaged or gone (`.work` may be deleted at any time)."""
@@ -345,7 +355,9 @@ class Shard:
         if decision is Decision.KEEP_PACKED and packed is not None:
             run.results[stage.name] = packed
         else:
-            run.results[stage.name] = store.save(job.episode_id, stage.name, record, output.datasets, stamp=_stamp(run))
+            saved = store.save(job.episode_id, stage.name, record, output.datasets, stamp=_stamp(run))
+            run.results[stage.name] = saved
+            _count_bytes(run, stage.name, saved.path)
 
     def _pack(self, run: EpisodeRun) -> None:
         score = run.results["quality"].record.report["scores"].get("score")
@@ -365,7 +377,9 @@ class Shard:
             if store.is_packed(episode_id, key) and "pack" not in self._forced:
                 run.actions["pack"] = "reused"
             else:
-                pack_episode(store.packing_path(episode_id), episode_id, run.results, self.work.config)
+                path = store.packing_path(episode_id)
+                pack_episode(path, episode_id, run.results, self.work.config)
+                _count_bytes(run, "pack", path)
                 run.actions["pack"] = "computed"
             store.publish(episode_id)
         # After `publish`: the run after a crash before it needs the work files.
@@ -376,7 +390,14 @@ class Shard:
 
     def _open(self, run: EpisodeRun) -> Episode:
         if run.episode is None:
-            run.episode = self.work.source.open(run.job.info, run.job.camera)
+            episode, config = self.work.source.open(run.job.info, run.job.camera), self.work.config
+            turn, size = current_turn(), (config.packet.height, config.packet.width)
+            decoded, working = frames_bytes(episode), working_bytes(episode, size)
+            # A longer clip is decoded again by each stage, as its frames would leave no room for other episodes.
+            if decoded + working <= self._memory_bytes / (2 * max(1, self.work.workers)):
+                episode, working = with_kept_frames(episode), working + decoded
+            turn.reserve(working)
+            run.episode = episode
         return run.episode
 
     def _fail(self, run: EpisodeRun, stage: str, error: Exception) -> None:
@@ -396,6 +417,10 @@ class Shard:
     def _close(self, run: EpisodeRun, outcome: Mapping[str, Any]) -> None:
         run.row = self._row(run) | dict(outcome) | _costs(run)
         run.episode = None
+        if self.work.progress is not None:
+            # Time left is told by stages, so those that it will not go through are over too.
+            for stage in ALL_STAGES[len(run.peak_mb) :]:
+                self.work.progress.stage_done(stage, _n_frames(run))
         self._record(run)
 
     def _record(self, run: EpisodeRun) -> None:
@@ -456,23 +481,30 @@ def _stamp(run: EpisodeRun) -> str:
 
 def _costs(run: EpisodeRun) -> Row:
     # NaN, where /proc is missing, differs from itself and is left out.
-    seconds = {f"seconds_{name}": round(value, 4) for name, value in run.seconds.items()}
-    return seconds | {f"peak_mb_{name}": round(value, 1) for name, value in run.peak_mb.items() if value == value}
+    row: Row = {f"seconds_{name}": round(value, 4) for name, value in run.seconds.items()}
+    row |= {f"peak_mb_{name}": round(value, 1) for name, value in run.peak_mb.items() if value == value}
+    row |= {f"stored_bytes_{name}": size for name, size in run.stored_bytes.items()}
+    for name, spent in run.spent.items():
+        costs = {
+            f"device_seconds_{name}": spent.device_s,
+            f"waited_device_{name}": spent.waited_device_s,
+            f"waited_cpu_{name}": spent.waited_cpu_s,
+            f"waited_memory_{name}": spent.waited_memory_s,
+        }
+        # What is under a millisecond says nothing, and would be in each of a million rows.
+        row |= {column: round(value, 4) for column, value in costs.items() if value >= LEAST_COST_S}
+        if spent.padding is not None:
+            row[f"padding_{name}"] = round(spent.padding, 4)
+    return row
+
+
+def _count_bytes(run: EpisodeRun, stage: str, path: Path) -> None:
+    # Somebody who deletes `.work` costs a number here, and no episode.
+    with suppress(OSError):
+        run.stored_bytes[stage] = path.stat().st_size
 
 
 def _n_frames(run: EpisodeRun) -> int:
     if "source" in run.results:
         return len(run.results["source"].record.report["source"]["frame_sha256"])
     return run.job.info.n_frames or 0
-
-
-@contextlib.contextmanager
-def _opencv_threads(workers: int) -> Iterator[None]:
-    """With several workers each episode gets one OpenCV thread: more would only wait for each other."""
-    before = cv2.getNumThreads()
-    if workers > 1:
-        cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

@@ -36,6 +36,19 @@ _COUNTED_BY_PACKETS = frozenset({"h264", "hevc", "av1", "libdav1d", "mpeg4", "mj
 """Codecs of which one packet of mp4 or Matroska is one picture."""
 
 
+_decoder_threads = 0
+
+
+def set_decoder_threads(count: int) -> int:
+    """Threads of each decoder that is opened from now on, in this process; 0: one per core. Returns the number before.
+
+    Pictures do not depend on it.
+    """
+    global _decoder_threads
+    before, _decoder_threads = _decoder_threads, count
+    return before
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoScan:
     """What one decoding pass over a whole video found.
@@ -340,6 +353,7 @@ class VideoDecoder:
                 f"{_label(path)} claims frames of {size:,} pixels, at most {MAX_PIXELS:,} are decoded"
             )
         stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = _decoder_threads
         # The decoder itself refuses larger pictures, also where they come after the first.
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self.stream = stream

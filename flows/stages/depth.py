@@ -11,7 +11,8 @@ from extractors.errors import MissingDataError
 from extractors.types import Depth
 from flows.config import Config
 from flows.models import build as models
-from flows.models.device_slot import device_label, device_slot
+from flows.models.device_queue import MOST_CLIPS, estimate_depth
+from flows.models.device_slot import device_label
 from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode
@@ -41,8 +42,8 @@ def _run(inputs: StageInputs) -> StageOutput:
     device, precision = "cpu", "fp32"
     if config.backend not in ("off", "recorded"):
         estimator = models.depth_estimator(config)
-        with device_slot(estimator):
-            estimated = estimator.estimate(episode.pixels, size=inputs.size)
+        most_clips = 1 if inputs.config.run.deterministic else MOST_CLIPS
+        estimated = estimate_depth(estimator, episode.pixels, size=inputs.size, most_clips=most_clips)
         name = f"depth/{estimated.kind}"
         if estimated.kind == "metric" and episode.recorded_depth is not None:
             name = "extra/depth_metric_estimated"

@@ -115,6 +115,19 @@ def compare(
     return results
 
 
+def where_copying_wins(results: Sequence[ConditionResult]) -> str | None:
+    """A sentence where predictors do worse than the last latent repeated, which no verdict says; None where none do."""
+    worse = [each for each in results if each.copy_ratio > 1]
+    if not worse:
+        return None
+    ratios = [each.copy_ratio for each in worse]
+    return (
+        f"copying the last latent beats {len(worse)} of {len(results)} predictors, whose error is {min(ratios):.2g} to "
+        f"{max(ratios):.2g} times as large: a cue that helps such a model need not help a good one. Train longer, on "
+        "more episodes, over a larger --frameskip, or on --windows moving"
+    )
+
+
 def verdict_of(change: Change, beyond: Mapping[str, Change]) -> Verdict:
     """What can be said of a condition.
 

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from extractors.errors import CuepackError, OutputError
 from flows.output.study_tags import STUDY_TAGS, write_study_tags
-from flows.study.comparison import LEAST_EFFECT, Change, ConditionResult, compare, episode_tags
+from flows.study.comparison import (
+    LEAST_EFFECT,
+    Change,
+    ConditionResult,
+    compare,
+    episode_tags,
+    where_copying_wins,
+)
 from flows.study.conditions import BASELINE, NOTHING, SHUFFLED
 from flows.study.data import shown_frames, whole_episodes
 from flows.study.evaluation import EVALUATION_FILE, Evaluation, TorchLatents, read_evaluation
@@ -41,7 +48,7 @@ SHOWN_FRAMES = 60
 
 
 def make_report(plan: StudyPlan) -> str:
-    """Compares what is there, keeps comparison.json and the tags, writes the page; returns the table in Markdown.
+    """Compares what is there, keeps comparison.json and the tags, writes the page; returns table and notes in Markdown.
 
     Raises:
         CuepackError: no run has a result, or a file cannot be read or written.
@@ -55,11 +62,12 @@ def make_report(plan: StudyPlan) -> str:
     write_whole(plan.out / COMPARISON_FILE, json.dumps([_plain(each) for each in results], indent=1) + "\n")
     largest = max(by_size, key=lambda size: size or math.inf)
     tags = _tagged(plan, by_size[largest])
-    warnings = [*plan.warnings, *_missed(diverged, missing)]
+    found_out = [*_missed(diverged, missing), *filter(None, [where_copying_wins(results)])]
+    warnings = [*plan.warnings, *found_out]
     shown = [run for run in found if run.episodes == largest and not _is_control(run.condition)]
     shown = [run for run in shown if run.seed == min(each.seed for each in shown if each.condition == run.condition)]
     write_report(_report(plan, results, shown, tags, warnings), plan.out / REPORT_FOLDER)
-    return markdown(results)
+    return "\n\n".join([markdown(results), *(f"Note: {sentence}." for sentence in found_out)])
 
 
 def collect(plan: StudyPlan) -> tuple[dict[Run, Evaluation], list[Run], list[Run]]:

@@ -16,6 +16,7 @@ from typing import Any, cast, get_args
 
 from extractors.errors import ConfigError, CuepackError, OutputError, PacketError
 from flows.output.annotations import ANNOTATIONS, read_annotations
+from flows.output.costs import TABLE_HEAD, cost_table, run_costs
 from flows.output.directory import OutputDirectory, RemoteDirectory
 from flows.output.manifest import Row
 from flows.output.study_tags import STUDY_TAGS, read_study_tags
@@ -145,7 +146,7 @@ class Library:
         """
         if isinstance(self.directory, RemoteDirectory):
             notes = [f"The packets are elsewhere; `cuepack stats {self.directory.address}` fetches and describes them."]
-            return as_script({"title": self.title, "stats": None, "left_out": notes})
+            return as_script({"title": self.title, "stats": None, "left_out": notes, "costs": self._costs()})
         packets = [self.path] if self.is_packet else sorted((self.path / "packets").glob("*/*.h5"))
         cache = None if self.is_packet else self.path / FOLDER / "index"
         with self._indexing:
@@ -158,7 +159,14 @@ class Library:
         left_out = [f"Left out: {fault}".replace(str(self.path), self.title) for fault in faults]
         if not entries:
             left_out.append("No packet can be read.")
-        return as_script({"title": self.title, "stats": stats, "left_out": left_out})
+        return as_script({"title": self.title, "stats": stats, "left_out": left_out, "costs": self._costs()})
+
+    def _costs(self) -> dict[str, Any] | None:
+        """What each stage cost, from the manifest; None where it does not say."""
+        found = run_costs(list(self.rows().values()))
+        if not found.stages:
+            return None
+        return {"head": TABLE_HEAD, "lines": cost_table(found), "frames": found.frames, "device_s": found.device_s}
 
     def thresholds(self) -> dict[str, list[dict[str, Any]]]:
         """Column -> lines for its distribution, from the directory's config.yaml."""

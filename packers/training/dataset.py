@@ -141,6 +141,11 @@ class PacketDataset:
         self._packets = OpenPackets(self.entries, self.reading.open_files)
         self._reader = RowReader(self.reading.verify, self.reading.cache_bytes)
         lengths = np.array([entry.facts["n_frames"] for entry in self.entries])
+        if self.window.moving and not any(name in entry.kinds for entry in self.entries for name in self.window.motion):
+            raise ConfigError(
+                f"none of {len(self.entries)} packets says when something moves ({' or '.join(self.window.motion)}); "
+                "extract them again with tracks, or take Window(moving=0)"
+            )
         moves = [self._moves(clip) for clip in range(len(lengths))] if self.window.moving else None
         self.table = WindowTable(lengths, self.window, moves)
         if self.table.too_short:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from packers.training.index import Entry
 from packers.training.statistics import ColumnStatistics, source_statistics
+
+MOST_COLUMNS = 256
+"""Columns of one dataset that are listed: robots have fewer, and a page of a million cannot be opened."""
 
 _SHOWN = ("mean", "std", "minimum", "q01", "q50", "q99", "maximum")
 
@@ -20,9 +23,10 @@ def describe_collection(entries: Sequence[Entry]) -> dict[str, Any]:
     Returns:
         `episodes`, `frames`, `hours` (frames by their packet's rate), `bytes`, `tasks` (different instructions),
         `lengths` (fewest, median and most frames); `sources`: per data set `episodes`, `frames`, `hours`, `fps` (the
-        rates there are), and `columns`: dataset -> per column `count`, `mean`, `std`, `minimum`, `q01`, `q50`, `q99`,
-        `maximum`, null where a column has no value; `tags`: tag -> episodes; `quality`: modality -> status -> episodes;
-        `coverage`: dataset -> episodes that have it.
+        rates there are), `columns`: dataset -> per column `count`, `mean`, `std`, `minimum`, `q01`, `q50`, `q99`,
+        `maximum`, null where a column has no value, and `columns_left_out`: dataset -> columns beyond `MOST_COLUMNS`;
+        `tags`: tag -> episodes; `quality`: modality -> status -> episodes; `coverage`: dataset -> episodes that have
+        it.
 
     Raises:
         PacketError: a packet is damaged.
@@ -42,7 +46,7 @@ def describe_collection(entries: Sequence[Entry]) -> dict[str, Any]:
         "sources": {
             source: _extent(own := [entry for entry in entries if entry.facts["source"] == source])
             | {"fps": sorted({entry.facts["fps"] for entry in own})}
-            | {"columns": {name: _columns(found) for name, found in statistics.get(source, {}).items()}}
+            | _columns(statistics.get(source, {}))
             for source in sources
         },
         "tags": dict(Counter(tag for entry in entries for tag in entry.facts["tags"]).most_common()),
@@ -71,6 +75,8 @@ def format_collection(description: dict[str, Any]) -> str:
                     f"{'-':>11}" if column[key] is None else f"{column[key]:11.4g}" for key in ("count", *_SHOWN)
                 )
                 lines.append(f"  {f'{name} {number}':12}{values}")
+        for name, count in own["columns_left_out"].items():
+            lines.append(f"  {name}: {count} more columns, not listed")
     lines += ["", "tags: " + (", ".join(f"{tag} {count}" for tag, count in d["tags"].items()) or "none")]
     for modality, counts in d["quality"].items():
         lines.append(f"quality of {modality}: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
@@ -88,7 +94,15 @@ def _extent(entries: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def _columns(found: ColumnStatistics) -> list[dict[str, float | None]]:
+def _columns(statistics: Mapping[str, ColumnStatistics]) -> dict[str, Any]:
+    widths = {name: len(found.count) for name, found in statistics.items()}
+    return {
+        "columns": {name: _listed(found) for name, found in statistics.items()},
+        "columns_left_out": {name: width - MOST_COLUMNS for name, width in widths.items() if width > MOST_COLUMNS},
+    }
+
+
+def _listed(found: ColumnStatistics) -> list[dict[str, float | None]]:
     keys = ("count", *_SHOWN)
-    rows = zip(*(getattr(found, key).tolist() for key in keys), strict=True)
+    rows = zip(*(getattr(found, key)[:MOST_COLUMNS].tolist() for key in keys), strict=True)
     return [{key: v if np.isfinite(v) else None for key, v in zip(keys, row, strict=True)} for row in rows]

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.output.manifest import Manifest
+from flows.output.manifest import COST_PREFIXES, Manifest
 from flows.output.store import LEFTOVERS
 from flows.sources.sample import write_sample
 from packers.atomic import TEMPORARY
@@ -47,7 +47,7 @@ ANYWHERE = 0.2
 
 SERVER_GONE_S = 15.0
 
-_OF_THE_RUN = ("seconds_", "peak_mb_", "stages_computed", "source_stamp", "packed_from", "recorded_at")
+_OF_THE_RUN = (*COST_PREFIXES, "stages_computed", "source_stamp", "packed_from", "recorded_at")
 
 
 @dataclass(slots=True)

@@ -26,7 +26,9 @@ def sample(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def packed(sample, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("packed") / "out"
-    assert cuepack("extract", sample, "--out", out, "--limit", 2, *QUICK).exit_code == 0
+    result = cuepack("extract", sample, "--out", out, "--limit", 2, *QUICK)
+    assert result.exit_code == 0
+    assert "s of work per 1,000 frames" in result.stdout
     return out
 
 

@@ -51,7 +51,9 @@ CASES = {name.__name__: name for name in (crashes, refuses, hangs, dies, starts,
 
 
 def test_the_fuzzer_notices_what_must_not_happen():
-    results = {r.name: r for r in running.run(dict.fromkeys(CASES, __name__), 1, seconds=5, first=25)}
+    # The one that hangs is waited for; a busy machine takes half a minute to fill the memory of another.
+    patient = running.run({name: __name__ for name in CASES if name != "hangs"}, 1)
+    results = {r.name: r for r in (*patient, *running.run({"hangs": __name__}, 1, seconds=5, first=25))}
     kinds = {name: next(iter(result.faults), "") for name, result in results.items()}
     expected = {"crashes": "crash", "refuses": "", "hangs": "hang", "dies": "died", "starts": "program"}
     assert kinds == {**expected, "leaves": "outside", "eats": "memory"}

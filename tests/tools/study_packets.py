@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from extractors.motion import describe_motion
+from extractors.types import SceneTracks
 from flows.output.directory import OutputDirectory
 from flows.output.store import Store
 from flows.scenes.drawing import Painter
@@ -95,6 +98,7 @@ def _values(truth: dict[str, Any], frames: int) -> dict[str, tuple[Any, dict[str
         "centroids_valid": (valid, {}),
         "centroids_sigma": (np.where(valid[:, None], np.full((frames, 3), 0.005, np.float32), np.float32(np.nan)), {}),
         **_tracks(truth, frames),
+        **_motion(truth, np.arange(frames) / FPS),
     }
 
 
@@ -110,6 +114,21 @@ def _tracks(truth: dict[str, Any], frames: int) -> dict[str, tuple[Any, dict[str
         "on_object": truth["grid_kind"] == 2,
     }
     return {f"tracks/grid/{name}": (value, {}) for name, value in values.items()}
+
+
+def _motion(truth: dict[str, Any], timestamp: NDArray[np.float64]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    tracks = SceneTracks(truth["grid_xy"], truth["grid_vis"].astype(bool), truth["grid_kind"] == 2, SIDE)
+    found = describe_motion(
+        timestamp,
+        tracks=tracks,
+        masks=truth["object_mask"].astype(bool),
+        robot_masks=truth["robot_mask"].astype(bool),
+        hand=truth["ee_pose"][:, :3, 3],
+    )
+    values: dict[str, tuple[Any, dict[str, Any]]] = {}
+    for name, speeds in (("motion/robot", found.robot), ("motion/object", found.object)):
+        values |= {name: (speeds, {}), f"{name}_valid": (np.isfinite(speeds), {})}
+    return values
 
 
 def main() -> None:

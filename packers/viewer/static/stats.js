@@ -17,11 +17,21 @@
 
   const share = (count, whole) => `${((100 * count) / whole).toFixed(1)} %`;
 
-  function show({ title, stats, left_out: leftOut }) {
+  function showCosts({ head, lines, frames, device_s: deviceSeconds }) {
+    const perFrame = (1000 * deviceSeconds) / frames;
+    const device = deviceSeconds ? `, ${perFrame.toFixed(1)} device-seconds per 1,000 frames` : "";
+    table(`What the stages cost, ${number(frames)} frames${device}`, head, lines);
+  }
+
+  function show({ title, stats, left_out: leftOut, costs }) {
     document.title = `Statistics · ${title}`;
     at("title").textContent = `Statistics of ${title}`;
     for (const text of leftOut) at("notices").append(el("p", { class: "notice", text }));
-    if (!stats) return;
+    if (stats) showStatistics(stats);
+    if (costs) showCosts(costs);
+  }
+
+  function showStatistics(stats) {
     const kb = stats.bytes / stats.frames / 1e3;
     at("counts").textContent =
       `${number(stats.episodes)} episodes, ${number(stats.frames)} frames, ${stats.hours.toFixed(2)} h, ` +
@@ -32,8 +42,11 @@
       const columns = Object.entries(source.columns).flatMap(([dataset, found]) =>
         found.map((column, index) => [`${dataset} ${index}`, ...SHOWN.map((key) => column[key])]),
       );
+      const left = Object.entries(source.columns_left_out).map(([dataset, count]) => [
+        `${dataset}: ${number(count)} more columns, not listed`,
+      ]);
       const about = `${number(source.episodes)} episodes, ${source.hours.toFixed(2)} h, ${source.fps.join(", ")} frames/s`;
-      table(`${name}: ${about}`, ["", ...SHOWN], columns.length ? columns : [["no action and no state"]]);
+      table(`${name}: ${about}`, ["", ...SHOWN], columns.length ? [...columns, ...left] : [["no action and no state"]]);
     }
     const counted = (counts) =>
       Object.entries(counts).map(([name, count]) => [name, count, share(count, stats.episodes)]);

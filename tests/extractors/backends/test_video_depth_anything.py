@@ -157,6 +157,13 @@ def test_clips_that_share_batches_keep_their_numbers(tiny: Callable[..., VideoDe
         assert depth.report["windows"] == alone.report["windows"]
 
 
+def test_padding_is_what_slots_behind_the_end_cost(tiny: Callable[..., VideoDepthAnything]):
+    # 38 frames: the second window sees frames 22 to 53, of which 16 are not there.
+    repeated = 16 * video_depth_anything.REPEATED_SLOT_COST
+    assert tiny().padding([38, 38]) == pytest.approx(repeated / (38 + repeated))
+    assert tiny().padding([1]) == pytest.approx(31 * 0.02 / (1 + 31 * 0.02))
+
+
 def test_features_of_a_long_clip_are_dropped(small: VideoDepthAnything, monkeypatch: pytest.MonkeyPatch):
     held: list[int] = []
     forget = video_depth_anything._Scene.forget

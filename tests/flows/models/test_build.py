@@ -1,10 +1,11 @@
 """Backends are built from the configuration."""
 
 import pytest
+import torch
 
 from extractors.backends.lucas_kanade import LucasKanade
 from extractors.track_windows import WindowedTracker
-from flows.config import TracksConfig
+from flows.config import TracksConfig, load_config
 from flows.models import build as models
 
 
@@ -55,3 +56,11 @@ def test_long_clips_go_to_cotracker3_in_windows_where_that_is_asked_for(monkeypa
     assert asked[0] == asked[1]
     assert models.tracker(TracksConfig(backend="cotracker3", window_frames=32)) is windowed
     assert isinstance(models.tracker(TracksConfig(backend="lucas-kanade", window_frames=32)), LucasKanade)
+
+
+@pytest.mark.parametrize(
+    ("profile", "with_cuda", "expected"), [("cpu", True, False), ("gpu", True, True), ("gpu", False, False)]
+)
+def test_a_run_uses_a_device_where_a_network_with_weights_finds_one(monkeypatch, profile, with_cuda, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: with_cuda)
+    assert models.uses_device(load_config(assignments=[f"run.profile={profile}"]).resolved()) is expected

@@ -6,7 +6,7 @@ from prefect.states import Completed, Crashed, Failed, Running, Scheduled
 
 from flows.orchestration import dispatch
 from flows.orchestration.deployments import lost_runs_automation
-from flows.run.shard import Interrupted
+from flows.run.stream import Interrupted
 from tests.flows.batches import QUICK, array_plan
 from tests.support import ArraySource
 

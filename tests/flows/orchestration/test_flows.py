@@ -149,7 +149,7 @@ def test_the_summary_counts_and_averages(tmp_path):
     assert "| score | 2 | 0.600 | 0.400 | 0.800 |" in text
     assert "| score_task | 1 | 1.000 | 1.000 | 1.000 |" in text
     assert "| depth | 1 | 1 | 0 | 0 |" in text
-    assert "| masks | 6.0 | 3.00 | 500 |" in text
+    assert "| masks | 6.0 | 3.00 |  |  |  |  | 500 |" in text
     assert "no-grasp (1)" in text
 
 
@@ -164,7 +164,7 @@ def test_a_dashboard_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatc
     monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda *arguments: 1 / 0)
     monkeypatch.setattr(artifacts, "create_table_artifact", lambda *arguments: 1 / 0)
     monkeypatch.setattr(artifacts.log, "propagate", True)
-    artifacts.report_run([failure(0)], OutputDirectory.open(tmp_path))
+    artifacts.report_run([failure(0)], OutputDirectory.open(tmp_path), seconds=1.0, workers=1)
     assert "dashboard's failures" in caplog.text
     assert "dashboard's summary" in caplog.text
 

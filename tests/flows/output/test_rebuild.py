@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from extractors.errors import ConfigError, PacketError
 from flows.cli import main
 from flows.output.directory import OutputDirectory
-from flows.output.manifest import Manifest
+from flows.output.manifest import COST_PREFIXES, Manifest
 from flows.output.rebuild import packet_row, rebuild_manifest
 from flows.output.store import Store
 from flows.run.carry_out import carry_out, run_shard_plainly
@@ -15,7 +15,7 @@ from tests.flows.batches import Silent, array_plan
 from tests.flows.run.crashing import SETTINGS
 from tests.support import ArraySource
 
-COSTS = ("seconds_", "peak_mb_", "stages_computed", "source_stamp", "packed_from", "recorded_at")
+COSTS = (*COST_PREFIXES, "stages_computed", "source_stamp", "packed_from", "recorded_at")
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from extractors.types import Episode
 from flows.config import load_config
 from flows.output import manifest as manifest_module
 from flows.output.directory import OutputDirectory
-from flows.output.manifest import Manifest
+from flows.output.manifest import COST_PREFIXES, Manifest
 from flows.output.rebuild import rebuild_manifest
 from flows.output.remote_store import RemoteStore
 from flows.output.store import Store
@@ -61,7 +61,7 @@ KNOBS: dict[str, tuple[str, ...]] = {
 FIXED = ("run.profile=cpu", "packet.width=8")
 THRESHOLDS = (None, "0.5", "0.8")
 FROM = ("masks", "depth", "tracks", "geometry", "quality", "pack")
-VOLATILE = ("seconds_", "peak_mb_", "stages_computed", "source_stamp", "packed_from", "recorded_at")
+VOLATILE = (*COST_PREFIXES, "stages_computed", "source_stamp", "packed_from", "recorded_at")
 OF_AN_EARLIER_PACKET = ("packet", "sha256", "bytes")
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from flows.output.manifest import Manifest
+from flows.output.manifest import COST_PREFIXES, Manifest
 from flows.output.store import LEFTOVERS, Store
 from flows.sources.sample import write_sample
 from packers.validate import validate_packet
@@ -29,7 +29,7 @@ def leftovers(root):
 def lasting(root):
     """The manifest without what differs from run to run."""
     rows = Manifest(root / "out").rows()
-    volatile = ("seconds_", "peak_mb_", "stages_computed", "source_stamp", "packed_from", "recorded_at")
+    volatile = (*COST_PREFIXES, "stages_computed", "source_stamp", "packed_from", "recorded_at")
     return {name: {key: row[key] for key in row if not key.startswith(volatile)} for name, row in rows.items()}
 
 

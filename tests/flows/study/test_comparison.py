@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from flows.study.comparison import Change, compare, episode_tags, verdict_of
+from flows.study.comparison import Change, compare, episode_tags, verdict_of, where_copying_wins
 from flows.study.evaluation import Evaluation
 
 
@@ -136,6 +136,15 @@ def test_equal_runs_are_nothing_without_a_division_by_zero():
 def test_a_still_world_has_no_copy_floor_to_divide_by():
     found = {("A", 0): evaluation([0.0, 0.0], copied=0.0)}
     assert compare(found, 0, {})[0].copy_ratio == math.inf
+
+
+def test_copying_that_beats_a_predictor_is_said():
+    found = {("A", 0): evaluation([2.0, 4.0], copied=0.5), ("B", 0): evaluation([0.2, 0.4], copied=0.5)}
+    assert where_copying_wins(compare(found, 0, {})).startswith(
+        "copying the last latent beats 1 of 2 predictors, whose"
+    )
+    del found["A", 0]
+    assert where_copying_wins(compare(found, 0, {})) is None
 
 
 def test_fifths_are_of_equal_size_even_where_most_windows_stand_still():

@@ -522,3 +522,14 @@ def test_the_statistics_page_has_what_cuepack_stats_prints(output, address, tmp_
     assert str(output.parent) not in json.dumps(page)
     export_site(Library(output), tmp_path / "site")
     assert payload((tmp_path / "site" / "data" / "stats.js").read_bytes()) == page
+
+
+def test_the_statistics_page_says_what_the_stages_cost(tmp_path):
+    costs = {"seconds_source": 1.0, "seconds_depth": 8.0, "device_seconds_depth": 6.0, "waited_device_depth": 2.0}
+    row = {"episode_id": "ep_0", "episode_index": 0, "status": "done", "n_frames": 500, **costs}
+    Manifest(tmp_path).write([row])
+    found = payload(Library(tmp_path).statistics())["costs"]
+    assert (found["frames"], found["device_s"]) == (500, 6.0)
+    assert [line[0] for line in found["lines"]] == ["depth", "source"]
+    assert found["lines"][0][found["head"].index("device seconds")] == "6.0"
+    assert "2.0 for a device" in found["lines"][0]

@@ -167,6 +167,9 @@ def test_windows_are_drawn_where_something_moves(tmp_path, caplog):
     assert len(PacketDataset(tmp_path, Window(3, 1, moving=0.5))) == len(dataset)
     with pytest.raises(ConfigError, match="none moves in 50%"):
         PacketDataset(tmp_path, Window(3, 1, moving=0.5, mover="robot"))
+    packets.write(tmp_path / "without", "c", 30, without=("motion",))
+    with pytest.raises(ConfigError, match="none of 1 packets says when something moves"):
+        PacketDataset(tmp_path / "without", Window(3, 1, moving=0.5))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -4,6 +4,7 @@ import numpy as np
 from click.testing import CliRunner
 
 from flows.cli import main
+from packers.training.summary import MOST_COLUMNS
 from tests.packers.training import packets
 
 
@@ -32,6 +33,14 @@ def test_a_directory_is_described_by_source(tmp_path):
     text = run(tmp_path).stdout
     for words in ("3 episodes, 22 frames", "droid: 1 episodes", "action 8", "no-grasp 2", "66.7%  tracks/grid/xy"):
         assert words in text
+
+
+def test_an_action_of_very_many_columns_is_described_in_part_and_the_rest_counted(tmp_path):
+    packets.write(tmp_path / "packets" / "00", "a", 6, action_width=MOST_COLUMNS + 5)
+    found = json.loads(run(tmp_path, "--json").stdout)["stats"]["sources"]["bridge"]
+    assert len(found["columns"]["action"]) == MOST_COLUMNS
+    assert found["columns_left_out"] == {"action": 5}
+    assert "action: 5 more columns, not listed" in run(tmp_path).stdout
 
 
 def test_a_packet_that_cannot_be_read_is_listed_and_the_rest_described(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from extractors.errors import CorruptDataError, SourceError, UnsafePickleError
-from flows.sources.tapvid import MarkedVideo, read_tapvid, tapvid_files
+from flows.run.tapvid import MarkedVideo, read_tapvid, tapvid_files
 
 
 def entry(n_frames: int = 4, n_points: int = 3, **changes: Any) -> dict[str, Any]:

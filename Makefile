@@ -48,6 +48,7 @@ test-all: install
 TRUTH ?= sample
 bench: install
 	$(BIN)/python -m tests.benchmarks.pipeline --quick
+	$(BIN)/python -m tests.benchmarks.scale --counts 600 6000
 	$(BIN)/python -m tests.benchmarks.accuracy $(TRUTH)
 
 # The engine under everything that people do to sources and runs, against fresh runs; prints its seeds.

@@ -219,7 +219,7 @@ def test_the_command_lists_the_devices_there_are():
 @pytest.mark.slow
 def test_without_an_earlier_run_the_sample_is_timed():
     answer = json.loads(
-        CliRunner().invoke(main, ["plan", str(SAMPLE / "bridge_raw"), "--profile", "cpu", "--json"]).output
+        CliRunner().invoke(main, ["plan", str(SAMPLE / "bridge_raw"), "--profile", "cpu", "--json"]).stdout
     )
     assert all(share["cpu"]["origin"] == "measured" for share in answer["plan"]["stages"])
     assert answer["plan"]["packets_gb"]["value"] > 0

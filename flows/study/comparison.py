@@ -120,11 +120,11 @@ def where_copying_wins(results: Sequence[ConditionResult]) -> str | None:
     ratios = [each.copy_ratio for each in results if each.copy_ratio > 1]
     if not ratios:
         return None
-    spread = sorted({f"{min(ratios):.2g}", f"{max(ratios):.2g}"}, key=float)
+    spread = " to ".join(sorted({f"{min(ratios):.2g}", f"{max(ratios):.2g}"}, key=float))
     return (
-        f"copying the last latent beats {len(ratios)} of {len(results)} predictors, whose error is {' to '.join(spread)} "
-        "times as large: a cue that helps such a model need not help a good one. Train longer, on more episodes, over a "
-        "larger --frameskip, or on --windows moving"
+        f"copying the last latent beats {len(ratios)} of {len(results)} predictors, whose error is {spread} times as "
+        "large: a cue that helps such a model need not help a good one. Train longer, on more episodes, over a larger "
+        "--frameskip, or on --windows moving"
     )
 
 

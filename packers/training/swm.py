@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_worldmodel.data.dataset import Dataset
-from stable_worldmodel.data.format import Format, register_format
+from stable_worldmodel.data.format import FORMATS, Format, register_format
 
 from packers.training.dataset import PacketDataset, Reading
 from packers.training.selection import Choice
@@ -146,3 +146,9 @@ class Cuepack(Format):  # type: ignore[misc]
     def open_reader(cls, path: Path | str, **kwargs: Any) -> CuepackDataset:
         """The data set; keywords are those of `CuepackDataset`."""
         return CuepackDataset(path, **kwargs)
+
+
+# It takes the first format that fits, and its own HDF5 reader takes every folder with an .h5 file in it, such as an
+# output directory that an export was written into.
+for _name in [name for name in FORMATS if name != Cuepack.name]:
+    FORMATS[_name] = FORMATS.pop(_name)

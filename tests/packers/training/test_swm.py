@@ -36,7 +36,13 @@ def swm(monkeypatch):
     modules = {name: ModuleType(name) for name in (*names, "stable_worldmodel.data.format")}
     modules["stable_worldmodel.data.dataset"].Dataset = Base
     modules["stable_worldmodel.data.format"].Format = object
-    modules["stable_worldmodel.data.format"].register_format = lambda cls: cls
+    formats = modules["stable_worldmodel.data.format"].FORMATS = {"hdf5": object}
+
+    def register_format(cls):
+        formats[cls.name] = cls
+        return cls
+
+    modules["stable_worldmodel.data.format"].register_format = register_format
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delitem(sys.modules, "packers.training.swm", raising=False)
@@ -76,3 +82,8 @@ def test_columns_of_all_rows_are_finite_and_can_be_merged(swm, folder):
     np.testing.assert_array_equal(data.get_row_data(13)["proprio"], data.get_col_data("proprio")[13])
     with pytest.raises(KeyError, match="packets give no column sound"):
         swm.CuepackDataset(folder, keys_to_load=["sound"])
+
+
+def test_packets_are_detected_before_an_export_beside_them(swm):
+    # Its own reader takes every folder that an .h5 file is in, and the first format that fits is taken.
+    assert list(sys.modules["stable_worldmodel.data.format"].FORMATS) == ["cuepack", "hdf5"]

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,16 +107,22 @@ class SlowFrames:
 
 
 @dataclass(frozen=True)
-class SlowSource(ArraySource):
-    """Episodes of given lengths whose frames take time to decode."""
+class LengthsSource(ArraySource):
+    """Episodes of given lengths."""
 
     lengths: tuple[int, ...] = ()
-    slowed: float = 1.0
 
     def episodes(self) -> Iterator[EpisodeInfo]:
         self.root.mkdir(parents=True, exist_ok=True)
         for index, length in enumerate(self.lengths):
-            yield EpisodeInfo(f"e{index:05d}", index, length, "put the cup down", ("front",), 5.0, ())
+            yield EpisodeInfo(f"e{index:05d}", index, length, "put the square down", ("front",), 5.0, ())
+
+
+@dataclass(frozen=True)
+class SlowSource(LengthsSource):
+    """Episodes of given lengths whose frames take time to decode."""
+
+    slowed: float = 1.0
 
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
         assert info.n_frames is not None
@@ -141,20 +147,12 @@ class SlowSource(ArraySource):
 
 
 @dataclass(frozen=True)
-class VariedSource(ArraySource):
+class VariedSource(LengthsSource):
     """Clips of a moving square, of given lengths and size."""
 
-    lengths: tuple[int, ...] = ()
     size: tuple[int, int] = (48, 64)
 
-    def episodes(self) -> Iterator[EpisodeInfo]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        for index, length in enumerate(self.lengths):
-            yield EpisodeInfo(f"e{index:05d}", index, length, "put the square down", ("front",), 5.0, ())
-
     def open(self, info: EpisodeInfo, camera: str | None = None) -> Episode:
-        from dataclasses import replace
-
         assert info.n_frames is not None
         made = ArraySource(self.root, n_frames=info.n_frames).open(replace(info, files=()), camera)
         pixels, masks, depth = square_clip(info.n_frames, size=self.size, seed=info.episode_index)

@@ -13,6 +13,7 @@ from extractors.track_windows import WindowedTracker
 from flows.models import build as models
 from flows.models import device_slot as device_slot_module
 from flows.models.device_slot import device_label, device_slot
+from tests.counting import AtOnce
 
 
 @pytest.fixture
@@ -25,24 +26,18 @@ def gpu(tmp_path, monkeypatch):
 
 def most_at_once(models_in_use):
     """How many of the models run at once, each on a thread of its own."""
-    lock, running, most = threading.Lock(), 0, 0
+    running = AtOnce()
 
     def work(model):
-        nonlocal running, most
-        with device_slot(model):
-            with lock:
-                running += 1
-                most = max(most, running)
+        with device_slot(model), running.one_more():
             time.sleep(0.05)
-            with lock:
-                running -= 1
 
     threads = [threading.Thread(target=work, args=(model,)) for model in models_in_use]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return most
+    return running.most
 
 
 def test_models_of_one_device_run_one_at_a_time(gpu):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from flows.run.stream import Interrupted, Stream
+from tests.counting import AtOnce
 
 
 @dataclass
@@ -54,48 +55,34 @@ def test_what_is_over_leaves_the_later_stages_and_holds_up_nobody():
 
 
 def test_no_more_compute_at_once_than_there_are_workers_and_waiters_leave_their_place():
-    lock, computing, most, aside, most_aside = threading.Lock(), 0, 0, 0, 0
+    computing, aside = AtOnce(), AtOnce()
 
     def work(stage, item, turn):
-        nonlocal computing, most, aside, most_aside
-        with lock:
-            computing += 1
-            most = max(most, computing)
-        time.sleep(0.002)
-        with lock:
-            computing -= 1
-        with turn.aside():
-            with lock:
-                aside += 1
-                most_aside = max(most_aside, aside)
+        with computing.one_more():
+            time.sleep(0.002)
+        with turn.aside(), aside.one_more():
             time.sleep(0.01)
-            with lock:
-                aside -= 1
 
     with stream([Item(number) for number in range(12)], work) as running:
         running.wait("c")
-    assert most == 2
-    assert most_aside > 2
+    assert computing.most == 2
+    assert aside.most > 2
 
 
 def test_memory_bounds_what_is_under_way():
-    lock, held, most = threading.Lock(), 0, 0
+    held = AtOnce()
 
     def work(stage, item, turn):
-        nonlocal held, most
         if stage == "a":
             turn.reserve(4)
-            with lock:
-                held += 4
-                most = max(most, held)
+            held.add(4)
         time.sleep(0.002)
         if stage == "c":
-            with lock:
-                held -= 4
+            held.add(-4)
 
     with stream([Item(number) for number in range(12)], work, workers=4, memory=10) as running:
         running.wait("c")
-    assert most == 8
+    assert held.most == 8
 
 
 def test_the_first_error_ends_all_and_is_raised_where_somebody_waits():

@@ -50,6 +50,12 @@ def eats(folder: Path, rng: np.random.Generator) -> str:
 CASES = {name.__name__: name for name in (crashes, refuses, hangs, dies, starts, leaves, eats)}
 
 
+def test_a_child_is_not_charged_for_the_memory_of_the_process_that_started_it():
+    eaten = np.ones(running.MOST_BYTES // 8 + 10**6)
+    (result,) = running.run({"refuses": __name__}, 1)
+    assert result.good and result.peak < eaten.nbytes, running.format_results([result])
+
+
 def test_the_fuzzer_notices_what_must_not_happen():
     # The one that hangs is waited for; a busy machine takes half a minute to fill the memory of another.
     patient = running.run({name: __name__ for name in CASES if name != "hangs"}, 1)

@@ -36,7 +36,7 @@ _BLOCK_WORDS = 1 << 17
 _CHECKSUM_BYTES = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StoredArray:
     """One dataset of one packet: how it is encoded, and where.
 
@@ -47,7 +47,7 @@ class StoredArray:
         length: rows.
         chunk: rows in one chunk.
         filters: "shuffle", "deflate", "fletcher32", in the order they were applied.
-        addresses, sizes: of each chunk, in bytes.
+        addresses, sizes: int64, of each chunk, in bytes.
         code: (scale, offset, fill) of integer-coded values, fill NaN where no code means "no reading"; None else.
     """
 
@@ -57,8 +57,8 @@ class StoredArray:
     length: int
     chunk: int
     filters: tuple[str, ...]
-    addresses: Sequence[int]
-    sizes: Sequence[int]
+    addresses: NDArray[np.int64]
+    sizes: NDArray[np.int64]
     code: tuple[float, float, float] | None = None
 
     def fault(self, file_size: int) -> str | None:
@@ -75,12 +75,14 @@ class StoredArray:
         size = self.row_bytes * self.chunk
         largest = size + size // 64 + 64  # of a deflate stream that did not shrink
         smallest = size // _LARGEST_RATIO if "deflate" in self.filters else size
-        if size > _LARGEST_CHUNK or min(self.sizes) < smallest or max(self.sizes) > largest:
-            return f"chunks of {min(self.sizes)} to {max(self.sizes)} bytes for {size}"
-        ends = [address + size for address, size in zip(self.addresses, self.sizes, strict=True)]
-        if min(self.addresses) < USER_BLOCK or max(ends) > file_size:
-            return f"chunks at {min(self.addresses)} to {max(ends)} of {file_size} bytes"
-        if any(start < end for end, start in zip(ends, self.addresses[1:], strict=False)):
+        least, most = int(self.sizes.min()), int(self.sizes.max())
+        if size > _LARGEST_CHUNK or least < smallest or most > largest:
+            return f"chunks of {least} to {most} bytes for {size}"
+        first, last = int(self.addresses.min()), int(self.addresses.max())
+        # Addresses first: of those within the file, no sum goes over the largest int64.
+        if first < USER_BLOCK or last > file_size or (ends := self.addresses + self.sizes).max() > file_size:
+            return f"chunks at {first} to {last} of {file_size} bytes"
+        if (ends[:-1] > self.addresses[1:]).any():
             return "chunks out of order, or over each other"
         return None
 
@@ -237,7 +239,11 @@ def _unshuffled(data: bytes, size: int) -> Any:
     if size == 2:
         # Ten times faster than a transposed copy of single bytes.
         return (planes[0] | (planes[1].astype(np.uint16) << np.uint16(8))).astype("<u2").view(np.uint8).data
-    return np.ascontiguousarray(planes.T).reshape(-1).data
+    # Plane by plane: two to four times as fast as a transposed copy.
+    values = np.empty((planes.shape[1], size), np.uint8)
+    for byte, plane in enumerate(planes):
+        values[:, byte] = plane
+    return values.reshape(-1).data
 
 
 def _fletcher32_fits(data: Any, stored: bytes | bytearray) -> bool:

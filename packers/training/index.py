@@ -78,13 +78,13 @@ class Entry:
 
     def arrays(self) -> dict[str, StoredArray]:
         """Where the rows of each dataset are."""
-        found = _Arrays(self)
+        found = _Arrays(self, set())
         return {name: found[name] for name in self.kinds}
 
     def only(self, names: Iterable[str]) -> Entry:
         """The entry with the layouts of `names` alone, in memory: what a data loader's workers are sent."""
         chosen = set(names)
-        found = _Arrays(self)
+        found = _Arrays(self, set())
         arrays = [found[name] for name in self.kinds if name in chosen]
         kinds = {array.name: self.kinds[array.name] for array in arrays}
         facts = {name: self.facts[name] for name in ("episode_id", "source", "n_frames", "language_instruction")}
@@ -149,7 +149,7 @@ class OpenPackets:
         self._limit = limit
         self._open: OrderedDict[int, OpenPacket] = OrderedDict()
         # Outlives the open file: a packet that is opened again is the same one, or refused.
-        self._verified: dict[int, dict[str, bytearray]] = {}
+        self._seen: dict[int, tuple[dict[str, bytearray], set[str]]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -172,8 +172,8 @@ class OpenPackets:
             return packet
         while len(self._open) >= self._limit:
             os.close(self._open.popitem(last=False)[1].descriptor)
-        self._open[number] = opened = _opened(self._entries[number])
-        opened.verified = self._verified.setdefault(number, opened.verified)
+        verified, judged = self._seen.setdefault(number, ({}, set()))
+        self._open[number] = opened = _opened(self._entries[number], verified, judged)
         return opened
 
     def close(self) -> None:
@@ -186,9 +186,9 @@ class OpenPackets:
         self.close()
 
 
-def _opened(entry: Entry) -> OpenPacket:
+def _opened(entry: Entry, verified: dict[str, bytearray], judged: set[str]) -> OpenPacket:
     try:
-        descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(entry.key, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise PacketError(f"{entry.path}: wanted a packet: {error.strerror or error}") from error
     stat = os.fstat(descriptor)
@@ -197,7 +197,7 @@ def _opened(entry: Entry) -> OpenPacket:
         raise PacketError(
             f"{entry.path}: the packet was replaced after it was indexed; make the dataset again to use the new one"
         )
-    return OpenPacket(entry.path, descriptor, _Arrays(entry))
+    return OpenPacket(entry.path, descriptor, _Arrays(entry, judged), verified)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -237,7 +237,7 @@ def _look(path: Path) -> Entry | tuple[Path, str]:
 
 def _stored_array(packet: Packet, name: str) -> StoredArray:
     c = packet.chunks(name)
-    places = c.addresses.tolist(), c.sizes.tolist()
+    places = (np.asarray(numbers, np.int64) for numbers in (c.addresses, c.sizes))
     return StoredArray(name, c.dtype, c.shape[1:], c.shape[0], c.rows, c.filters, *places, c.code)
 
 
@@ -270,18 +270,24 @@ def _packed(arrays: Sequence[StoredArray]) -> NDArray[np.int64]:
         head = [array.length, array.chunk, array.code is not None]
         code = np.array(array.code or (0.0, 0.0, 0.0), np.float64).view(np.int64)
         parts += [np.array(head, np.int64), code, np.array([len(array.addresses)], np.int64)]
-        parts += [np.array(array.addresses, np.int64), np.array(array.sizes, np.int64)]
+        parts += [array.addresses, array.sizes]
         starts.append(at)
         at += _HEAD_WORDS + 2 * len(array.addresses)
     return np.concatenate([np.array(starts, np.int64), *parts])
 
 
 class _Arrays(dict[str, StoredArray]):
-    """An entry's arrays, each unpacked when it is first asked for: a window needs few of them."""
+    """An entry's arrays, each unpacked when it is first asked for: a window needs few of them.
 
-    def __init__(self, entry: Entry) -> None:
+    Args:
+        entry: of the index.
+        judged: names of arrays that were found possible before, while the packet was open the last time.
+    """
+
+    def __init__(self, entry: Entry, judged: set[str]) -> None:
         super().__init__()
         self._entry = entry
+        self._judged = judged
 
     def __missing__(self, name: str) -> StoredArray:
         entry = self._entry
@@ -289,11 +295,13 @@ class _Arrays(dict[str, StoredArray]):
             found = _unpacked(entry, name)
         except (IndexError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise _lies(entry, name, str(error)) from error
-        fault = found.fault(entry.size)
-        if fault is None and name == "pixels" and found.length != entry.facts["n_frames"]:
-            fault = f"{found.length} frames, and {entry.facts['n_frames']} in all"
-        if fault is not None:
-            raise _lies(entry, name, fault)
+        if name not in self._judged:
+            fault = found.fault(entry.size)
+            if fault is None and name == "pixels" and found.length != entry.facts["n_frames"]:
+                fault = f"{found.length} frames, and {entry.facts['n_frames']} in all"
+            if fault is not None:
+                raise _lies(entry, name, fault)
+            self._judged.add(name)
         self[name] = found
         return found
 
@@ -306,7 +314,8 @@ def _unpacked(entry: Entry, name: str) -> StoredArray:
     if not 0 <= chunks <= len(words):
         raise ValueError(f"{chunks} chunks")
     code = tuple(words[at + 3 : at + 6].view(np.float64).tolist()) if coded else None
-    places = words[at + _HEAD_WORDS : at + _HEAD_WORDS + 2 * chunks].tolist()
+    # As plain arrays: taking one number from a view of a mapped file costs ten times as much.
+    places = np.asarray(words[at + _HEAD_WORDS : at + _HEAD_WORDS + 2 * chunks])
     return StoredArray(
         *(name, np.dtype(kind.dtype), kind.row, length, chunk, kind.filters, places[:chunks], places[chunks:], code)
     )

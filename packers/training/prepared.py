@@ -53,9 +53,11 @@ class PreparedTarget:
         self._folder = folder / "prepared" / name
         self._limit = limit
         self._open: OrderedDict[str, tuple[int, bytearray]] = OrderedDict()
+        # Outlives the open file, as for packets: a name is never another file's.
+        self._verified: dict[str, bytearray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_verified": {}}
 
     def __del__(self) -> None:
         for descriptor, _ in self.__dict__.get("_open", {}).values():
@@ -99,8 +101,12 @@ class PreparedTarget:
         return found
 
     def _file(self, entry: Entry) -> Path:
-        stamp = hashlib.sha256(repr((str(entry.path), entry.size, entry.mtime_ns)).encode()).hexdigest()[:32]
-        return self._folder / stamp[:2] / stamp
+        return Path(self._name(entry))
+
+    def _name(self, entry: Entry) -> str:
+        # As text: joining paths takes as long as opening the file, which many packets need for each window.
+        stamp = hashlib.sha256(repr((entry.key, entry.size, entry.mtime_ns)).encode()).hexdigest()[:32]
+        return f"{self._folder}/{stamp[:2]}/{stamp}"
 
     def _opened(self, entry: Entry) -> tuple[int, bytearray]:
         if entry.key in self._open:
@@ -108,12 +114,13 @@ class PreparedTarget:
             return self._open[entry.key]
         while len(self._open) >= self._limit:
             os.close(self._open.popitem(last=False)[1][0])
-        path = self._file(entry)
+        path = self._name(entry)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise PacketError(f"{path}: a prepared target is missing; make the dataset again ({error})") from error
-        self._open[entry.key] = found = descriptor, bytearray(entry.facts["n_frames"])
+        verified = self._verified.setdefault(entry.key, bytearray(entry.facts["n_frames"]))
+        self._open[entry.key] = found = descriptor, verified
         return found
 
     def _write(self, entry: Entry) -> None:

@@ -134,8 +134,9 @@ def plain_run(
     read: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> NDArray[np.float32]:
     """The same numbers as `EncodedClip.run`, done plainly."""
-    with torch.inference_mode():
-        queries = torch.from_numpy(points)
+    device = maps.levels[0].device
+    with torch.inference_mode(), device:  # new tensors are made where the maps are
+        queries = torch.from_numpy(points).to(device)
         levels = [level.permute(3, 0, 2, 1)[None].contiguous() for level in maps.levels]  # 1 C T h w
         n_frames, start = maps.n_frames, queries[:, None, 1:] / STRIDE
         own = queries[:, :1].long()
@@ -151,7 +152,7 @@ def plain_run(
             tokens = torch.cat([logits, *seen, encode_motion(coords)], dim=-1) + network._time_table(n_frames)
             delta = network.updateformer(network.updateformer.input_transform(tokens), 10**9)
             coords, logits = coords + delta[..., :2], logits + delta[..., 2:]
-        return torch.cat([coords * STRIDE, logits.sigmoid()], dim=-1).transpose(0, 1).numpy()
+        return torch.cat([coords * STRIDE, logits.sigmoid()], dim=-1).transpose(0, 1).cpu().numpy()
 
 
 def read_5d(maps: Tensor, frames: Tensor, coords: Tensor) -> Tensor:

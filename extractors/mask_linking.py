@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.advance import advance
 from extractors.errors import MissingDataError
 from extractors.geometry import resize_area, resize_rgb
 from extractors.mask_watching import Candidate
@@ -166,6 +167,7 @@ class MaskLinker:
             self._record(objects, frame)
             past.append(_Past(frame, colour))
             done += 1
+            advance(done, n_frames)
         if done != n_frames:
             raise MissingDataError(f"{n_frames} frames were announced and {done} came; check the source")
         order = list(dict.fromkeys(each.prompt for each in objects))

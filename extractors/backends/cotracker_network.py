@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor, nn
 
+from extractors.advance import advance
 from extractors.backends.linear import Gelu, Linear
 
 STRIDE = 4
@@ -234,10 +235,11 @@ class CoTrackerNetwork(nn.Module):
         table = self._time_table(maps.n_frames)
         # A CUDA device has an allocator of its own that keeps what it got, and half precision.
         scratch = Scratch() if queries.device.type == "cpu" and not torch.is_autocast_enabled("cpu") else None
-        for _ in range(iterations):
+        for iteration in range(iterations):
             tokens = self._embed(maps, frames, support, state, table, chunk, scratch)
             delta = self.updateformer(tokens, chunk)
             state = State(state.coords + delta[..., :2], state.logits + delta[..., 2:])
+            advance(iteration + 1, iterations)
             yield State(state.coords.flip(1), state.logits.flip(1)) if backward else state
 
     def _embed(

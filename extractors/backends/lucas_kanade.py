@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.advance import advance
 from extractors.backends.lucas_kanade_layers import (
     Floats,
     Image,
@@ -115,6 +116,7 @@ class PreparedFrames:
                 hidden = layer.hidden(t, motion)
                 difference[t, points] = hidden
                 confidence[t, points] = 0.5 + 0.5 * np.mean(hidden < visible_difference)
+            advance(t + 1, len(self._images))
         return xy, difference, confidence
 
 

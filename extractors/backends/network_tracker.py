@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from extractors.advance import advance
 from extractors.backends.device_memory import DeviceMemory, attempt
 from extractors.backends.devices import Precision, check_precision, choose_device
 from extractors.errors import ConfigError, MissingDataError, ShapeError
@@ -153,6 +154,7 @@ class NetworkTracker(ABC, Generic[Maps]):
                 part, batch = self.memory.fit(work, batch, 1, "encoding one frame")
                 maps.put(first + done, part)
                 done += part.n_frames
+            advance(first + done, n_frames)
         return maps
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from numpy.typing import NDArray
 from torch import Tensor
 
+from extractors.advance import advance
 from extractors.backends.devices import arithmetic
 from extractors.backends.mask_cleanup import clean_logits, keep_distinct, masks_at_size
 from extractors.backends.pretrained import (
@@ -174,6 +175,7 @@ class Sam3(PromptedSegmenter):
                 collected.put(frame, object_id, session.obj_id_to_prompt_id[object_id], mask, score)
             _forget(session, frame, self.model)
             done += 1
+            advance(done, n_frames)
         if done != n_frames:
             raise MissingDataError(f"{n_frames} frames were announced and {done} came; check the source")
         # What the tracker took back within its first frames was never shown by it either.

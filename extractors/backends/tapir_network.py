@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor, nn
 
+from extractors.advance import advance
 from extractors.backends.linear import Linear
 from extractors.backends.tapir_features import (
     COARSE,
@@ -185,6 +186,7 @@ class TapirNetwork(nn.Module):
             *_, state = self.refine(maps, queries, State(points, first.logits), iterations=iterations)
             points = state.points
             results.append(state)
+            advance(len(results), len(grids) - 1)
         return State(
             torch.stack([state.points for state in results]).mean(dim=0),
             torch.stack([state.logits for state in results]).mean(dim=0),

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor
 
+from extractors.advance import advance
 from extractors.backends.checkpoints import load_state, read_state
 from extractors.backends.device_memory import DeviceMemory, attempt
 from extractors.backends.devices import Precision, arithmetic, check_precision, choose_device, is_out_of_memory
@@ -179,7 +180,8 @@ class VideoDepthAnything:
         """
         runs = [_Clip(pixels, self._settings(), size) for pixels in clips]
         self._frames_at_once = self._decoded_at_once = self._batch_frames or self._most_frames(runs)
-        work = ((scene, window) for clip in runs for scene in clip.scenes for window in scene.windows)
+        work = [(scene, window) for clip in runs for scene in clip.scenes for window in scene.windows]
+        done = 0
         with arithmetic(self.precision, self.device), self._memory_errors("joining windows at source size"):
             for batch in _grouped(work, self._batch_windows):
                 self._encode(batch)
@@ -187,6 +189,8 @@ class VideoDepthAnything:
                     scene.finish(raw)
                 for scene, window in dict(batch).items():  # the last window of each scene
                     scene.forget(window)
+                done += len(batch)
+                advance(done, len(work))
         return [clip.depth() for clip in runs]
 
     def padding(self, n_frames: Sequence[int]) -> float:

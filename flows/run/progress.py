@@ -76,6 +76,15 @@ class RunProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def stage_moved(self, stage: str, frames: float) -> None:
+        """One episode came `frames` frames further in `stage`, or takes them back, as it leaves it."""
+        with self._lock:
+            # Where lengths are not known, frames cannot be counted against them.
+            self._steps += frames if self._frames else 0.0
+            if frames > 0:
+                self._stage = stage
+                self._show()
+
     def stage_done(self, stage: str, frames: int) -> None:
         """One episode left `stage`."""
         with self._lock:
@@ -83,11 +92,7 @@ class RunProgress:
             self._stage = stage
             if stage == "source":
                 self.frames += frames
-            if self._bar is not None:
-                self._refresh()
-            elif not self._quiet and self._clock() - self._last_line > LINE_EVERY_S:
-                self._last_line = self._clock()
-                print(self.summary(), file=sys.stderr, flush=True)
+            self._show()
 
     def episode_done(self, status: str) -> None:
         """One episode is over."""
@@ -120,7 +125,7 @@ class RunProgress:
         return (self._clock() - self._started) * (1 - fraction) / fraction if 0 < fraction < 1 else None
 
     def summary(self) -> str:
-        """One line: episodes over and failed, the stage that one left last, frames per second, time left."""
+        """One line: episodes over and failed, the stage that moved last, frames per second, time left."""
         stage = f"now {self._stage}, " if self._stage else ""
         return (
             f"{self.over} of {self._episodes} episodes over, {self.counts['failed']} failed, {stage}"
@@ -130,6 +135,13 @@ class RunProgress:
     def _left(self) -> str:
         left = self.left_s()
         return "" if left is None else f", about {_duration(left)} left"
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            self._refresh()
+        elif not self._quiet and self._clock() - self._last_line > LINE_EVERY_S:
+            self._last_line = self._clock()
+            print(self.summary(), file=sys.stderr, flush=True)
 
     def _refresh(self) -> None:
         if self._bar is None:

@@ -11,13 +11,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from extractors.advance import advance_heard
 from extractors.errors import EpisodeError, OutputError, PacketError, WeightsError
 from extractors.types import Episode
 from flows.config import Config
@@ -51,6 +52,10 @@ ALL_STAGES = (*(stage.name for stage in STAGES), "pack")
 
 class Progress(Protocol):
     """Hears about the work as it goes on; called from several threads."""
+
+    def stage_moved(self, stage: str, frames: float) -> None:
+        """One episode came `frames` frames further in `stage`, which it has not left; taken back when it leaves."""
+        ...
 
     def stage_done(self, stage: str, frames: int) -> None:
         """One episode left `stage` (finished or reused) with `frames` frames."""
@@ -234,7 +239,7 @@ class Shard:
         # A wait for a first place on the CPU is over before the stage begins.
         started = time.perf_counter() - turn.spent.waited_s
         try:
-            with peak_memory() as peak:
+            with peak_memory() as peak, self._moving(run, stage):
                 try:
                     step(run)
                 except PacketError as error:
@@ -255,6 +260,26 @@ class Shard:
         if run.row is not None and run.row["status"] == "done":
             run.row.update(_costs(run))
             self._record(run)
+
+    @contextmanager
+    def _moving(self, run: EpisodeRun, stage: str) -> Iterator[None]:
+        """Has the progress move within a stage that takes long."""
+        progress, moved = self.work.progress, 0.0
+        if progress is None:
+            yield
+            return
+
+        def hear(share: float) -> None:
+            nonlocal moved
+            to = share * _n_frames(run)
+            progress.stage_moved(stage, to - moved)
+            moved = to
+
+        try:
+            with advance_heard(hear):
+                yield
+        finally:
+            progress.stage_moved(stage, -moved)
 
     def _count(self, run: EpisodeRun, stage: str, turn: Turn, started: float) -> None:
         """Takes down what a stage cost; the seconds are its own work's, waits are beside them."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.advance import advance
 from extractors.camera_motion import CameraMotion, camera_motion, watched_frame, watched_frames
 from extractors.cuts import is_black, scene_cuts
 from extractors.errors import BlankCameraError, CorruptDataError, MissingDataError
@@ -96,6 +97,7 @@ def _decode(episode: Episode, size: tuple[int, int]) -> _Decoded:
         pixels[t] = resize_rgb(frame, size)
         if t in watch:
             watched.append(watched_frame(frame))
+        advance(t + 1, episode.n_frames)
     if len(digests) != len(pixels):
         raise CorruptDataError(f"{len(digests)} of {len(pixels)} frames could be decoded; fetch the episode again")
     if not digests:

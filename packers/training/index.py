@@ -237,8 +237,8 @@ def _look(path: Path) -> Entry | tuple[Path, str]:
 
 def _stored_array(packet: Packet, name: str) -> StoredArray:
     c = packet.chunks(name)
-    places = (np.asarray(numbers, np.int64) for numbers in (c.addresses, c.sizes))
-    return StoredArray(name, c.dtype, c.shape[1:], c.shape[0], c.rows, c.filters, *places, c.code)
+    addresses, sizes = np.asarray(c.addresses, np.int64), np.asarray(c.sizes, np.int64)
+    return StoredArray(name, c.dtype, c.shape[1:], c.shape[0], c.rows, c.filters, addresses, sizes, c.code)
 
 
 def _facts(root: dict[str, Any], n_frames: int) -> dict[str, Any]:

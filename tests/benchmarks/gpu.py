@@ -53,16 +53,18 @@ class Scale:
     """How large everything is."""
 
     n_frames: int
+    clip_frames: int
     size: tuple[int, int]
     input_size: int
     network_size: tuple[int, int]
     side: int
+    iterations: int
     clips: int
     workers: int
 
 
-REAL = Scale(38, (480, 640), 518, (384, 512), 20, 32, 8)
-SMALL = Scale(12, (96, 128), 84, (96, 128), 4, 2, 2)
+REAL = Scale(38, 38, (480, 640), 518, (384, 512), 20, 6, 32, 8)
+SMALL = Scale(12, 4, (96, 128), 84, (96, 128), 4, 1, 2, 2)
 
 
 def main() -> None:
@@ -114,12 +116,16 @@ def measure_tracks(folder: Path, scale: Scale, options: argparse.Namespace) -> N
     weights, pixels = _tracks_weights(folder), synthetic_clip(scale.n_frames, *scale.size)
     queries = grid_queries(scale.size, side=scale.side)
     common: dict[str, Any] = {"device": options.device, "network_size": scale.network_size, "support_grid": 0}
+    common["iterations"] = scale.iterations
     exact = CoTracker3(weights, CoTrackerSettings(**common, precision="fp32"))
 
     def plain() -> NDArray[np.float32]:
         clip = exact.prepare(pixels)
         points = queries * np.array([1.0, *clip.enlarging], np.float32)
-        return np.asarray(plain_run(exact.network, clip.maps, points, 6, read_5d)[..., :2] / clip.enlarging[::-1])
+        xy = plain_run(exact.network, clip.maps, points, scale.iterations, read_5d)[..., :2] / clip.enlarging
+        # Ours stays where it was posed, too.
+        xy[queries[:, 0].astype(int), np.arange(len(queries))] = queries[:, 1:]
+        return np.asarray(xy)
 
     ways: dict[str, tuple[int, Callable[[], NDArray[np.float32]]]] = {"plain, fp32": (1, plain)}
     for precision in _precisions(options.device):
@@ -148,11 +154,13 @@ def measure_masks(folder: Path, scale: Scale, options: argparse.Namespace) -> No
 
 def measure_pipeline(folder: Path, scale: Scale, options: argparse.Namespace) -> None:
     """Depth and tracks through the engine, beside the same networks called by hand, one clip after another."""
-    lengths = tuple(int(length) for length in np.random.default_rng(0).integers(24, 56, scale.clips))
+    around = np.random.default_rng(0).uniform(0.6, 1.4, scale.clips)
+    lengths = tuple(int(length) for length in scale.clip_frames * around)
     depth, tracks = _depth_weights(folder), _tracks_weights(folder)
     settings = [f"depth.weights={depth}", f"depth.input_size={scale.input_size}", f"tracks.weights={tracks}"]
     settings += ["masks.backend=recorded", "depth.backend=video-depth-anything", "tracks.backend=cotracker3"]
     settings += [f"tracks.grid_side={scale.side}", f"tracks.count={scale.side**2}"]
+    settings += [f"tracks.iterations={scale.iterations}"]
     source = VariedSource(folder / "in", lengths=lengths, size=scale.size)
     plan = array_plan(source, folder / "out", settings, workers=scale.workers)
     with _peak(options.device) as peak:

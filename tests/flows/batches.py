@@ -18,6 +18,9 @@ QUICK = ("masks.backend=recorded", "depth.backend=off", "tracks.backend=off", "p
 class Silent:
     """Progress that nobody looks at."""
 
+    def stage_moved(self, stage: str, frames: float) -> None:
+        """One episode came further in `stage`."""
+
     def stage_done(self, stage: str, frames: int) -> None:
         """One episode left `stage`."""
 

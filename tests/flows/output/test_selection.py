@@ -25,18 +25,10 @@ from flows.output.selection import (
     write_selection,
 )
 from flows.run.carry_out import carry_out, run_shard_plainly
-from tests.flows.batches import array_plan
+from tests.flows.batches import Silent, array_plan
 from tests.support import ArraySource
 
 QUICK = ("masks.backend=recorded", "depth.backend=off", "tracks.backend=off", "packet.height=24", "packet.width=32")
-
-
-class Silent:
-    def stage_done(self, stage, frames):
-        pass
-
-    def episode_done(self, status):
-        pass
 
 
 def clips(count=20, tasks=4):

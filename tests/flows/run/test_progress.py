@@ -95,3 +95,19 @@ def test_a_line_says_what_is_over_and_what_is_left():
     progress.episode_done("done")
     assert progress.fraction() == pytest.approx(0.25)
     assert progress.summary() == ("1 of 4 episodes over, 0 failed, now pack, 4 frames/s, about 30 s left, 10 s so far")
+
+
+def test_a_long_stage_moves_the_bar_while_it_lasts_and_counts_once():
+    progress = RunProgress(2, len(STAGES), lengths=[100, 100], quiet=True)
+    progress.stage_moved("source", 40.0)
+    moving = progress.fraction()
+    assert "now source" in progress.summary()
+    progress.stage_moved("source", -40.0)
+    progress.stage_done("source", 100)
+    assert 0 < moving < progress.fraction() == pytest.approx(1 / 2 / len(STAGES))
+
+
+def test_where_no_length_is_known_only_whole_stages_count():
+    progress = RunProgress(2, len(STAGES), lengths=[None, None], quiet=True)
+    progress.stage_moved("source", 40.0)
+    assert progress.fraction() == 0

@@ -75,6 +75,21 @@ def test_an_unforeseen_error_costs_its_episode_only(tmp_path, monkeypatch):
     assert rows["square_0"]["status"] == "done"
 
 
+def test_progress_moves_within_stages_and_takes_it_back_when_they_end_or_fail(tmp_path):
+    class Moves(Silent):
+        def __init__(self):
+            self.of = {}
+
+        def stage_moved(self, stage, frames):
+            self.of.setdefault(stage, []).append(frames)
+
+    plan, moves = make(tmp_path, ArraySource(tmp_path / "in", broken=(1,)), "tracks.backend=lucas-kanade"), Moves()
+    carry_out(plan, moves, run_shard_plainly)
+    assert {"source", "tracks"} <= {stage for stage, of in moves.of.items() if max(of) > 0}
+    for stage, of in moves.of.items():
+        assert sum(of) == pytest.approx(0, abs=1e-9), stage
+
+
 def test_a_repeated_run_finds_everything_finished(tmp_path):
     source = ArraySource(tmp_path / "in")
     extract(tmp_path, source)

@@ -16,20 +16,12 @@ from flows.sources.video import VideoFrames
 from packers.reader import Packet, read_dataset
 from packers.schema import Dataset
 from packers.writer import write_packet
-from tests.flows.batches import array_plan
+from tests.flows.batches import Silent, array_plan
 from tests.flows.sources.lerobot_builder import FRONT, SIDE, write_v30
 from tests.packers.examples import tamper
 from tests.support import ArraySource
 
 QUICK = ("masks.backend=recorded", "depth.backend=off", "tracks.backend=off", "packet.height=24", "packet.width=32")
-
-
-class Silent:
-    def stage_done(self, stage, frames):
-        pass
-
-    def episode_done(self, status):
-        pass
 
 
 @dataclass(frozen=True)

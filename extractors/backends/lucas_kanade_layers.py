@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 
 IDENTITY: Floats = np.eye(2, 3)
 
+_MEAN_COLOUR: Floats = np.full(3, 1 / 3)
+
 
 @dataclass(frozen=True, slots=True)
 class LayerRule:
@@ -124,7 +126,15 @@ def translation(shift: NDArray[np.floating]) -> Floats:
 
 def sample(image: NDArray[Any], points: NDArray[np.floating]) -> NDArray[np.float32]:
     """Bilinear values (N, C) or (N,) of `image` at `points` (N, 2); the border is repeated outside."""
-    where = np.ascontiguousarray(points[:, None], dtype=np.float32)
+    return _sampled(image, _map(points))
+
+
+def _map(points: NDArray[np.floating]) -> NDArray[np.float32]:
+    """`points` (N, 2) as OpenCV takes them, (N, 1, 2)."""
+    return np.ascontiguousarray(points[:, None], dtype=np.float32)
+
+
+def _sampled(image: NDArray[Any], where: NDArray[np.float32]) -> NDArray[np.float32]:
     # remap takes at most 32767 rows, far more than the queries of one frame
     # None, not an empty array: OpenCV 5 takes the latter for a second map and reads rubbish
     values = cv2.remap(image, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
@@ -151,7 +161,8 @@ def match(
         first, second, start, np.ascontiguousarray(guess[:, None], dtype=np.float32), **options
     )
     home, ok_back, _ = cv2.calcOpticalFlowPyrLK(second, first, end, start.copy(), **options)
-    error: Floats = np.linalg.norm((home - start)[:, 0].astype(np.float64), axis=-1)
+    off = (home - start)[:, 0].astype(np.float64)
+    error: Floats = np.hypot(off[:, 0], off[:, 1])
     error[(ok_end[:, 0] == 0) | (ok_back[:, 0] == 0)] = np.inf
     return end[:, 0].astype(np.float64), error
 
@@ -168,17 +179,40 @@ def fit_update(
     if weights.sum() < 1e-3:
         return IDENTITY.copy()
     moved = end - start
-    shift = np.array([_weighted_median(moved[:, axis], weights) for axis in (0, 1)])
-    linear, centre = np.zeros((2, 2)), start.mean(axis=0)
+    # Moments of all matches in one product a round, and 2 x 2 systems by hand: called thousands of times a clip, on a few
+    # dozen points, calls cost more than arithmetic. Around the mean, so that differences of moments lose no digits.
+    around = start.mean(axis=0)
+    known = np.empty((len(start), 5))
+    known[:, :2], known[:, 2], known[:, 3:] = start - around, 1.0, moved
+    shift_x, shift_y = (_weighted_median(moved[:, axis], weights) for axis in (0, 1))
+    # Rows: what a match's place (x, y, 1) adds to x and to y.
+    fitted = np.array([[0.0, 0.0, shift_x], [0.0, 0.0, shift_y]])
+    stiff, loose = 1.0 / affinity**2, 1.0 / spread_px**2
     for _ in range(5):
-        error = np.linalg.norm(moved - (start - centre) @ linear.T - shift, axis=1)
-        robust = weights / (1.0 + (error / fit_px) ** 2) ** 2 + 1e-9
-        centre = robust @ start / robust.sum()
-        shift = robust @ moved / robust.sum()
-        offset = start - centre
-        normal = (robust[:, None] * offset).T @ offset / spread_px**2 + np.eye(2) / affinity**2
-        linear = np.linalg.solve(normal, (robust[:, None] * offset).T @ (moved - shift) / spread_px**2).T
-    return np.concatenate([np.eye(2) + linear, (shift - linear @ centre)[:, None]], axis=1)
+        error = known[:, 3:] - known[:, :3] @ fitted.T
+        off = np.square(error[:, 0]) + np.square(error[:, 1])
+        robust = weights / np.square(1.0 + off / fit_px**2) + 1e-9
+        (xx, xy, x, xu, xv), (_, yy, y, yu, yv), (_, _, total, u, v) = (
+            (known[:, :3] * robust[:, None]).T @ known
+        ).tolist()
+        x, y, u, v = x / total, y / total, u / total, v / total
+        xx, xy, yy = (
+            loose * (xx - total * x * x) + stiff,
+            loose * (xy - total * x * y),
+            loose * (yy - total * y * y) + stiff,
+        )
+        xu, xv, yu, yv = (
+            loose * (product - total * place * move)
+            for product, place, move in ((xu, x, u), (xv, x, v), (yu, y, u), (yv, y, v))
+        )
+        scale = 1.0 / (xx * yy - xy * xy)
+        ux, uy = scale * (yy * xu - xy * yu), scale * (xx * yu - xy * xu)
+        vx, vy = scale * (yy * xv - xy * yv), scale * (xx * yv - xy * xv)
+        fitted = np.array([[ux, uy, u - ux * x - uy * y], [vx, vy, v - vx * x - vy * y]])
+    update = fitted.copy()
+    update[:, 2] -= fitted[:, :2] @ around
+    update[:, :2] += np.eye(2)
+    return update
 
 
 class _Fit(NamedTuple):
@@ -207,9 +241,12 @@ class Layer:
         self._size = (int(high[0] - low[0] + 1), int(high[1] - low[1] + 1))
         self._template = np.ascontiguousarray(images[frame][low[1] : high[1] + 1, low[0] : high[0] + 1])
         self._inside = points - low
+        self._where = _map(self._inside)
+        self._patch = (_odd(rule.patch),) * 2
         # A point in a crowd counts for less: what matters is the area that the points stand for.
         apart = np.square(points[:, None] - points[None]).sum(axis=-1)
         self._weights = 1.0 / np.exp(-4 * apart / rule.near**2).sum(axis=1)
+        self._total_weight = float(self._weights.sum())
 
     def follow(self, order: Sequence[int]) -> Floats:
         """Motions (len(order), 2, 3) from the reference frame to the frames `order`, which begins with it."""
@@ -250,25 +287,41 @@ class Layer:
 
     def _capped(self, difference: Floats, motion: Floats) -> Floats:
         """`difference` (N,) up to the cut, and at the cut where `motion` carries the point out of the image."""
+        found = np.minimum(difference, self._rule.cut)
+        found[self._outside(motion)] = self._rule.cut
+        return found
+
+    def _outside(self, motion: Floats) -> NDArray[np.bool_]:
+        """(N,) True where `motion` carries a point out of the image."""
         place = apply(motion, self.points)
-        outside = np.any((place < -0.5) | (place > self._extent), axis=1)
-        return np.where(outside, self._rule.cut, np.minimum(difference, self._rule.cut))
+        beyond = (place < -0.5) | (place > self._extent)
+        outside: NDArray[np.bool_] = beyond[:, 0] | beyond[:, 1]
+        return outside
 
     def _warp(self, frame: int, motion: Floats) -> Image:
+        if np.array_equal(motion, IDENTITY):
+            (x, y), (columns, rows) = self._corner, self._size
+            return self._images[frame][y : y + rows, x : x + columns]
         where = compose(motion, translation(self._corner))
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         warped = cv2.warpAffine(self._images[frame], where, self._size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(warped, dtype=np.uint8)
 
     def _difference(self, warped: Image, reference: Image, motion: Floats) -> Floats:
-        blurred = cv2.blur(cv2.absdiff(warped, reference), (_odd(self._rule.patch),) * 2)
-        return self._capped(sample(blurred, self._inside).mean(axis=-1).astype(np.float64), motion)
+        return self._capped(self._unlike(warped, reference), motion)
+
+    def _unlike(self, warped: Image, reference: Image) -> Floats:
+        """(N,) mean colour difference around each point, grey levels."""
+        blurred = cv2.blur(cv2.absdiff(warped, reference), self._patch)
+        return _sampled(blurred, self._where) @ _MEAN_COLOUR
 
     def _fit(self, frame: int, motion: Floats, previous: Image) -> _Fit:
         # The frame before keeps the score meaningful when light or aspect have changed since the reference.
-        warped = self._warp(frame, motion)
-        difference = self._difference(warped, self._template, motion) + self._difference(warped, previous, motion)
-        return _Fit(motion, float(self._weights @ difference / (2.0 * self._weights.sum())), warped)
+        warped, cut = self._warp(frame, motion), self._rule.cut
+        difference = np.minimum(self._unlike(warped, self._template), cut)
+        difference += np.minimum(self._unlike(warped, previous), cut)
+        difference[self._outside(motion)] = 2.0 * cut
+        return _Fit(motion, float(self._weights @ difference) / (2.0 * self._total_weight), warped)
 
     def _predict(self, before: int, frame: int, rest: _Fit, velocity: Floats, trust: Floats, previous: Image) -> _Fit:
         """The best of: `rest`, constant velocity, and what the points' own flow says from either start."""
@@ -310,7 +363,8 @@ class Layer:
         # What is hidden is carried on, not registered: nothing of it is seen.
         for attempt in range(self._attempts if fit.score < 0.9 * rule.cut else 0):
             levels = 2 if attempt == 0 else 1
-            matches = [self._matches(reference, fit.warped, levels) for reference in (self._template, previous)]
+            blurred = cv2.blur(fit.warped, self._patch)
+            matches = [self._matches(each, fit.warped, blurred, levels) for each in (self._template, previous)]
             start = np.concatenate([self._inside, self._inside]) + self._corner
             end = np.concatenate([place for place, _ in matches]) + self._corner
             weights = np.concatenate([matches[0][1], 0.3 * matches[1][1]])
@@ -318,18 +372,18 @@ class Layer:
             worse, fit = fit, self._fit(frame, compose(fit.motion, update), previous)
             if fit.score > worse.score + 0.05:
                 return worse
-            if fit.score >= worse.score or np.abs(apply(update, self.points) - self.points).max() < 0.1:
+            if fit.score >= worse.score or np.abs(apply(update - IDENTITY, self.points)).max() < 0.1:
                 break
         return fit
 
-    def _matches(self, reference: Image, warped: Image, levels: int) -> tuple[Floats, Floats]:
+    def _matches(self, reference: Image, warped: Image, blurred: Image, levels: int) -> tuple[Floats, Floats]:
         rule = self._rule
         end, loop = match(reference, warped, self._inside, self._inside, levels=levels, rule=rule)
-        side = (_odd(rule.patch),) * 2
-        end = np.where(np.isfinite(loop)[:, None], end, self._inside)
-        found, colour = sample(cv2.blur(warped, side), end), sample(cv2.blur(reference, side), self._inside)
-        alike = np.exp(-((np.abs(found - colour).mean(axis=-1) / rule.noise) ** 2))
-        return end, self._weights * alike * np.exp(-((loop / rule.loop) ** 2))
+        lost = ~np.isfinite(loop)
+        end[lost] = self._inside[lost]
+        colour = _sampled(cv2.blur(reference, self._patch), self._where)
+        unlike = np.abs(sample(blurred, end) - colour) @ _MEAN_COLOUR
+        return end, self._weights * np.exp(-np.square(unlike / rule.noise) - np.square(loop / rule.loop))
 
 
 def _weighted_median(values: Floats, weights: Floats) -> float:

@@ -146,7 +146,8 @@ def report(folder: Path, tracker: PointTracker, contains: str) -> None:
         sets = extract_tracks(truth.episode.pixels, truth.object_mask, tracker, size=truth.episode.size)
         seconds = time.process_time() - started
         present = truth.object_mask.any(axis=(1, 2))
-        right = right_tracks(truth, sets["foreground"])[present]
+        # Without an object there is no such set.
+        right = right_tracks(truth, sets["foreground"])[present] if "foreground" in sets else np.zeros(1)
         row = [value for name in COLUMNS for value in _three(result["scores"][name])]
         row += [float(right.min()), float(right.mean()), result["seconds_object"], result["seconds_grid"], seconds]
         rows[truth.moving_camera].append(row)

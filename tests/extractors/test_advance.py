@@ -1,5 +1,7 @@
 """What loops say of how far they have come, and who hears it."""
 
+from itertools import pairwise
+
 import pytest
 
 from extractors.advance import advance, advance_heard
@@ -17,7 +19,7 @@ def test_the_share_grows_over_any_number_of_passes_and_never_says_that_all_is_ov
             for done in range(1, 11):
                 advance(done, 10)
     assert len(shares) == 10 * passes
-    assert all(before < after for before, after in zip(shares, shares[1:], strict=False))
+    assert all(before < after for before, after in pairwise(shares))
     assert 0 < shares[0] < shares[-1] < 1
     assert shares[9] == 0.5
 

@@ -179,8 +179,8 @@ def fit_update(
     if weights.sum() < 1e-3:
         return IDENTITY.copy()
     moved = end - start
-    # Moments of all matches in one product a round, and 2 x 2 systems by hand: this is called thousands of times a clip,
-    # and on a few dozen points calls cost more than arithmetic. Around the mean, so that moments lose no digits.
+    # Moments of all matches in one product a round, and 2 x 2 systems by hand: this is called thousands of times a
+    # clip, and on a few dozen points calls cost more than arithmetic. Around the mean, so that moments lose no digits.
     around = start.mean(axis=0)
     known = np.empty((len(start), 5))
     known[:, :2], known[:, 2], known[:, 3:] = start - around, 1.0, moved

@@ -297,6 +297,11 @@ class RunConfig(Section):
     threads: int = Field(
         0, ge=0, le=256, description="threads of torch, OpenCV, BLAS and decoders for each episode; 0: cores / workers"
     )
+    processes: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="whether stages run in a process per worker and not in threads; auto: in runs without a GPU of at "
+        "least 4 episodes a worker",
+    )
     memory_gb: float = Field(
         0, ge=0, description="of the frames of all episodes under way, GB; 0: half of what the machine has"
     )

@@ -363,7 +363,7 @@ class Layer:
         # What is hidden is carried on, not registered: nothing of it is seen.
         for attempt in range(self._attempts if fit.score < 0.9 * rule.cut else 0):
             levels = 2 if attempt == 0 else 1
-            blurred = cv2.blur(fit.warped, self._patch)
+            blurred = np.asarray(cv2.blur(fit.warped, self._patch), np.uint8)
             matches = [self._matches(each, fit.warped, blurred, levels) for each in (self._template, previous)]
             start = np.concatenate([self._inside, self._inside]) + self._corner
             end = np.concatenate([place for place, _ in matches]) + self._corner

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from extractors.errors import CuepackError, OutputError
+from extractors.errors import ConfigError, CuepackError, OutputError
 from flows.output.manifest import Row
 from flows.remote.mirror import say
 from flows.run.plan import Plan
+from flows.run.processes import StageProcesses, count_processes
 from flows.run.shard import ALL_STAGES, Job, Progress, Shard
 from flows.run.stream import Interrupted
+from flows.run.threads import threads_each
+
+log = logging.getLogger("cuepack")
 
 ShardRunner = Callable[[Plan, int, list[Job]], list[Row]]
 INTERRUPTED = 130
@@ -76,12 +81,12 @@ def carry_out(
 
     A full disk or Ctrl-C ends the run early; what is packed stays, and the next run goes on from there.
     """
-    plan.work = replace(plan.work, progress=progress)
     outcome = Outcome(rows=[*plan.finished, *plan.filtered, *plan.given_up])
     manifest = plan.work.manifest
     try:
         # `in_use` comes first: it removes what a killed run left, which must be over before a shard writes.
-        with plan.work.store.in_use(), _stop_on_signal(plan.work.stop):
+        with plan.work.store.in_use(), _stop_on_signal(plan.work.stop), _processes(plan) as processes:
+            plan.work = replace(plan.work, progress=progress, processes=processes)
             # Filtered episodes reach no shard, which would journal their rows.
             for row in plan.filtered:
                 manifest.add(row)
@@ -103,6 +108,21 @@ def carry_out(
     except OutputError as error:
         outcome.error = outcome.error or error
     return outcome
+
+
+def _processes(plan: Plan) -> AbstractContextManager[StageProcesses | None]:
+    work, config = plan.work, plan.work.config.run
+    count = count_processes(work.source, work.config, work.workers, len(plan.jobs))
+    if not count:
+        return nullcontext()
+    threads = threads_each(work.workers, config.threads, deterministic=config.deterministic)
+    try:
+        return StageProcesses(work.source, work.config, count=count, threads=threads)
+    except ConfigError as error:
+        if config.processes == "always":
+            raise
+        log.warning("stages run in threads: %s", error)
+        return nullcontext()
 
 
 def run_shard_plainly(plan: Plan, index: int, jobs: list[Job]) -> list[Row]:

@@ -28,11 +28,12 @@ from flows.output.manifest import Manifest, Row, after, assessment_columns
 from flows.output.store import StageRecord, StageResult, Store, content_digest, json_digest
 from flows.run.clips import frames_bytes, with_kept_frames, working_bytes
 from flows.run.machine import memory_gb, peak_memory
+from flows.run.processes import Opened, StageProcess, StageProcesses, Task
 from flows.run.reuse import Decision, decide, known_source_key, packed_from, row_fits_packet
 from flows.run.stream import AHEAD, Stream
 from flows.run.threads import threads_each
 from flows.sources.base import EpisodeInfo, Source, safe_id
-from flows.stages import STAGES, Stage, StageInputs
+from flows.stages import STAGES, Stage, StageInputs, StageOutput
 from flows.stages.pack import PACK_VERSION, pack_episode, pack_key
 from packers.reader import check_digest
 from scoring.criteria import explain_score
@@ -79,6 +80,10 @@ class Job:
         return self.info.episode_id if self.camera is None else f"{self.info.episode_id}-{safe_id(self.camera)}"
 
 
+def _not_heard(share: float) -> None:
+    """How far a stage has come, where nobody shows it."""
+
+
 @dataclass(slots=True)
 class EpisodeRun:
     """Where one episode of a shard stands."""
@@ -91,10 +96,13 @@ class EpisodeRun:
     spent: dict[str, Spent] = field(default_factory=dict)
     stored_bytes: dict[str, int] = field(default_factory=dict)
     peak_mb: dict[str, float] = field(default_factory=dict)
+    process_peak_mb: dict[str, float] = field(default_factory=dict)
     row: Row | None = None
     episode: Episode | None = None
     stamp: str | None = None
     packet_mark: str | None = None
+    process: StageProcess | None = None
+    moved: Callable[[float], None] = _not_heard
 
     @property
     def is_over(self) -> bool:
@@ -117,6 +125,7 @@ class Work:
         progress: hears about the work.
         recorded: rows of this process's episodes as they end, also those of a shard that is cut short.
         journal: whether rows go to the manifest's journal; another process takes them up otherwise.
+        processes: that run the stages; None: threads of this process do.
     """
 
     source: Source
@@ -130,6 +139,7 @@ class Work:
     progress: Progress | None = None
     recorded: list[Row] = field(default_factory=list)
     journal: bool = True
+    processes: StageProcesses | None = None
 
     def run_key(self) -> str:
         """Sha256 of everything but the source that a packet depends on: equal keys, nothing to redo."""
@@ -253,7 +263,8 @@ class Shard:
             self._fail(run, stage, error)
             return
         self._count(run, stage, turn, started)
-        run.peak_mb[stage] = peak.mb
+        # Of the process that did the work.
+        run.peak_mb[stage] = max(peak.mb, run.process_peak_mb.get(stage, 0.0))
         if self.work.progress is not None:
             self.work.progress.stage_done(stage, _n_frames(run))
         # Recorded here and not in `_pack`, because the row holds the seconds of `pack` itself.
@@ -276,9 +287,11 @@ class Shard:
             moved = to
 
         try:
+            run.moved = hear
             with advance_heard(hear):
                 yield
         finally:
+            run.moved = _not_heard
             progress.stage_moved(stage, -moved)
 
     def _count(self, run: EpisodeRun, stage: str, turn: Turn, started: float) -> None:
@@ -357,8 +370,7 @@ class Shard:
             run.results[stage.name], run.actions[stage.name] = found, decision.action
             return
         earlier = None if forced else packed
-        inputs = StageInputs(lambda: self._open(run), run.results, config, earlier, weights, job.episode_id)
-        output = stage.run(inputs)
+        output = self._output(run, stage, earlier)
         # As it comes back from a file: tuples become lists here already, so that records compare equal later.
         report = json.loads(json.dumps(dict(output.report)))
         if output.content is not None:
@@ -383,6 +395,21 @@ class Shard:
             saved = store.save(job.episode_id, stage.name, record, output.datasets, stamp=_stamp(run))
             run.results[stage.name] = saved
             _count_bytes(run, stage.name, saved.path)
+
+    def _output(self, run: EpisodeRun, stage: Stage, earlier: StageResult | None) -> StageOutput:
+        weights, processes = self._weights[stage.name], self.work.processes
+        if processes is None:
+            inputs = StageInputs(
+                lambda: self._open(run), run.results, self.work.config, earlier, weights, run.job.episode_id
+            )
+            return stage.run(inputs)
+        if run.process is None:
+            run.process = processes.take()
+        job = run.job
+        task = Task(stage.name, job.info, job.camera, run.results, earlier, weights, job.episode_id)
+        made = run.process.run(task, opened=self._keeps_frames, moved=run.moved)
+        run.process_peak_mb[stage.name] = made.peak_mb
+        return made.output
 
     def _pack(self, run: EpisodeRun) -> None:
         score = run.results["quality"].record.report["scores"].get("score")
@@ -411,19 +438,29 @@ class Shard:
         store.forget(episode_id)
         run.packet_mark = store.mark(episode_id)
         run.row = self._row(run) | {"status": "done", "packed_from": packed_from(_stamp(run), run.packet_mark)}
-        run.episode = None
+        self._let_go(run)
 
     def _open(self, run: EpisodeRun) -> Episode:
         if run.episode is None:
             episode, config = self.work.source.open(run.job.info, run.job.camera), self.work.config
-            turn, size = current_turn(), (config.packet.height, config.packet.width)
-            decoded, working = frames_bytes(episode), working_bytes(episode, size)
-            # A longer clip is decoded again by each stage, as its frames would leave no room for other episodes.
-            if decoded + working <= self._memory_bytes / (2 * max(1, self.work.workers)):
-                episode, working = with_kept_frames(episode), working + decoded
-            turn.reserve(working)
-            run.episode = episode
+            size = config.packet.height, config.packet.width
+            keeps = self._keeps_frames(Opened(frames_bytes(episode), working_bytes(episode, size)))
+            run.episode = with_kept_frames(episode) if keeps else episode
         return run.episode
+
+    def _keeps_frames(self, opened: Opened) -> bool:
+        """Waits for the memory that an episode takes; whether its frames are to be kept once they are decoded."""
+        # A longer clip is decoded again by each stage, as its frames would leave no room for other episodes.
+        keeps = opened.decoded + opened.working <= self._memory_bytes / (2 * max(1, self.work.workers))
+        current_turn().reserve(opened.working + (opened.decoded if keeps else 0))
+        return keeps
+
+    def _let_go(self, run: EpisodeRun) -> None:
+        """Gives back what an episode held that is over."""
+        run.episode = None
+        if run.process is not None and self.work.processes is not None:
+            self.work.processes.give(run.process)
+            run.process = None
 
     def _fail(self, run: EpisodeRun, stage: str, error: Exception) -> None:
         expected = isinstance(error, EpisodeError | PacketError | ValueError)
@@ -441,7 +478,7 @@ class Shard:
 
     def _close(self, run: EpisodeRun, outcome: Mapping[str, Any]) -> None:
         run.row = self._row(run) | dict(outcome) | _costs(run)
-        run.episode = None
+        self._let_go(run)
         if self.work.progress is not None:
             # Time left is told by stages, so those that it will not go through are over too.
             for stage in ALL_STAGES[len(run.peak_mb) :]:

@@ -44,6 +44,10 @@ class RemoteSource:
         self._mirror = mirror
         self._held = held  # ends with the process, as the copies are in use until then
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The process that opened the source outlives those that it starts, and holds the copies for all.
+        return {**self.__dict__, "_held": ExitStack()}
+
     @property
     def kind(self) -> str:
         """That of the data set."""

@@ -322,4 +322,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Under its own name, by which the processes of a run find the source's class.
+    import scheduler_child
+
+    scheduler_child.main()

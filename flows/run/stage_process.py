@@ -1,0 +1,129 @@
+"""What runs in a process of `flows.run.processes`: stages, one after another, until the run ends."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from extractors.advance import advance_heard
+from extractors.errors import CuepackError
+from extractors.types import Episode
+from flows.config import Config
+from flows.run.clips import frames_bytes, with_kept_frames, working_bytes
+from flows.run.machine import peak_memory
+from flows.run.processes import Made, Moved, Opened, Task, child_pipe
+from flows.run.threads import ThreadBudget
+from flows.sources.base import Source
+from flows.stages import STAGES, StageInputs
+
+MOVED_EVERY_S = 0.5
+"""Seconds between two messages of how far a stage has come."""
+
+
+class _ToTheRun(logging.handlers.QueueHandler):
+    """Sends log records to the process of the run, which formats them."""
+
+    def __init__(self, send: Callable[[Any], None]) -> None:
+        super().__init__(None)  # type: ignore[arg-type]
+        self._send = send
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self._send(record)
+
+
+class _Worker:
+    def __init__(self, pipe: Connection, source: Source, config: Config) -> None:
+        self._pipe, self._source, self._config = pipe, source, config
+        self._stages = {stage.name: stage for stage in STAGES}
+        self._episode_id: str | None = None
+        self._episode: Episode | None = None
+        self._lock = threading.Lock()
+
+    def send(self, what: Any) -> None:
+        # Decoders' own threads log too.
+        with self._lock:
+            self._pipe.send(what)
+
+    def answer(self, task: Task) -> Made | BaseException:
+        if task.episode_id != self._episode_id:
+            self._episode_id, self._episode = task.episode_id, None
+        inputs = StageInputs(
+            lambda: self._open(task), task.results, self._config, task.previous, task.weights, task.episode_id
+        )
+        last = time.monotonic()
+
+        def hear(share: float) -> None:
+            nonlocal last
+            if time.monotonic() - last > MOVED_EVERY_S:
+                last = time.monotonic()
+                self.send(Moved(share))
+
+        try:
+            with peak_memory() as peak, advance_heard(hear):
+                output = self._stages[task.stage].run(inputs)
+        except Exception as error:
+            return _sendable(error)
+        return Made(output, peak.mb)
+
+    def _open(self, task: Task) -> Episode:
+        if self._episode is None:
+            episode = self._source.open(task.info, task.camera)
+            size = self._config.packet.height, self._config.packet.width
+            self.send(Opened(frames_bytes(episode), working_bytes(episode, size)))
+            self._episode = with_kept_frames(episode) if self._pipe.recv() else episode
+        return self._episode
+
+
+def _sendable(error: Exception) -> Exception:
+    if not isinstance(error, CuepackError):
+        # The run logs where an unforeseen error came from, and there it came from a pipe.
+        error.add_note("".join(traceback.format_exception(error)))
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+        if type(copy) is type(error) and str(copy) == str(error):
+            return error
+    except Exception as unsendable:
+        return RuntimeError(f"{type(error).__name__}: {error} (which cannot be sent: {unsendable})")
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _received(pipe: Connection) -> Any:
+    try:
+        return pickle.loads(pipe.recv())
+    except (EOFError, ConnectionError):
+        raise
+    except Exception as error:
+        # The first task is answered with it.
+        pipe.send(_sendable(error))
+        raise EOFError from error
+
+
+def main() -> None:
+    """Answers the tasks that come, until the run closes the pipe or ends."""
+    # The run is told, and lets a stage end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe = child_pipe()
+    try:
+        source, config, threads, level = _received(pipe)
+        worker = _Worker(pipe, source, config)
+        root = logging.getLogger()
+        root.addHandler(_ToTheRun(worker.send))
+        root.setLevel(level)
+        with ThreadBudget(threads):
+            while True:
+                worker.send(worker.answer(pipe.recv()))
+    except (EOFError, ConnectionError):
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

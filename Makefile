@@ -44,12 +44,18 @@ test: install
 test-all: install
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
-# Measurements, printed with the hardware. TRUTH: a folder of ground-truth episodes (default: the bundled sample's).
+# Measurements, printed with the hardware, most of an hour on two cores. TRUTH: a folder of ground-truth episodes (default:
+# the bundled sample's). BEFORE: a checkout of an older version, to be measured beside this one.
 TRUTH ?= sample
+BEFORE ?=
 bench: install
 	$(BIN)/python -m tests.benchmarks.pipeline --quick
+	$(BIN)/python -m tests.benchmarks.threads --rounds 2
+	$(BIN)/python -m tests.benchmarks.scheduler --most 300 $(if $(BEFORE),--before $(BEFORE))
 	$(BIN)/python -m tests.benchmarks.scale --counts 600 6000
+	$(BIN)/python -m tests.benchmarks.distribution --available
 	$(BIN)/python -m tests.benchmarks.accuracy $(TRUTH)
+	$(BIN)/python -m tests.benchmarks.gpu || test $$? = 2  # 2: no CUDA device was found
 
 # The engine under everything that people do to sources and runs, against fresh runs; prints its seeds.
 SOAK_STEPS ?= 20000

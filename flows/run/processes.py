@@ -35,6 +35,8 @@ EPISODES_EACH = 4
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from flows.run.stage_process import main; main()"
 
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 _ENDS_WITHIN_S = 5.0
 
 
@@ -87,14 +89,16 @@ class Made:
 class StageProcess:
     """A process that runs stages, one at a time; started with the object."""
 
-    def __init__(self, given: bytes) -> None:
-        """`given` is what `StageProcesses` sends each of its processes."""
+    def __init__(self, given: bytes, threads: int) -> None:
+        """`given` is what `StageProcesses` sends each of its processes; `threads` are those of its libraries."""
         self._pipe, other = Pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _START, json.dumps(sys.path), str(other.fileno())],
             pass_fds=[other.fileno()],
             # Ctrl-C is for the run, which has this process end its stage.
             start_new_session=True,
+            # Before the libraries are loaded: torch alone takes two seconds, and not every run has a network.
+            env={**os.environ, **dict.fromkeys(_THREADS, str(threads))},
         )
         other.close()
         with suppress(ConnectionError):  # of a process that cannot start, `run` says so
@@ -166,11 +170,12 @@ class StageProcesses:
         level = logging.getLogger("cuepack").getEffectiveLevel()
         try:
             # Once for all: the tables of a large data set take seconds.
-            self._given = pickle.dumps((source, config, threads, level))
+            given = pickle.dumps((source, config, threads, level))
         except Exception as error:  # whatever an object's own way of being sent raises
             raise ConfigError(
                 f"{type(source).__name__} cannot be sent to processes of their own ({error}); set run.processes=never"
             ) from error
+        self._given = given, threads
         self._free: list[StageProcess] = []
         self._all: set[StageProcess] = set()
         self._places = threading.BoundedSemaphore(count)
@@ -196,7 +201,7 @@ class StageProcesses:
                 if process.is_alive:
                     return process
                 self._all.discard(process)
-            started = StageProcess(self._given)
+            started = StageProcess(*self._given)
             self._all.add(started)
             return started
 

@@ -211,13 +211,14 @@ class Shard:
             if run.job.episode_id not in held:
                 self._close(run, {"status": "busy", "error": "another run is working on this episode"})
         config, workers = self.work.config.run, max(1, self.work.workers)
+        threads = threads_each(workers, config.threads, deterministic=config.deterministic)
         self._stream = self._held.enter_context(
             Stream(
                 [run for run in self.runs if not run.is_over],
                 ALL_STAGES,
                 self._attempt,
                 workers=workers,
-                threads=threads_each(workers, config.threads, deterministic=config.deterministic),
+                threads=threads if self.work.processes is None else None,
                 memory_bytes=self._memory_bytes,
                 stop=self.work.stop,
                 ahead=AHEAD if uses_device(self.work.config) else 0,

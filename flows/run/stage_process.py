@@ -14,6 +14,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+import cv2
+
 from extractors.advance import advance_heard
 from extractors.errors import CuepackError
 from extractors.types import Episode
@@ -21,7 +23,7 @@ from flows.config import Config
 from flows.run.clips import frames_bytes, with_kept_frames, working_bytes
 from flows.run.machine import peak_memory
 from flows.run.processes import Made, Moved, Opened, Task, child_pipe
-from flows.run.threads import ThreadBudget
+from flows.sources import video
 from flows.sources.base import Source
 from flows.stages import STAGES, StageInputs
 
@@ -118,9 +120,11 @@ def main() -> None:
         root = logging.getLogger()
         root.addHandler(_ToTheRun(worker.send))
         root.setLevel(level)
-        with ThreadBudget(threads):
-            while True:
-                worker.send(worker.answer(pipe.recv()))
+        # Torch, BLAS and OpenMP have theirs from the environment.
+        cv2.setNumThreads(threads)
+        video.set_decoder_threads(threads)
+        while True:
+            worker.send(worker.answer(pipe.recv()))
     except (EOFError, ConnectionError):
         sys.exit(0)
 

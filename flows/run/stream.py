@@ -53,7 +53,7 @@ class Stream(Generic[Item]):
         work: Callable[[str, Item, Turn], None],
         *,
         workers: int,
-        threads: int,
+        threads: int | None,
         memory_bytes: float,
         stop: threading.Event,
         ahead: int = 0,
@@ -65,13 +65,14 @@ class Stream(Generic[Item]):
             stages: in the order in which each item goes through them.
             work: called from several threads.
             workers: items that compute at once.
-            threads: of libraries, for each item that computes.
+            threads: of libraries, for each item that computes; None where other processes compute.
             memory_bytes: of the frames of all items under way.
             stop: set to end the work where each item ends its stage.
             ahead: items under way beside the `workers`, while others wait for a device.
         """
         self._items, self._stages, self._work, self._stop = items, tuple(stages), work, stop
-        self._under_way, self._threads = workers + ahead, ThreadBudget(threads)
+        self._under_way = workers + ahead
+        self._threads = None if threads is None else ThreadBudget(threads)
         self._cpus, self._memory = Budget(workers), Budget(memory_bytes)
         self._left = dict.fromkeys(self._stages, 0)
         self._error: BaseException | None = None
@@ -80,11 +81,11 @@ class Stream(Generic[Item]):
         self._running = ExitStack()
 
     def __enter__(self) -> Stream[Item]:
-        self._running.enter_context(self._threads)
+        if self._threads is not None:
+            self._running.enter_context(self._threads)
         if self._items:
-            pool = ThreadPoolExecutor(
-                min(len(self._items), self._under_way), "episode", initializer=self._threads.apply
-            )
+            begin = None if self._threads is None else self._threads.apply
+            pool = ThreadPoolExecutor(min(len(self._items), self._under_way), "episode", initializer=begin)
             self._running.callback(pool.shutdown, cancel_futures=True)
             for order, item in enumerate(self._items):
                 # Each thread gets the caller's context, so that Prefect knows which run its log lines belong to.

@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from flows.orchestration.settings import server_answers
@@ -45,17 +46,23 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=16)
     parser.add_argument("--shard-size", type=int, default=4)
     parser.add_argument("--sleep", type=float, default=3.0, help="seconds that the stage `source` sleeps an episode")
+    parser.add_argument("--available", action="store_true", help="only the engines whose packages are there; say which")
     parser.add_argument("--kill", action="store_true", help="also lose one of two workers")
     options = parser.parse_args()
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}; "
         f"{options.episodes} episodes in shards of {options.shard_size}, a stage of {options.sleep:g} s"
     )
+    engines = options.engines.split(",")
+    if options.available:
+        missing = [each for each in engines if each != "workers" and find_spec(f"prefect_{each}") is None]
+        engines = [each for each in engines if each not in missing]
+        print("".join(f"  {each}: not measured, prefect-{each} is not installed\n" for each in missing), end="")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         source = _many_episodes(work, options.episodes)
         expected = packets(plain_run(work, source))
-        for engine in options.engines.split(","):
+        for engine in engines:
             compare(Bench(engine, work, source, options.shard_size, options.sleep), expected, kill=options.kill)
 
 

@@ -216,25 +216,55 @@ def _engine(stages: tuple[Stage, ...]) -> Iterator[None]:
         yield
 
 
-def _resident_mb(name: str = "VmRSS") -> float:
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status[name].split()[0]) / 1024
+def _processes() -> list[Path]:
+    """This process and those that it started, in /proc."""
+    started = [pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+    return [Path("/proc/self"), *(Path("/proc") / pid for pid in started)]
+
+
+def _resident_mb() -> float:
+    """Of all processes of the run together; of some, pages that they share are counted twice."""
+    total = 0.0
+    for process in _processes():
+        with contextlib.suppress(OSError, KeyError):  # one that has just ended
+            status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+            total += int(status["VmRSS"].split()[0]) / 1024
+    return total
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of those that it started and that ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+@dataclass
+class Watched:
+    """What the run's processes did together, looked at each 20 ms.
+
+    Attributes:
+        runnable: threads that ran or could run: what the run asks of the machine, busy or not.
+        peak_mb: largest resident memory.
+    """
+
+    runnable: list[int] = field(default_factory=list)
+    peak_mb: float = 0.0
 
 
 @contextlib.contextmanager
-def _runnable_threads() -> Iterator[list[int]]:
-    """How many threads of this process run or could run, each 20 ms: what it asks of the machine, busy or not."""
-    seen: list[int] = []
+def _watched() -> Iterator[Watched]:
+    seen = Watched()
     over = threading.Event()
 
     def look() -> None:
         own = threading.get_native_id()
         while not over.wait(0.02):
             states = 0
-            for task in Path("/proc/self/task").iterdir():
+            for task in (task for process in _processes() for task in process.glob("task/*")):
                 with contextlib.suppress(OSError):
                     states += int(task.name) != own and (task / "stat").read_text().rpartition(")")[2].split()[0] == "R"
-            seen.append(states)
+            seen.runnable.append(states)
+            seen.peak_mb = max(seen.peak_mb, _resident_mb())
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -254,10 +284,10 @@ def _summed(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 def _measured(plan: Any) -> dict[str, Any]:
     import torch  # noqa: F401 - loading it is no part of the work
 
-    started, cpu = time.perf_counter(), time.process_time()
-    with _runnable_threads() as runnable:
+    started, cpu = time.perf_counter(), _cpu_s()
+    with _watched() as watched:
         outcome = carry_out(plan, Silent(), run_shard_plainly)
-    wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+    wall, cpu = time.perf_counter() - started, _cpu_s() - cpu
     assert all(row["status"] == "done" for row in outcome.rows), outcome.rows[:1]
     rows = outcome.rows
     stages = sum(float(row[name]) for row in rows for name in row if name.startswith("seconds_"))
@@ -268,9 +298,9 @@ def _measured(plan: Any) -> dict[str, Any]:
         "stages": stages,
         "frames": sum(int(row["n_frames"]) for row in rows),
         "padding": float(np.mean(padded)) if padded else None,
-        "peak_mb": _resident_mb("VmHWM"),
+        "peak_mb": watched.peak_mb,
         "costs": _summed(rows),
-        "runnable": runnable,
+        "runnable": watched.runnable,
     }
 
 
@@ -281,10 +311,11 @@ def measure_device(work: Path, asked: dict[str, Any]) -> dict[str, Any]:
     source = SlowSource(work / "in", lengths=tuple(asked["lengths"]), slowed=slowed)
     settings = ["run.profile=cpu", "packet.height=8", "packet.width=8", *asked.get("settings", ())]
     with _engine(_simulated_stages(devices, asked.get("most_clips"))):
-        # The version before has neither; its shards are stages with a pool each.
+        # The version before has none of these; its shards are stages with a pool each.
         if hasattr(shard_module, "AHEAD"):
             shard_module.uses_device = lambda config: True
             shard_module.AHEAD = asked.get("ahead", shard_module.AHEAD)
+            settings.append("run.processes=never")
         found = _measured(array_plan(source, work / "out", settings, workers=asked["workers"]))
     return found | {
         "busy": slowed * sum(device.busy_s for device in devices),

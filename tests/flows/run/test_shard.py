@@ -15,6 +15,7 @@ from flows.models import device_queue
 from flows.output.manifest import Manifest
 from flows.output.store import Store
 from flows.run import carry_out as carrying_out
+from flows.run import processes
 from flows.run import shard as shard_module
 from flows.run.carry_out import carry_out, run_shard_plainly
 from flows.run.shard import ALL_STAGES
@@ -399,7 +400,8 @@ def noisy(tmp_path, monkeypatch):
     device = NoisyDevice()
     monkeypatch.setattr(depth_stage.models, "depth_estimator", lambda config: device)
     monkeypatch.setattr(depth_stage.models, "depth_weights", lambda config: ())
-    monkeypatch.setattr(shard_module, "uses_device", lambda config: True)
+    for module in (shard_module, processes):
+        monkeypatch.setattr(module, "uses_device", lambda config: True)
     return device
 
 

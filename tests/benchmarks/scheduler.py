@@ -9,8 +9,8 @@ device  The real engine with networks that sleep for the times of flows/models/s
 cpu     Generated clips through real stages (nano depth, lucas-kanade tracks) on all cores, and on CHECKOUT's version,
         in turns: wall time beside the CPU seconds used, and beside each other. On a machine with other work wall time
         says little, so threads that run or could run are counted too: what a version asks of the machine.
-growth  10, 100, 1,000 episodes of 20 frames, and 20, 200, 2,000 frames in tiny packets without networks: CPU time a
-        frame, resident memory after each tenth of the longest run.
+growth  10, 100, 1,000 episodes of 20 frames, and 20, 200, 2,000 frames in tiny packets without networks, in threads:
+        CPU time a frame, resident memory after each tenth of the longest run.
 
 Each measurement is a process of its own. CHECKOUT is a git worktree of a version from before shards were streams.
 """
@@ -124,6 +124,7 @@ def measure_growth(options: argparse.Namespace) -> None:
     """Cost a frame over episodes and over lengths, and memory over the longest run."""
     for count, n_frames in ((10, 20), (100, 20), (options.most, 20), (10, 200), (10, 2000)):
         asked = {"way": "real", "lengths": [n_frames] * count, "size": [48, 64], "workers": 2}
+        asked["settings"] = ["run.processes=never"]  # their start would be most of what ten tiny episodes take
         found = _run(REPOSITORY, asked)
         memory = found["resident_mb"]
         flat = f"; resident after each tenth {' '.join(f'{mb:.0f}' for mb in memory)} MiB" if count > 100 else ""

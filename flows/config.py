@@ -299,8 +299,8 @@ class RunConfig(Section):
     )
     processes: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="whether stages run in a process per worker and not in threads; auto: in runs without a GPU of at "
-        "least 4 episodes a worker",
+        description="whether stages run in a process per worker and not in threads; auto: where no network needs a "
+        "checkpoint and there are at least 4 episodes a worker",
     )
     memory_gb: float = Field(
         0, ge=0, description="of the frames of all episodes under way, GB; 0: half of what the machine has"

@@ -129,9 +129,14 @@ def tracks_weights(config: TracksConfig) -> Sequence[str]:
     return ("cotracker3",) if config.backend == "cotracker3" else ()
 
 
+def uses_checkpoint(config: Config) -> bool:
+    """Whether one of the configured networks has weights that do not come with the package; of a resolved one."""
+    return bool(masks_weights(config.masks) or depth_weights(config.depth) or tracks_weights(config.tracks))
+
+
 def uses_device(config: Config) -> bool:
     """Whether one of the configured networks runs on a CUDA device; of a resolved configuration."""
-    if not (masks_weights(config.masks) or depth_weights(config.depth) or tracks_weights(config.tracks)):
+    if not uses_checkpoint(config):
         return False
     import torch
 

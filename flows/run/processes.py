@@ -22,10 +22,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
+from typing import Any
 
 from extractors.errors import ConfigError, EpisodeError
+from flows.child_process import end_with
 from flows.config import Config
-from flows.models.build import uses_device
+from flows.models.build import uses_checkpoint
 from flows.output.store import StageResult
 from flows.sources.base import EpisodeInfo, Source
 from flows.stages import StageOutput
@@ -49,11 +51,13 @@ class Task:
     """One stage of one episode.
 
     Attributes:
+        run: number of the episode's way through the stages; what is kept of an episode is kept for this way alone.
         stage: its name.
         info, camera: of the episode, as the source opens it.
         results, previous, weights, episode_id: see `StageInputs`.
     """
 
+    run: int
     stage: str
     info: EpisodeInfo
     camera: str | None
@@ -86,28 +90,52 @@ class Made:
     peak_mb: float
 
 
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """What the stage raised."""
+
+    error: Exception
+
+
 class StageProcess:
     """A process that runs stages, one at a time; started with the object."""
 
     def __init__(self, given: bytes, threads: int) -> None:
         """`given` is what `StageProcesses` sends each of its processes; `threads` are those of its libraries."""
         self._pipe, other = Pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, json.dumps(sys.path), str(other.fileno())],
-            pass_fds=[other.fileno()],
-            # Ctrl-C is for the run, which has this process end its stage.
-            start_new_session=True,
-            # Before the libraries are loaded: torch alone takes two seconds, and not every run has a network.
-            env={**os.environ, **dict.fromkeys(_THREADS, str(threads))},
-        )
-        other.close()
-        with suppress(ConnectionError):  # of a process that cannot start, `run` says so
-            self._pipe.send(given)
+        places = json.dumps([str(path) for path in sys.path])
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _START, places, str(os.getpid()), str(other.fileno())],
+                pass_fds=[other.fileno()],
+                # Ctrl-C is for the run, which has this process end its stage.
+                start_new_session=True,
+                # Before the libraries are loaded: torch alone takes two seconds, and not every run has a network.
+                env={**os.environ, **dict.fromkeys(_THREADS, str(threads))},
+            )
+        except BaseException:
+            self._pipe.close()
+            raise
+        finally:
+            other.close()
+        with suppress(ConnectionError):  # of a process that cannot start, `started` and `run` say so
+            self._pipe.send_bytes(given)
 
     @property
     def is_alive(self) -> bool:
         """Whether it can be asked."""
-        return self._process.poll() is None
+        return not self._pipe.closed and self._process.poll() is None
+
+    def wait_until_ready(self) -> None:
+        """Returns once the process has the source.
+
+        Raises:
+            LostProcessError: it ended.
+            Whatever kept it from loading the source.
+        """
+        said = self._heard("its start")
+        if isinstance(said, Raised):
+            raise said.error
 
     def run(self, task: Task, *, opened: Callable[[Opened], bool], moved: Callable[[float], None]) -> Made:
         """What the stage makes of the episode.
@@ -122,37 +150,55 @@ class StageProcess:
             Whatever the stage raises.
         """
         try:
-            self._pipe.send(task)
-            while True:
-                said = self._pipe.recv()
-                if isinstance(said, Made):
-                    return said
+            self._say(task, task.stage)
+            while not isinstance(said := self._heard(task.stage), Made | Raised):
                 if isinstance(said, Moved):
                     moved(said.share)
                 elif isinstance(said, Opened):
-                    self._pipe.send(opened(said))
-                elif isinstance(said, logging.LogRecord):
-                    logging.getLogger(said.name).handle(said)
+                    self._say(opened(said), task.stage)
                 else:
-                    raise said
-        except (EOFError, ConnectionError) as error:
-            raise LostProcessError(
-                f"the process that worked on stage {task.stage} ended ({self._end()}); where memory is short, lower "
-                "--workers, and otherwise look at the episode's files"
-            ) from error
+                    logging.getLogger(said.name).handle(said)
+        except BaseException:
+            # In the middle of a task: what it says next would be taken for the answer to another.
+            self.close()
+            raise
+        if isinstance(said, Raised):
+            raise said.error
+        return said
+
+    def forget(self) -> None:
+        """Has the process let go of the episode that it keeps."""
+        with suppress(OSError):
+            self._pipe.send(None)
 
     def close(self) -> None:
         """Ends the process, in the middle of a stage too."""
         self._process.kill()
-        self._end()
-
-    def _end(self) -> str:
+        self._process.wait()
         self._pipe.close()
+
+    def _say(self, what: object, stage: str) -> None:
+        try:
+            self._pipe.send(what)
+        except (EOFError, ConnectionError) as error:
+            raise self._lost(stage) from error
+
+    def _heard(self, stage: str) -> Any:
+        try:
+            return self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise self._lost(stage) from error
+
+    def _lost(self, stage: str) -> LostProcessError:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_ENDS_WITHIN_S)
         self._process.kill()
         code = self._process.wait()
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return LostProcessError(
+            f"the process that worked on stage {stage} ended ({how}); where memory is short, lower --workers, and "
+            "otherwise look at the episode's files"
+        )
 
 
 class StageProcesses:
@@ -162,24 +208,25 @@ class StageProcesses:
     """
 
     def __init__(self, source: Source, config: Config, *, count: int, threads: int) -> None:
-        """For episodes of `source`, each process with so many `threads` of libraries.
+        """For episodes of `source`, each process with so many `threads` of libraries; the first is started.
 
         Raises:
-            ConfigError: the source cannot be sent to another process.
+            ConfigError: the source cannot be sent to another process, or not be loaded there.
         """
         level = logging.getLogger("cuepack").getEffectiveLevel()
-        try:
-            # Once for all: the tables of a large data set take seconds.
-            given = pickle.dumps((source, config, threads, level))
-        except Exception as error:  # whatever an object's own way of being sent raises
-            raise ConfigError(
-                f"{type(source).__name__} cannot be sent to processes of their own ({error}); set run.processes=never"
-            ) from error
-        self._given = given, threads
         self._free: list[StageProcess] = []
         self._all: set[StageProcess] = set()
         self._places = threading.BoundedSemaphore(count)
         self._lock = threading.Lock()
+        try:
+            # Once for all: the tables of a large data set take seconds.
+            self._given = pickle.dumps((source, config, threads, level)), threads
+            self.give(self.take())
+        except Exception as error:  # whatever an object's own way of being sent, or loaded, raises
+            self.__exit__()
+            raise ConfigError(
+                f"{type(source).__name__} cannot be sent to processes of their own ({error}); set run.processes=never"
+            ) from error
 
     def __enter__(self) -> StageProcesses:
         return self
@@ -192,21 +239,31 @@ class StageProcesses:
             self._free.clear()
 
     def take(self) -> StageProcess:
-        """A process for one episode, which has to be given back."""
+        """A process for one episode, which has to be given back.
+
+        Raises:
+            OSError, LostProcessError: none can be started.
+        """
         self._places.acquire()
-        with self._lock:
-            while self._free:
-                # The last used one, which has its models and libraries in memory.
-                process = self._free.pop()
-                if process.is_alive:
-                    return process
-                self._all.discard(process)
-            started = StageProcess(*self._given)
-            self._all.add(started)
+        try:
+            with self._lock:
+                while self._free:
+                    # The last used one, which has its models and libraries in memory.
+                    process = self._free.pop()
+                    if process.is_alive:
+                        return process
+                    self._all.discard(process)
+                started = StageProcess(*self._given)
+                self._all.add(started)
+            started.wait_until_ready()
             return started
+        except BaseException:
+            self._places.release()
+            raise
 
     def give(self, process: StageProcess) -> None:
         """Gives a process back; one that has ended is replaced by the next `take`."""
+        process.forget()
         with self._lock:
             self._free.append(process)
         self._places.release()
@@ -221,15 +278,19 @@ def count_processes(source: Source, config: Config, workers: int, episodes: int)
         workers: episodes worked on at once.
         episodes: of the run.
     """
-    if config.run.processes != "auto":
-        return workers if config.run.processes == "always" else 0
+    if config.run.engine != "local" or config.run.processes == "never":
+        return 0
+    if config.run.processes == "always":
+        return workers
     can_be_sent = type(source).__module__ != "__main__"
-    worth = workers > 1 and episodes >= EPISODES_EACH * workers and can_be_sent
-    return workers if worth and config.run.engine == "local" and not uses_device(config) else 0
+    # A network with a checkpoint is large, and would be loaded in each process; its time is spent outside of Python.
+    worth = workers > 1 and episodes >= EPISODES_EACH * workers and not uses_checkpoint(config)
+    return workers if worth and can_be_sent else 0
 
 
 def child_pipe() -> Connection:
-    """The child's end, whose number is its last argument."""
-    descriptor = int(sys.argv[-1])
+    """The child's end, whose number is its last argument; the process ends with the one that started it."""
+    parent, descriptor = (int(argument) for argument in sys.argv[-2:])
+    end_with(parent)
     os.set_inheritable(descriptor, False)  # what a stage starts must not hold it open
     return Connection(descriptor)

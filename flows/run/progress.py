@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -141,7 +142,9 @@ class RunProgress:
             self._refresh()
         elif not self._quiet and self._clock() - self._last_line > LINE_EVERY_S:
             self._last_line = self._clock()
-            print(self.summary(), file=sys.stderr, flush=True)
+            # A terminal that is gone, or a log on a full disk, is not the episode's fault.
+            with suppress(OSError):
+                print(self.summary(), file=sys.stderr, flush=True)
 
     def _refresh(self) -> None:
         if self._bar is None:

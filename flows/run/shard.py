@@ -6,6 +6,7 @@ left that stage. What fails is recorded and leaves the later stages; only a full
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -80,6 +81,9 @@ class Job:
         return self.info.episode_id if self.camera is None else f"{self.info.episode_id}-{safe_id(self.camera)}"
 
 
+_numbers = itertools.count()
+
+
 def _not_heard(share: float) -> None:
     """How far a stage has come, where nobody shows it."""
 
@@ -101,6 +105,7 @@ class EpisodeRun:
     episode: Episode | None = None
     stamp: str | None = None
     packet_mark: str | None = None
+    number: int = field(default_factory=_numbers.__next__)
     process: StageProcess | None = None
     moved: Callable[[float], None] = _not_heard
 
@@ -221,14 +226,20 @@ class Shard:
                 threads=threads if self.work.processes is None else None,
                 memory_bytes=self._memory_bytes,
                 stop=self.work.stop,
-                ahead=AHEAD if uses_device(self.work.config) else 0,
+                # A process has one episode, and whoever is ahead would wait for one with a place on the CPU.
+                ahead=AHEAD if self.work.processes is None and uses_device(self.work.config) else 0,
             )
         )
         return self
 
     def __exit__(self, *_: object) -> None:
         # What is under way ends first, then its locks.
-        self._held.close()
+        try:
+            self._held.close()
+        finally:
+            # Those that were on their way when a run is stopped, or goes on without its server.
+            for run in self.runs:
+                self._let_go(run)
 
     @property
     def rows(self) -> list[Row]:
@@ -407,7 +418,7 @@ class Shard:
         if run.process is None:
             run.process = processes.take()
         job = run.job
-        task = Task(stage.name, job.info, job.camera, run.results, earlier, weights, job.episode_id)
+        task = Task(run.number, stage.name, job.info, job.camera, run.results, earlier, weights, job.episode_id)
         made = run.process.run(task, opened=self._keeps_frames, moved=run.moved)
         run.process_peak_mb[stage.name] = made.peak_mb
         return made.output

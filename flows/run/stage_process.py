@@ -22,7 +22,7 @@ from extractors.types import Episode
 from flows.config import Config
 from flows.run.clips import frames_bytes, with_kept_frames, working_bytes
 from flows.run.machine import peak_memory
-from flows.run.processes import Made, Moved, Opened, Task, child_pipe
+from flows.run.processes import Made, Moved, Opened, Raised, Task, child_pipe
 from flows.sources import video
 from flows.sources.base import Source
 from flows.stages import STAGES, StageInputs
@@ -46,18 +46,19 @@ class _Worker:
     def __init__(self, pipe: Connection, source: Source, config: Config) -> None:
         self._pipe, self._source, self._config = pipe, source, config
         self._stages = {stage.name: stage for stage in STAGES}
-        self._episode_id: str | None = None
+        self._run: int | None = None
         self._episode: Episode | None = None
         self._lock = threading.Lock()
 
     def send(self, what: Any) -> None:
-        # Decoders' own threads log too.
+        # What is sent may log while it is put into bytes, and decoders' own threads log too.
+        data = pickle.dumps(what)
         with self._lock:
-            self._pipe.send(what)
+            self._pipe.send_bytes(data)
 
-    def answer(self, task: Task) -> Made | BaseException:
-        if task.episode_id != self._episode_id:
-            self._episode_id, self._episode = task.episode_id, None
+    def answer(self, task: Task) -> Made | Raised:
+        if task.run != self._run:
+            self._run, self._episode = task.run, None
         inputs = StageInputs(
             lambda: self._open(task), task.results, self._config, task.previous, task.weights, task.episode_id
         )
@@ -73,8 +74,12 @@ class _Worker:
             with peak_memory() as peak, advance_heard(hear):
                 output = self._stages[task.stage].run(inputs)
         except Exception as error:
-            return _sendable(error)
+            return Raised(_sendable(error))
         return Made(output, peak.mb)
+
+    def forget(self) -> None:
+        """Lets go of the episode, whose memory the run counts as free."""
+        self._episode = None
 
     def _open(self, task: Task) -> Episode:
         if self._episode is None:
@@ -98,24 +103,18 @@ def _sendable(error: Exception) -> Exception:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _received(pipe: Connection) -> Any:
-    try:
-        return pickle.loads(pipe.recv())
-    except (EOFError, ConnectionError):
-        raise
-    except Exception as error:
-        # The first task is answered with it.
-        pipe.send(_sendable(error))
-        raise EOFError from error
-
-
 def main() -> None:
     """Answers the tasks that come, until the run closes the pipe or ends."""
-    # The run is told, and lets a stage end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The run is told, and lets a stage end; a batch system tells every process of a job.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     pipe = child_pipe()
     try:
-        source, config, threads, level = _received(pipe)
+        try:
+            source, config, threads, level = pickle.loads(pipe.recv_bytes())
+        except Exception as error:
+            pipe.send(Raised(_sendable(error)))
+            sys.exit(1)
         worker = _Worker(pipe, source, config)
         root = logging.getLogger()
         root.addHandler(_ToTheRun(worker.send))
@@ -123,8 +122,13 @@ def main() -> None:
         # Torch, BLAS and OpenMP have theirs from the environment.
         cv2.setNumThreads(threads)
         video.set_decoder_threads(threads)
+        worker.send(None)
         while True:
-            worker.send(worker.answer(pipe.recv()))
+            task = pipe.recv()
+            if task is None:
+                worker.forget()
+            else:
+                worker.send(worker.answer(task))
     except (EOFError, ConnectionError):
         sys.exit(0)
 

@@ -1,5 +1,6 @@
 """Stages in processes of their own: what comes out is what threads make, and a process that dies costs one episode."""
 
+import builtins
 import hashlib
 import logging
 import os
@@ -8,15 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from extractors.errors import ConfigError
 from flows.config import load_config
 from flows.run.carry_out import carry_out, run_shard_plainly
 from flows.run.processes import StageProcesses, count_processes
+from flows.run.shard import Shard
 from flows.sources.detect import open_source
 from flows.sources.sample import write_sample
 from packers.reader import Packet
@@ -36,6 +39,8 @@ class Troubled(ArraySource):
             os.kill(os.getpid(), signal.SIGKILL)
         if info.episode_index == 1 and self.trouble == "unforeseen":
             raise ZeroDivisionError("not foreseen")
+        if info.episode_index == 1 and self.trouble.endswith("Error"):
+            raise getattr(builtins, self.trouble)("of the file")
         if self.trouble == "said":
             logging.getLogger("cuepack").warning("episode %d looks odd", info.episode_index)
         return super().open(info, camera)
@@ -105,6 +110,8 @@ def test_memory_is_waited_for_before_an_episode_is_read(tmp_path):
         ((), 1, 100, 0),
         ((), 16, 64, 16),
         (("run.engine=dask",), 2, 100, 0),
+        (("run.engine=dask", "run.processes=always"), 2, 100, 0),
+        (("tracks.backend=cotracker3",), 2, 100, 0),
         (("run.processes=never",), 2, 100, 0),
         (("run.processes=always",), 3, 1, 3),
     ],
@@ -136,18 +143,109 @@ def test_a_source_that_cannot_be_sent_is_worked_on_by_threads_and_it_is_said(tmp
         extract(tmp_path, source, "run.processes=always")
 
 
-def test_what_another_process_does_not_find_is_said(tmp_path):
-    class Local(ArraySource):
-        """Of a function, so that no other process finds it."""
+class Local(ArraySource):
+    """A source whose class is found in this process alone."""
 
-    Local.__qualname__ = "Gone"
-    Local.__module__ = "tests.flows.run.test_processes"
-    globals()["Gone"] = Local  # here it is found, in the other process it is not
-    try:
-        rows = extract(tmp_path, Local(tmp_path / "in", count=1), "run.processes=always", workers=1)
-    finally:
-        del globals()["Gone"]
-    assert "Gone" in rows["square_0"]["error"]
+
+Local.__qualname__ = "Gone"
+
+
+@pytest.fixture
+def only_here(monkeypatch):
+    monkeypatch.setitem(globals(), "Gone", Local)
+
+
+def test_a_source_that_another_process_cannot_load_is_worked_on_by_threads_and_it_is_said(tmp_path, only_here, caplog):
+    rows = extract(tmp_path, Local(tmp_path / "in", count=8))
+    assert {row["status"] for row in rows.values()} == {"done"}
+    assert "Gone" in caplog.text
+    with pytest.raises(ConfigError, match="Gone"):
+        extract(tmp_path, Local(tmp_path / "in", count=8), "run.processes=always")
+
+
+class Stumbles(Silent):
+    """Cannot show how far the first stages have come."""
+
+    left = 1
+
+    def stage_moved(self, stage, frames):
+        if frames > 0 and self.left:
+            self.left -= 1
+            raise OSError("no space left on the terminal")
+
+
+def test_a_process_whose_answer_was_not_taken_answers_nobody_else(tmp_path):
+    # Each message that it sends is late for the next episode, if that is asked of the same process.
+    source = Slow(tmp_path / "in", count=4)
+    rows = extract(tmp_path, source, "run.processes=always", workers=1, progress=Stumbles())
+    assert sorted(row["status"] for row in rows.values()) == ["done", "done", "done", "failed"]
+    for path in (tmp_path / "out" / "packets").glob("*/*.h5"):
+        with Packet(path) as packet:
+            number = packet.attributes["episode_id"].removeprefix("square_")
+            assert f"square {number}" in packet.attributes["language_instruction"]
+
+
+@dataclass(frozen=True)
+class Slow(ArraySource):
+    """Frames that take so long that the process says how far it has come."""
+
+    n_frames: int = 4
+
+    def open(self, info, camera=None):
+        episode = super().open(info, camera)
+        return replace(episode, pixels=SlowFrames(episode.pixels))
+
+
+@dataclass(frozen=True)
+class SlowFrames:
+    frames: np.ndarray
+
+    @property
+    def shape(self):
+        return self.frames.shape
+
+    def __len__(self):
+        return len(self.frames)
+
+    def __iter__(self):
+        for frame in self.frames:
+            time.sleep(0.6)
+            yield frame
+
+
+def test_a_run_that_is_left_gives_its_processes_back(tmp_path):
+    plan = array_plan(ArraySource(tmp_path / "in"), tmp_path / "out", QUICK, workers=2)
+    with StageProcesses(plan.work.source, plan.work.config, count=2, threads=1) as processes:
+        plan.work = replace(plan.work, processes=processes)
+        with Shard(plan.work, plan.jobs, {}) as shard:
+            shard.run("source")  # and no further, as where the server goes away
+        # As `dispatch` goes on without Prefect: with the same shard, whose processes are free.
+        rows = run_shard_plainly(plan, 0, plan.jobs)
+    assert {row["status"] for row in rows} == {"done"}
+
+
+def test_a_process_that_cannot_be_started_costs_its_episode_and_no_place(tmp_path, monkeypatch):
+    config = load_config(assignments=QUICK).resolved()
+    with StageProcesses(ArraySource(tmp_path), config, count=1, threads=1) as processes:
+        process = processes.take()
+        process.close()
+        processes.give(process)
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", _out_of_processes)
+            for _ in range(3):
+                with pytest.raises(BlockingIOError):
+                    processes.take()
+        assert processes.take().is_alive
+
+
+def _out_of_processes(*_, **__):
+    raise BlockingIOError("Resource temporarily unavailable")
+
+
+@pytest.mark.parametrize("trouble", ["EOFError", "ConnectionResetError"])
+def test_what_a_stage_raises_is_not_taken_for_the_end_of_its_process(tmp_path, trouble):
+    rows = extract(tmp_path, Troubled(tmp_path / "in", count=2, trouble=trouble), "run.processes=always", workers=1)
+    assert (rows["square_1"]["error_type"], rows["square_1"]["error"]) == (trouble, "of the file")
 
 
 def test_processes_end_with_their_run_whatever_ends_it(tmp_path):

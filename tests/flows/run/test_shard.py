@@ -400,8 +400,8 @@ def noisy(tmp_path, monkeypatch):
     device = NoisyDevice()
     monkeypatch.setattr(depth_stage.models, "depth_estimator", lambda config: device)
     monkeypatch.setattr(depth_stage.models, "depth_weights", lambda config: ())
-    for module in (shard_module, processes):
-        monkeypatch.setattr(module, "uses_device", lambda config: True)
+    monkeypatch.setattr(shard_module, "uses_device", lambda config: True)
+    monkeypatch.setattr(processes, "uses_checkpoint", lambda config: True)
     return device
 
 

@@ -182,18 +182,18 @@ def fit_update(
     # Moments of all matches in one product a round, and 2 x 2 systems by hand: this is called thousands of times a
     # clip, and on a few dozen points calls cost more than arithmetic. Around the mean, so that moments lose no digits.
     around = start.mean(axis=0)
-    known = np.empty((len(start), 5))
-    known[:, :2], known[:, 2], known[:, 3:] = start - around, 1.0, moved
+    matched = np.empty((len(start), 5))
+    matched[:, :2], matched[:, 2], matched[:, 3:] = start - around, 1.0, moved
     shift_x, shift_y = (_weighted_median(moved[:, axis], weights) for axis in (0, 1))
     # Rows: what a match's place (x, y, 1) adds to x and to y.
     fitted = np.array([[0.0, 0.0, shift_x], [0.0, 0.0, shift_y]])
     stiff, loose = 1.0 / affinity**2, 1.0 / spread_px**2
     for _ in range(5):
-        error = known[:, 3:] - known[:, :3] @ fitted.T
+        error = matched[:, 3:] - matched[:, :3] @ fitted.T
         off = np.square(error[:, 0]) + np.square(error[:, 1])
         robust = weights / np.square(1.0 + off / fit_px**2) + 1e-9
         (xx, xy, x, xu, xv), (_, yy, y, yu, yv), (_, _, total, u, v) = (
-            (known[:, :3] * robust[:, None]).T @ known
+            (matched[:, :3] * robust[:, None]).T @ matched
         ).tolist()
         x, y, u, v = x / total, y / total, u / total, v / total
         xx, xy, yy = (

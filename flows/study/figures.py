@@ -49,7 +49,7 @@ def lines(axes: Axes, curves: Mapping[str, Sequence[float | None]], *, start: in
     axes.set_ylabel(y)
     axes.grid(alpha=0.25)
     if curves:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper right")  # "best" looks at every point, for seconds
 
 
 def points_by_time(axes: Axes, points: NDArray[np.floating], time: NDArray[np.floating]) -> None:

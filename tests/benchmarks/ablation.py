@@ -142,7 +142,11 @@ SWITCHES = (
         "    if True:\n        return np.empty((0, 2))\n    if not len(lattice):\n",
     ),
     Switch(
-        "tracks", "score with the frame before", LAYERS, " + self._difference(warped, previous, motion)\n", " * 2\n"
+        "tracks",
+        "score with the frame before",
+        LAYERS,
+        "difference += np.minimum(self._unlike(warped, previous), cut)\n",
+        "difference *= 2.0\n",
     ),
     Switch("tracks", "registration with the frame before", LAYERS, "0.3 * matches[1][1]", "0.0 * matches[1][1]"),
     Switch("tracks", "affine part", LAYERS, "affinity: float = 0.06", "affinity: float = 1e-6"),

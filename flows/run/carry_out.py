@@ -22,7 +22,6 @@ from flows.run.plan import Plan
 from flows.run.processes import StageProcesses, count_processes
 from flows.run.shard import ALL_STAGES, Job, Progress, Shard
 from flows.run.stream import Interrupted
-from flows.run.threads import threads_each
 
 log = logging.getLogger("cuepack")
 
@@ -111,15 +110,14 @@ def carry_out(
 
 
 def _processes(plan: Plan) -> AbstractContextManager[StageProcesses | None]:
-    work, config = plan.work, plan.work.config.run
+    work = plan.work
     count = count_processes(work.source, work.config, work.workers, len(plan.jobs))
     if not count:
         return nullcontext()
-    threads = threads_each(work.workers, config.threads, deterministic=config.deterministic)
     try:
-        return StageProcesses(work.source, work.config, count=count, threads=threads)
+        return StageProcesses(work.source, work.config, count=count, threads=work.threads)
     except ConfigError as error:
-        if config.processes == "always":
+        if work.config.run.processes == "always":
             raise
         log.warning("stages run in threads: %s", error)
         return nullcontext()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.types import Episode, Frames, Size
+from flows.sources.base import EpisodeInfo, Source
 
 PACKET_PIXEL_BYTES = 60
 """What the stages hold for each pixel of a packet's frames, bytes: its colours, masks, depth as numbers and as codes,
@@ -39,6 +40,25 @@ class KeptFrames:
             yield frame
         # Only a whole pass: one that was left early, or ended at damage, is made again.
         self._kept = kept
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What an episode takes that was just opened: bytes of its decoded frames, and of what stages work with."""
+
+    decoded: int
+    working: int
+
+
+def open_episode(
+    source: Source, info: EpisodeInfo, camera: str | None, size: Size, keeps: Callable[[Opened], bool]
+) -> Episode:
+    """The episode, packed at `size` (height, width), its frames kept once they are decoded where `keeps` says so.
+
+    `keeps` is asked after opening and before anything is decoded, and may wait for the memory.
+    """
+    episode = source.open(info, camera)
+    return with_kept_frames(episode) if keeps(Opened(frames_bytes(episode), working_bytes(episode, size))) else episode
 
 
 def frames_bytes(episode: Episode) -> int:

@@ -29,6 +29,7 @@ from flows.child_process import end_with
 from flows.config import Config
 from flows.models.build import uses_checkpoint
 from flows.output.store import StageResult
+from flows.run.clips import Opened
 from flows.sources.base import EpisodeInfo, Source
 from flows.stages import StageOutput
 
@@ -51,13 +52,11 @@ class Task:
     """One stage of one episode.
 
     Attributes:
-        run: number of the episode's way through the stages; what is kept of an episode is kept for this way alone.
         stage: its name.
         info, camera: of the episode, as the source opens it.
         results, previous, weights, episode_id: see `StageInputs`.
     """
 
-    run: int
     stage: str
     info: EpisodeInfo
     camera: str | None
@@ -65,14 +64,6 @@ class Task:
     previous: StageResult | None
     weights: Mapping[str, str]
     episode_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """What an episode takes that was just opened: bytes of its decoded frames, and of what stages work with."""
-
-    decoded: int
-    working: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +109,7 @@ class StageProcess:
             raise
         finally:
             other.close()
-        with suppress(ConnectionError):  # of a process that cannot start, `started` and `run` say so
+        with suppress(ConnectionError):  # of a process that cannot start, `wait_until_ready` says so
             self._pipe.send_bytes(given)
 
     @property

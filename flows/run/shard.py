@@ -6,7 +6,6 @@ left that stage. What fails is recorded and leaves the later stages; only a full
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
@@ -27,9 +26,9 @@ from flows.models.build import uses_device, weights_digests
 from flows.models.turns import Spent, Turn, current_turn
 from flows.output.manifest import Manifest, Row, after, assessment_columns
 from flows.output.store import StageRecord, StageResult, Store, content_digest, json_digest
-from flows.run.clips import frames_bytes, with_kept_frames, working_bytes
+from flows.run.clips import Opened, open_episode
 from flows.run.machine import memory_gb, peak_memory
-from flows.run.processes import Opened, StageProcess, StageProcesses, Task
+from flows.run.processes import StageProcess, StageProcesses, Task
 from flows.run.reuse import Decision, decide, known_source_key, packed_from, row_fits_packet
 from flows.run.stream import AHEAD, Stream
 from flows.run.threads import threads_each
@@ -81,9 +80,6 @@ class Job:
         return self.info.episode_id if self.camera is None else f"{self.info.episode_id}-{safe_id(self.camera)}"
 
 
-_numbers = itertools.count()
-
-
 def _not_heard(share: float) -> None:
     """How far a stage has come, where nobody shows it."""
 
@@ -105,7 +101,6 @@ class EpisodeRun:
     episode: Episode | None = None
     stamp: str | None = None
     packet_mark: str | None = None
-    number: int = field(default_factory=_numbers.__next__)
     process: StageProcess | None = None
     moved: Callable[[float], None] = _not_heard
 
@@ -145,6 +140,12 @@ class Work:
     recorded: list[Row] = field(default_factory=list)
     journal: bool = True
     processes: StageProcesses | None = None
+
+    @property
+    def threads(self) -> int:
+        """Threads of libraries for each episode that is worked on."""
+        config = self.config.run
+        return threads_each(self.workers, config.threads, deterministic=config.deterministic)
 
     def run_key(self) -> str:
         """Sha256 of everything but the source that a packet depends on: equal keys, nothing to redo."""
@@ -215,15 +216,14 @@ class Shard:
             self._held.callback(self.work.store.release, run.job.episode_id)
             if run.job.episode_id not in held:
                 self._close(run, {"status": "busy", "error": "another run is working on this episode"})
-        config, workers = self.work.config.run, max(1, self.work.workers)
-        threads = threads_each(workers, config.threads, deterministic=config.deterministic)
+        workers = max(1, self.work.workers)
         self._stream = self._held.enter_context(
             Stream(
                 [run for run in self.runs if not run.is_over],
                 ALL_STAGES,
                 self._attempt,
                 workers=workers,
-                threads=threads if self.work.processes is None else None,
+                threads=self.work.threads if self.work.processes is None else None,
                 memory_bytes=self._memory_bytes,
                 stop=self.work.stop,
                 # A process has one episode, and whoever is ahead would wait for one with a place on the CPU.
@@ -418,7 +418,7 @@ class Shard:
         if run.process is None:
             run.process = processes.take()
         job = run.job
-        task = Task(run.number, stage.name, job.info, job.camera, run.results, earlier, weights, job.episode_id)
+        task = Task(stage.name, job.info, job.camera, run.results, earlier, weights, job.episode_id)
         made = run.process.run(task, opened=self._keeps_frames, moved=run.moved)
         run.process_peak_mb[stage.name] = made.peak_mb
         return made.output
@@ -454,10 +454,9 @@ class Shard:
 
     def _open(self, run: EpisodeRun) -> Episode:
         if run.episode is None:
-            episode, config = self.work.source.open(run.job.info, run.job.camera), self.work.config
-            size = config.packet.height, config.packet.width
-            keeps = self._keeps_frames(Opened(frames_bytes(episode), working_bytes(episode, size)))
-            run.episode = with_kept_frames(episode) if keeps else episode
+            job, packet = run.job, self.work.config.packet
+            size = packet.height, packet.width
+            run.episode = open_episode(self.work.source, job.info, job.camera, size, self._keeps_frames)
         return run.episode
 
     def _keeps_frames(self, opened: Opened) -> bool:

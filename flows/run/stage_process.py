@@ -20,9 +20,9 @@ from extractors.advance import advance_heard
 from extractors.errors import CuepackError
 from extractors.types import Episode
 from flows.config import Config
-from flows.run.clips import frames_bytes, with_kept_frames, working_bytes
+from flows.run.clips import Opened, open_episode
 from flows.run.machine import peak_memory
-from flows.run.processes import Made, Moved, Opened, Raised, Task, child_pipe
+from flows.run.processes import Made, Moved, Raised, Task, child_pipe
 from flows.sources import video
 from flows.sources.base import Source
 from flows.stages import STAGES, StageInputs
@@ -46,7 +46,6 @@ class _Worker:
     def __init__(self, pipe: Connection, source: Source, config: Config) -> None:
         self._pipe, self._source, self._config = pipe, source, config
         self._stages = {stage.name: stage for stage in STAGES}
-        self._run: int | None = None
         self._episode: Episode | None = None
         self._lock = threading.Lock()
 
@@ -57,8 +56,6 @@ class _Worker:
             self._pipe.send_bytes(data)
 
     def answer(self, task: Task) -> Made | Raised:
-        if task.run != self._run:
-            self._run, self._episode = task.run, None
         inputs = StageInputs(
             lambda: self._open(task), task.results, self._config, task.previous, task.weights, task.episode_id
         )
@@ -78,16 +75,18 @@ class _Worker:
         return Made(output, peak.mb)
 
     def forget(self) -> None:
-        """Lets go of the episode, whose memory the run counts as free."""
+        """Lets go of the episode: it is over, and the run counts its memory as free."""
         self._episode = None
 
     def _open(self, task: Task) -> Episode:
         if self._episode is None:
-            episode = self._source.open(task.info, task.camera)
             size = self._config.packet.height, self._config.packet.width
-            self.send(Opened(frames_bytes(episode), working_bytes(episode, size)))
-            self._episode = with_kept_frames(episode) if self._pipe.recv() else episode
+            self._episode = open_episode(self._source, task.info, task.camera, size, self._keeps)
         return self._episode
+
+    def _keeps(self, opened: Opened) -> bool:
+        self.send(opened)
+        return bool(self._pipe.recv())
 
 
 def _sendable(error: Exception) -> Exception:
@@ -131,7 +130,3 @@ def main() -> None:
                 worker.send(worker.answer(task))
     except (EOFError, ConnectionError):
         sys.exit(0)
-
-
-if __name__ == "__main__":
-    main()

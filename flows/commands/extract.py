@@ -13,6 +13,7 @@ import click
 
 from extractors.errors import ConfigError
 from flows.commands.options import (
+    CAMERA_HELP,
     FAILED,
     FINISHED,
     FilePath,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source")
 @click.option("--out", required=True, type=OutputPath(), help="Output directory or URI; made where missing.")
-@click.option("--camera", help="The view to take [default: the first fixed, non-black one].")
+@click.option("--camera", help=CAMERA_HELP)
 @click.option("--episodes", "indices", metavar="3,7,10-20", help="Only these episode indices.")
 @click.option("--selection", type=FilePath(), help="Only the episodes of this selection file.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many episodes.")
@@ -195,6 +196,9 @@ def _print_outcome(
     )
     if (costs := _costs_line(plans, outcome)) is not None:
         print(costs)
+    black = sum(row["status"] == "filtered" and row.get("error_type") == "BlankCameraError" for row in outcome.rows)
+    if black:
+        print(f"of these {black} black views; manifest.csv lists them")
     compared = [row["mask_recorded_j"] for row in outcome.rows if row.get("mask_recorded_j") is not None]
     if compared:
         print(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from flows.commands.options import FAILED, FINISHED, LocalPath, OutputPath, print_json
+from flows.commands.options import CAMERA_HELP, FAILED, FINISHED, LocalPath, OutputPath, print_json
 
 if TYPE_CHECKING:
     from flows.orchestration.deployments import Schedule
@@ -59,7 +59,7 @@ def rebuild(directory: OutputDirectory, as_json: bool) -> None:
 def _schedule_options(command: Function) -> Function:
     for option in (
         click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeat."),
-        click.option("--camera", help="The view to take [default: the first fixed, non-black one]."),
+        click.option("--camera", help=CAMERA_HELP),
         click.option("--timezone", default="UTC", show_default=True, help="Time zone of --cron."),
         click.option("--cron", help="When to look for new episodes, such as '0 2 * * *' [default: by hand only]."),
         click.option("--out", required=True, help="Output directory or URI."),

@@ -80,6 +80,8 @@ log = logging.getLogger("cuepack")
 
 FINISHED, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+CAMERA_HELP = "The view to take; all: a packet for each that shows something [default: the first fixed, non-black one]."
+
 
 def settings_options(command: Function) -> Function:
     """The options of every command that makes packets."""

@@ -151,7 +151,7 @@ def extract_dataset(
     Args:
         source: Path or URI of the episodes, as the worker sees it.
         out: Output directory or URI, as the worker sees it.
-        camera: The view to take. None: the first fixed, non-black one.
+        camera: The view to take; "all": a packet for each that shows something. None: the first fixed, non-black one.
         episodes: Only these episode indices, such as 3,7,10-20.
         selection: Only the episodes of this selection file.
         limit: At most this many episodes.

@@ -47,7 +47,7 @@ def published(plan: Plan) -> Iterator[str]:
             "source": source,
             "out": out,
             "config": plan.work.config.model_dump(mode="json"),
-            "camera": plan.request.camera,
+            "all_cameras": plan.work.all_cameras,
             "force_from": plan.work.force_from,
             "rehash": plan.work.rehash,
             "workers": plan.work.workers,
@@ -68,7 +68,8 @@ def hand_out(path: str, plan: Plan, shard: int) -> None:
     """
     jobs, root = plan.shards[shard], plan.work.source.root
     earlier = {job.episode_id: plan.earlier[job.episode_id] for job in jobs if job.episode_id in plan.earlier}
-    text = json.dumps({"episodes": [_listed(job.info, root) for job in jobs], "earlier": earlier})
+    episodes = [_listed(job.info, root) | {"camera_asked": job.camera} for job in jobs]
+    text = json.dumps({"episodes": episodes, "earlier": earlier})
     _folder(path).write_text(_episodes_file(shard), text)
 
 
@@ -86,8 +87,11 @@ def find_plan(path: str, shard: int) -> Plan:
             _last[path] = _read_plan(path)
         request, work = _last[path]
     given = _read(path, _episodes_file(shard))
-    infos = [_on_this_machine(listed, work.source.root, request.source) for listed in given["episodes"]]
-    return Plan(request, work, [Job(info, request.camera) for info in infos], given["earlier"])
+    jobs = []
+    for listed in given["episodes"]:
+        camera = listed.pop("camera_asked")
+        jobs.append(Job(_on_this_machine(listed, work.source.root, request.source), camera))
+    return Plan(request, work, jobs, given["earlier"])
 
 
 def keep_rows(path: str, shard: int, rows: Sequence[Row]) -> None:
@@ -170,9 +174,10 @@ def _read_plan(path: str) -> tuple[Request, Work]:
         workers=kept["workers"],
         force_from=kept["force_from"],
         rehash=kept["rehash"],
+        all_cameras=kept["all_cameras"],
         # Behind a URI this machine's journal is its own, and would bring these rows back after newer ones.
         journal=not isinstance(out, RemoteDirectory),
     )
     work.run_key()  # fails at once where this machine lacks weights
-    request = Request(kept["source"], out, config, kept["camera"], force_from=kept["force_from"], rehash=kept["rehash"])
+    request = Request(kept["source"], out, config, force_from=kept["force_from"], rehash=kept["rehash"])
     return request, work

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,7 +20,7 @@ from flows.output.run_record import read_run, write_run
 from flows.output.store import json_digest
 from flows.remote.places import is_inside
 from flows.run.shard import Job, Work, failed_as_it_is, is_finished
-from flows.sources.base import EpisodeInfo, Source
+from flows.sources.base import EpisodeInfo, Source, safe_id
 from flows.sources.detect import HUB_PREFIX, open_source, source_location
 from flows.stages import STAGES
 from packers.cores import usable_cpus
@@ -27,6 +28,9 @@ from scoring.criteria import Scores, best_possible_score, explain_score, score_m
 
 _LIBRARIES = ("numpy", "opencv-python-headless", "h5py", "torch", "av", "pandas", "tensorflow-datasets", "prefect")
 
+
+ALL_CAMERAS = "all"
+"""In place of a camera's name: a packet for each view of an episode."""
 
 MOST_INDICES = 10_000_000
 """Longest range that `--episodes` takes; a slip of the keyboard should not fill the memory."""
@@ -40,10 +44,10 @@ class Request:
         source: path or URI of the episodes.
         out: the output directory.
         config: as given, profile not yet resolved.
-        camera: the view asked for, None for the source's default.
+        camera: the view asked for, `ALL_CAMERAS` for each that shows something, None for the source's default.
         indices: episode indices to take, None for all.
         ids: episode ids to take (packet or source ids), None for all.
-        limit: take no more than this many.
+        limit: take no more than this many episodes, each with all views asked for.
         force_from: redo this stage and those after it.
         rehash: read the source again even where size and time say it is the same.
         new_only: leave out episodes that failed before, while their files and the configuration are the same.
@@ -145,6 +149,7 @@ def make_plan(request: Request) -> Plan:
         workers=config.run.workers or usable_cpus(),
         force_from=request.force_from,
         rehash=request.rehash,
+        all_cameras=request.camera == ALL_CAMERAS,
     )
     # The key hashes weights, so a run without them ends here and not in the middle of its first shard.
     run_key = work.run_key()
@@ -280,9 +285,9 @@ def _check_output(out: OutputDirectory, source: Source, listed: str) -> None:
 def _chosen_jobs(source: Source, infos: Sequence[EpisodeInfo], request: Request) -> list[Job]:
     if not infos:
         raise SourceError(f"{request.source} holds no episode that cuepack can see; check the path")
-    if request.camera is not None:
+    if request.camera not in (None, ALL_CAMERAS):
         _check_camera(source, infos, request.camera)
-    jobs = [Job(info, request.camera) for info in infos]
+    jobs = [Job(info, camera) for info in infos for camera in _views(info, request.camera)]
     if request.indices is not None:
         unknown = request.indices - {job.info.episode_index for job in jobs}
         if unknown:
@@ -291,16 +296,33 @@ def _chosen_jobs(source: Source, infos: Sequence[EpisodeInfo], request: Request)
     if request.ids is not None:
         jobs = _jobs_by_id(jobs, request.ids)
     # --limit comes last, so that it counts what the other choices leave.
-    return jobs if request.limit is None else jobs[: request.limit]
+    if request.limit is None:
+        return jobs
+    first = set(islice(dict.fromkeys(job.info.episode_id for job in jobs), request.limit))
+    return [job for job in jobs if job.info.episode_id in first]
+
+
+def _views(info: EpisodeInfo, asked: str | None) -> Sequence[str | None]:
+    """The cameras of which an episode gets a packet; one without any is opened all the same, and says what it lacks."""
+    if asked != ALL_CAMERAS or not info.cameras:
+        return (None if asked == ALL_CAMERAS else asked,)
+    if len({safe_id(name).casefold() for name in info.cameras}) < len(info.cameras):
+        raise UnknownCameraError(
+            f"cameras of {info.episode_id} would share a packet's name: {', '.join(info.cameras)}; name one camera"
+        )
+    return info.cameras
 
 
 def _jobs_by_id(jobs: Sequence[Job], ids: Sequence[str]) -> list[Job]:
     # Packet ids win over source ids: a rerun names packets, a selection made before extraction names the source's.
-    by_id = {job.info.episode_id: job for job in jobs} | {job.episode_id: job for job in jobs}
+    by_id: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_id.setdefault(job.info.episode_id, []).append(job)
+    by_id |= {job.episode_id: [job] for job in jobs}
     unknown = [name for name in ids if name not in by_id]
     if unknown:
         raise ConfigError(f"the source has no episode {_some(unknown)}; `cuepack score` lists the ids")
-    return list({job.episode_id: job for job in (by_id[name] for name in ids)}.values())
+    return list({job.episode_id: job for name in ids for job in by_id[name]}.values())
 
 
 def _check_camera(source: Source, infos: Iterable[EpisodeInfo], camera: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from extractors.advance import advance_heard
-from extractors.errors import EpisodeError, OutputError, PacketError, WeightsError
+from extractors.errors import BlankCameraError, EpisodeError, OutputError, PacketError, WeightsError
 from extractors.types import Episode
 from flows.config import Config
 from flows.models.build import uses_device, weights_digests
@@ -124,6 +124,7 @@ class Work:
         stop: set to end the run at the next episode boundary.
         progress: hears about the work.
         recorded: rows of this process's episodes as they end, also those of a shard that is cut short.
+        all_cameras: every view of an episode was asked for: one that is black is left out, and is no failure.
         journal: whether rows go to the manifest's journal; another process takes them up otherwise.
         processes: that run the stages; None: threads of this process do.
     """
@@ -135,6 +136,7 @@ class Work:
     workers: int = 1
     force_from: str | None = None
     rehash: bool = False
+    all_cameras: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
     progress: Progress | None = None
     recorded: list[Row] = field(default_factory=list)
@@ -169,7 +171,11 @@ def source_stamp(info: EpisodeInfo) -> str:
 
 def is_finished(row: Mapping[str, Any] | None, job: Job, work: Work, run_key: str) -> bool:
     """Whether the manifest and the file system say that nothing is left to do for `job`."""
-    if row is None or row.get("status") != "done" or row.get("run_key") != run_key:
+    if row is None or row.get("run_key") != run_key:
+        return False
+    if work.all_cameras and row.get("status") == "filtered" and row.get("error_type") == "BlankCameraError":
+        return row.get("source_stamp") == source_stamp(job.info)
+    if row.get("status") != "done":
         return False
     threshold = work.config.select.min_score
     if threshold is not None and (row.get("score") is None or row["score"] < threshold):
@@ -474,6 +480,9 @@ class Shard:
             run.process = None
 
     def _fail(self, run: EpisodeRun, stage: str, error: Exception) -> None:
+        if self.work.all_cameras and isinstance(error, BlankCameraError):
+            self._close(run, {"status": "filtered", "error_type": type(error).__name__, "error": str(error)})
+            return
         expected = isinstance(error, EpisodeError | PacketError | ValueError)
         log.log(
             logging.WARNING if expected else logging.ERROR,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from extractors.handeye.path import HandPath, Poses
 from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors
-from extractors.handeye.project import Observations, poses_at, project_only, project_points, stepped
+from extractors.handeye.project import Observations, poses_at, project_only, project_points, stepped, sum_products
 
 RESIDUAL_FLOOR = 4e-4
 """Smallest noise believed, widths of the frame (0.1 px at 256): trackers round, and real lenses are not pinholes."""
@@ -173,15 +173,20 @@ class Normal:
 def normal_equations(problem: Problem, state: CameraState, points: Floats, poses: Poses, scale: float) -> Normal:
     """The blocks at a state, observations weighed down as soft-L1 has it (1 / sqrt(1 + z))."""
     seen = problem.seen
-    found = project_points(state, points, poses, seen)
+    held = not problem.free.any()
+    found = project_points(state, points, poses, seen, held=held)
     residual = found.xy - seen.xy
     weight = poses.inside[seen.frame] / np.sqrt(1 + (residual**2).sum(axis=1) / scale**2) / scale**2
     weighed_point = found.by_point * weight[:, None, None]
-    camera = np.tensordot(found.by_camera * weight[:, None, None], found.by_camera, ((0, 1), (0, 1)))
-    point = seen.per_track(np.swapaxes(weighed_point, 1, 2) @ found.by_point)
-    mixed = seen.per_track(np.swapaxes(found.by_camera, 1, 2) @ weighed_point)
-    camera_gradient = np.tensordot(found.by_camera, residual * weight[:, None], ((0, 1), (0, 1)))
-    point_gradient = seen.per_track((residual[:, None] @ weighed_point)[:, 0])
+    point = seen.per_track(sum_products(np.swapaxes(weighed_point, 1, 2), found.by_point))
+    camera, mixed = np.zeros((N_CAMERA, N_CAMERA)), np.zeros((seen.n_tracks, N_CAMERA, 3))
+    camera_gradient = np.zeros(N_CAMERA)
+    if not held:
+        by_camera = found.by_camera.reshape(-1, N_CAMERA)
+        camera = (by_camera * np.repeat(weight, 2)[:, None]).T @ by_camera
+        mixed = seen.per_track(sum_products(np.swapaxes(found.by_camera, 1, 2), weighed_point))
+        camera_gradient = by_camera.T @ (residual * weight[:, None]).ravel()
+    point_gradient = seen.per_track((residual[:, :, None] * weighed_point).sum(axis=1))
     _add_priors(problem, state, points, camera, point, mixed, camera_gradient, point_gradient)
     return Normal(
         camera, point, mixed, camera_gradient, point_gradient, weight, residual, found.by_camera, found.by_point

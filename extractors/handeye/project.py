@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from extractors.handeye.path import HandPath, Poses, skew
+from extractors.handeye.path import HandPath, Poses
 from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats
 
 NEAREST_M = 0.02
@@ -81,29 +81,33 @@ class Projected(NamedTuple):
     by_point: Floats
 
 
-def project_points(state: CameraState, points: Floats, poses: Poses, seen: Observations) -> Projected:
-    """Projections of `points` (N, 3) where `seen` has them, with derivatives.
+def project_points(
+    state: CameraState, points: Floats, poses: Poses, seen: Observations, *, held: bool = False
+) -> Projected:
+    """Projections of `points` (N, 3) where `seen` has them, with derivatives; zeros by a camera that is `held`.
 
     Rotations are changed on the right, R exp([d]): the three columns are turns about the camera's own axes.
     """
     xy, depth, rays, in_camera = _project(state, points, poses, seen)
     focal, k1 = state.focal, state.distortion
     radius2 = (rays**2).sum(axis=1)
-    stretch = focal * (1 + k1 * radius2)[:, None, None] * np.eye(2) + 2 * focal * k1 * rays[:, :, None] * rays[:, None]
-    by_camera_point = np.zeros((len(rays), 2, 3))
-    by_camera_point[:, 0, 0] = by_camera_point[:, 1, 1] = 1 / in_camera[:, 2]
-    by_camera_point[:, :, 2] = -rays / in_camera[:, 2:]
-    outer = stretch @ by_camera_point
+    outer = np.empty((len(rays), 2, 3))  # by the point in the camera's frame
+    # Stretched by the lens: focal (1 + k1 r^2) I + 2 focal k1 r r^T, over the depth.
+    outer[:, :, :2] = (2 * focal * k1 / in_camera[:, 2])[:, None, None] * rays[:, :, None] * rays[:, None]
+    outer[:, (0, 1), (0, 1)] += (focal * (1 + k1 * radius2) / in_camera[:, 2])[:, None]
+    outer[:, :, 2] = -(outer[:, :, 0] * rays[:, :1] + outer[:, :, 1] * rays[:, 1:])
+    from_carrier = (outer.reshape(-1, 3) @ state.rotation.T).reshape(-1, 2, 3)
+    by_point = sum_products(from_carrier, poses.rotation[seen.frame])
     by_camera = np.zeros((len(rays), 2, N_CAMERA))
+    if held:
+        return Projected(xy, depth, by_camera, by_point)
     by_camera[:, :, 0] = xy
-    by_camera[:, :, COLUMNS["rotation"]] = outer @ skew(in_camera)  # -[d] x X is [X] x d
-    from_carrier = outer @ state.rotation.T
+    by_camera[:, :, COLUMNS["rotation"]] = cross(outer, in_camera[:, None])  # -[d] x X is [X] x d
     by_camera[:, :, COLUMNS["position"]] = -from_carrier
-    speed = (poses.rotation_rate[seen.frame] @ points[seen.track][:, :, None])[:, :, 0]
-    speed += poses.translation_rate[seen.frame]
-    by_camera[:, :, 10] = (from_carrier @ speed[:, :, None])[:, :, 0]
+    speed = rotated(poses.rotation_rate[seen.frame], points[seen.track]) + poses.translation_rate[seen.frame]
+    by_camera[:, :, 10] = (from_carrier * speed[:, None]).sum(axis=2)
     by_camera[:, :, 11] = focal * radius2[:, None] * rays
-    return Projected(xy, depth, by_camera, from_carrier @ poses.rotation[seen.frame])
+    return Projected(xy, depth, by_camera, by_point)
 
 
 def project_only(state: CameraState, points: Floats, poses: Poses, seen: Observations) -> tuple[Floats, Floats]:
@@ -115,13 +119,32 @@ def project_only(state: CameraState, points: Floats, poses: Poses, seen: Observa
 def _project(
     state: CameraState, points: Floats, poses: Poses, seen: Observations
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    carried = (poses.rotation[seen.frame] @ points[seen.track][:, :, None])[:, :, 0] + poses.translation[seen.frame]
+    carried = rotated(poses.rotation[seen.frame], points[seen.track]) + poses.translation[seen.frame]
     in_camera = (carried - state.position) @ state.rotation
     depth = in_camera[:, 2].copy()
     in_camera[:, 2] = np.maximum(depth, NEAREST_M)
     rays = in_camera[:, :2] / in_camera[:, 2:]
     xy = state.focal * (1 + state.distortion * (rays**2).sum(axis=1, keepdims=True)) * rays
     return xy, depth, rays, in_camera
+
+
+# A product of many small matrices is a loop of calls in numpy; these are a few operations on long vectors.
+
+
+def cross(one: Floats, other: Floats) -> Floats:
+    """Cross products of vectors (..., 3)."""
+    (a, b, c), (x, y, z) = np.moveaxis(one, -1, 0), np.moveaxis(other, -1, 0)
+    return np.stack([b * z - c * y, c * x - a * z, a * y - b * x], axis=-1)
+
+
+def rotated(matrices: Floats, vectors: Floats) -> Floats:
+    """(O, 3) of matrices (O, 3, 3) and vectors (O, 3)."""
+    return np.asarray(sum(matrices[:, :, axis] * vectors[:, axis, None] for axis in range(3)))
+
+
+def sum_products(one: Floats, other: Floats) -> Floats:
+    """(O, A, B) matrix products of (O, A, K) and (O, K, B) with a small K."""
+    return np.asarray(sum(one[:, :, inner, None] * other[:, None, inner] for inner in range(one.shape[2])))
 
 
 def stepped(state: CameraState, step: Floats) -> CameraState:

@@ -17,7 +17,7 @@ from extractors.handeye.start import Affine, affine_sums, moving_tracks, start_c
 START_TRACKS = 30
 """Tracks that starts are tried with; more cost time and change no choice."""
 
-START_OBSERVATIONS = 1200
+START_OBSERVATIONS = 600
 """Observations of them that starts are tried with."""
 
 DELAY = 10

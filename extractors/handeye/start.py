@@ -188,13 +188,10 @@ def _best_group(sums: Sums, left: NDArray[np.bool_], seed: int) -> tuple[Floats,
         first = int(rng.integers(len(candidates)))
         near = candidates[max(first - 10, 0) : first + 11]
         picks.append(rng.choice(near, size=min(3, len(near)), replace=False).tolist())
-    best: tuple[Floats, NDArray[np.bool_], float] | None = None
-    for pick in picks:
-        axes = _fit(sums, np.asarray(pick))
-        votes = _votes(sums, axes) * left
-        if best is None or votes.sum() > best[2]:
-            best = axes, votes > 0, float(votes.sum())
-    assert best is not None
+    axes = np.stack([_fit(sums, np.asarray(pick)) for pick in picks])
+    votes = _votes(sums, axes) * left
+    first_best = int(votes.sum(axis=1).argmax())
+    best = axes[first_best], votes[first_best] > 0, float(votes[first_best].sum())
     for _ in range(3):
         if best[1].sum() < 3:
             return None
@@ -211,7 +208,9 @@ def _fit(sums: Sums, chosen: NDArray[np.intp], ridge: float = 1e-3) -> Floats:
 
 
 def _votes(sums: Sums, axes: Floats, tolerance: float = 0.2) -> Floats:
-    """(N,) 0 for a track that moves otherwise, up to 1 for one that follows; tolerance in parts of its own motion.
+    """(..., N) 0 for a track that moves otherwise, up to 1 for one that follows axes (..., 2, 3).
+
+    The tolerance is in parts of a track's own motion.
 
     A fifth: a hand that comes 20 cm nearer at 1 m moves a tenth faster than the affine camera has it.
     """
@@ -247,9 +246,10 @@ def _with_delay(
 
 
 def _rest(sums: Sums, axes: Floats) -> Floats:
-    """(N,) sum of squares that the axes leave of each track."""
-    inside = np.einsum("ai,nij,aj->n", axes, sums.pp, axes)
-    across = np.einsum("ai,nia->n", axes, sums.px)
+    """(..., N) sum of squares that axes (..., 2, 3) leave of each track."""
+    square = np.swapaxes(axes, -1, -2) @ axes
+    inside = square.reshape(*square.shape[:-2], 9) @ sums.pp.reshape(-1, 9).T
+    across = axes.reshape(*axes.shape[:-2], 6) @ np.swapaxes(sums.px, 1, 2).reshape(-1, 6).T
     return np.asarray(np.maximum(sums.xx - 2 * across + inside, 0))
 
 

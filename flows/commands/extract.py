@@ -170,7 +170,8 @@ def _print_outcome(
     plan = plans[0]
     counts = {status: sum(row["status"] == status for row in outcome.rows) for status in ("done", "failed", "filtered")}
     busy = [row for row in outcome.rows if row["status"] == "busy"]
-    counts["reused"] = len(plan.finished)
+    # A black view of an episode is finished, and was never packed.
+    counts["reused"] = sum(row["status"] == "done" for row in plan.finished)
     counts["busy"] = len(busy)
     failed = [row for row in outcome.rows if row["status"] == "failed"]
     for row in failed[:MOST_FAILURES_SHOWN]:
@@ -198,7 +199,7 @@ def _print_outcome(
         print(costs)
     black = sum(row["status"] == "filtered" and row.get("error_type") == "BlankCameraError" for row in outcome.rows)
     if black:
-        print(f"of these {black} black views; manifest.csv lists them")
+        print(f"{black} of the filtered are black views; manifest.csv lists them")
     compared = [row["mask_recorded_j"] for row in outcome.rows if row.get("mask_recorded_j") is not None]
     if compared:
         print(

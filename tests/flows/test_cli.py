@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from flows.cli import CuepackGroup, main
 from flows.sources.sample import write_sample
+from tests.flows.sources.bridge_builder import write_trajectory
 from tests.support import WITHOUT_MODELS, set_options
 
 QUICK = ["--no-prefect", "--profile", "cpu", *set_options(*WITHOUT_MODELS)]
@@ -54,6 +55,16 @@ def test_extract_says_what_it_packed_and_is_safe_to_repeat(sample, tmp_path):
     second = cuepack("extract", sample, "--out", tmp_path / "o", "--episodes", "0,2", *QUICK, "--json")
     assert from_json(second)["counts"]["reused"] == 2
     assert {row["episode_index"] for row in from_json(second)["episodes"]} == {0, 2}
+
+
+def test_black_views_are_counted_and_are_neither_failures_nor_packets_of_before(tmp_path):
+    write_trajectory(tmp_path / "in", 6, cameras=3, black=(1,))
+    views = ["--camera", "all", *QUICK, "--set", "masks.backend=off"]
+    for before in (0, 2):
+        result = cuepack("extract", tmp_path / "in", "--out", tmp_path / "o", *views)
+        assert result.exit_code == 0
+        assert f"2 packed ({before} of them before), 0 failed, 1 filtered" in result.stdout
+        assert "1 of the filtered are black views" in result.stdout
 
 
 def test_a_dry_run_writes_nothing(sample, tmp_path):

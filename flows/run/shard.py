@@ -126,7 +126,7 @@ class Work:
         stop: set to end the run at the next episode boundary.
         progress: hears about the work.
         recorded: rows of this process's episodes as they end, also those of a shard that is cut short.
-        all_cameras: every view of an episode was asked for: one that is black is left out, and is no failure.
+        all_cameras: every view of an episode was asked for: one that is black is left out without a failure.
         journal: whether rows go to the manifest's journal; another process takes them up otherwise.
         processes: that run the stages; None: threads of this process do.
     """

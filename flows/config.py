@@ -121,7 +121,7 @@ class MasksConfig(Section):
         None, description="folder of sam3 or sam (.pth of segment-anything); none: model folder"
     )
     detector_weights: str | None = Field(None, description="folder of Grounding DINO; none: the model folder")
-    nano_working_px: int = Field(160, ge=64, le=512, description="nano: longer side that its network sees, pixels")
+    nano_working_px: int = Field(128, ge=64, le=512, description="nano: longer side that its network sees, pixels")
     motion_working_px: int = Field(
         256, ge=64, le=1024, description="motion, nano: longer side of its working images, px"
     )
@@ -137,10 +137,12 @@ class DepthConfig(Section):
     backend: DepthBackend = Field("profile", description="what estimates depth; `profile` takes the profile's choice")
     model: Literal["vits", "vitb", "vitl"] = Field("vits", description="size of Video-Depth-Anything")
     metric: bool = Field(False, description="use the metric variant of the weights")
-    weights: str | None = Field(None, description="checkpoint file; none: the model folder (see `cuepack models`)")
+    weights: str | None = Field(
+        None, description="checkpoint file; none: the model folder (see `cuepack models`), of nano the packaged one"
+    )
     input_size: int = Field(518, ge=28, multiple_of=14, description="shorter side that the network sees, pixels")
     precision: Literal["fp32", "fp16"] = Field("fp32", description="fp16 needs a CUDA device")
-    nano_working_px: int = Field(160, ge=64, le=512, description="nano: longer side that its network sees, pixels")
+    nano_working_px: int = Field(128, ge=64, le=512, description="nano: longer side that its network sees, pixels")
     stabilize: bool = Field(True, description="anchor the still background (static cameras)")
 
 

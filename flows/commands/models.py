@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from extractors.errors import ConfigError, WeightsError
 from extractors.printable import printable
-from flows.commands.options import FAILED, FINISHED, print_json
+from flows.commands.options import FAILED, FINISHED, LocalPath, OutputOrFile, print_json
+from flows.commands.packets import fetched, packet_files
 from flows.models.weights import (
     CHECKPOINTS,
     Checkpoint,
@@ -20,6 +21,9 @@ from flows.models.weights import (
     fetch_checkpoint,
     recorded_digest,
 )
+
+if TYPE_CHECKING:
+    from flows.output.directory import Opened
 
 
 @click.group()
@@ -86,6 +90,24 @@ def check(names: Sequence[str], as_json: bool) -> None:
         if not rows:
             print("no checkpoint is here; `cuepack models list` shows what there is")
     sys.exit(FAILED if bad else FINISHED)
+
+
+@models.command()
+@click.argument("given", type=OutputOrFile(), metavar="DIR")
+@click.option("--out", required=True, type=LocalPath(), help="Weights file to be written.")
+@click.option("--minutes", type=click.FloatRange(min=0.1), default=20.0, show_default=True, help="Of training.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Fixes the draws.")
+def distil(given: Opened, out: Path, minutes: float, seed: int) -> None:
+    """Teach nano's depth what Video-Depth-Anything saw in the packets of DIR.
+
+    Half of the lessons are generated scenes (pip install 'cuepack[scenes]'), so that nano does not forget the rest. Use
+    the weights with --set depth.backend=nano --set depth.weights=FILE. Clips are kept in FILE.work.
+    """
+    from flows.learning.distil import distil as distil_packets
+
+    work = out.with_name(f"{out.name}.work")
+    count = distil_packets(fetched(given, packet_files(given)), work, out, minutes=minutes, seed=seed)
+    print(f"taught by {count} packets -> {out}")
 
 
 def _verdict(row: dict[str, Any]) -> str:

@@ -43,12 +43,18 @@ def generate(folder: Path, count: int, seed: int, *, first: int = 0) -> Iterator
             painter = painter or Painter()
             made = record(painter, (seed, index), DRAWN, frames=N_FRAMES)
             depth = made.drawn.depth
-            inverse = np.where(depth > 0, 1 / np.maximum(depth, 1e-3), 0).astype(np.float16)
-            with written_whole(path) as partial, partial.open("wb") as file:
-                np.savez(file, pixels=made.pixels, classes=made.classes, inverse_depth=inverse)
+            inverse = np.where(depth > 0, 1 / np.maximum(depth, 1e-3), 0).astype(np.float32)
+            write_clip(path, Clip(made.pixels, made.classes, inverse))
         yield path
     if painter is not None:
         painter.close()
+
+
+def write_clip(path: Path, clip: Clip) -> None:
+    """As `read_clip` reads it; depth in half precision."""
+    with written_whole(path) as partial, partial.open("wb") as file:
+        inverse = clip.inverse_depth.astype(np.float16)
+        np.savez(file, pixels=clip.pixels, classes=clip.classes, inverse_depth=inverse)
 
 
 def read_clip(path: Path) -> Clip:

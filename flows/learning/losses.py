@@ -11,6 +11,9 @@ from extractors.backends.nano.network import Answer
 CLASS_WEIGHTS = (0.5, 1.0, 3.0, 1.0)
 """Of scene, robot, object, thing: the object covers a fiftieth of the picture."""
 
+DICE_WEIGHTS = {1: 0.5, 2: 1.0}
+"""Of robot and object."""
+
 UNTOLD = 255
 """Class of all pixels of a frame of which the classes are not asked: the clip's background."""
 
@@ -28,13 +31,19 @@ def class_loss(answer: Answer, classes: Tensor) -> Tensor:
     """Focal cross-entropy, Dice of robot and object over the clip, and cross-entropy of the coarse answer."""
     weights = torch.tensor(CLASS_WEIGHTS)
     labelled = classes[:, 0, 0] != UNTOLD
+    if not labelled.any():
+        return answer.logits.new_zeros(())
     classes = classes[labelled]
     log_share = answer.logits[labelled].log_softmax(1)
     own = log_share.gather(1, classes[:, None])[:, 0]
     focal = -(weights[classes] * (1 - own.exp()) ** FOCUS * own).mean()
     small = classes[:, 2::4, 2::4]
     first = F.cross_entropy(answer.first[labelled], small, weight=weights)
-    return 2 * focal + 0.4 * first + 0.5 * sum(_dice(log_share[:, k].exp(), classes == k) for k in (1, 2))
+    return (
+        2 * focal
+        + 0.4 * first
+        + sum(weight * _dice(log_share[:, k].exp(), classes == k) for k, weight in DICE_WEIGHTS.items())
+    )
 
 
 def depth_loss(predicted: Tensor, target: Tensor) -> Tensor:

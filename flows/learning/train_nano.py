@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from extractors.backends.nano.inputs import median_background, network_inputs
+from extractors.backends.nano.inputs import Scenery, median_picture, network_inputs, still_inputs
 from extractors.backends.nano.network import Answer, NanoNetwork
 from extractors.backends.nano.weights import save_weights
 from flows.learning.clips import Clip, generate, read_clip
@@ -30,9 +31,9 @@ CLIPS_AT_ONCE, FRAMES_AT_ONCE, SIDE = 4, 8, 96
 STOP_SEED = 900
 """Of the clips on which training stops early; training clips have other seeds."""
 
-N_STOP = 24
+N_STOP = 60
 
-TOLD_EVERY = 150
+TOLD_EVERY = 400
 """Steps between two looks at the clips on which training stops."""
 
 Rng = np.random.Generator
@@ -52,14 +53,28 @@ def main() -> None:
     if not options.growing:
         for _ in generate(options.work / "train", options.clips, 100 + options.seed):
             pass
-    train(options.work, stop, minutes=options.minutes, rate=options.rate, seed=options.seed)
+    network, out = NanoNetwork(), options.work / "nano.safetensors"
+    pools = [options.work / "train"]
+    train(network, pools, stop, out, minutes=options.minutes, rate=options.rate, seed=options.seed)
 
 
-def train(work: Path, stop: list[Path], *, minutes: float, rate: float, seed: int) -> None:
-    """Trains on the clips in `work`/train and writes `work`/nano.safetensors when `stop` is done better."""
+def train(
+    network: NanoNetwork,
+    pools: Sequence[Path],
+    stop: Sequence[Path],
+    out: Path,
+    *,
+    minutes: float,
+    rate: float,
+    seed: int,
+) -> None:
+    """Trains on the clips in the folders `pools`, as much on one as on another; writes `out` when `stop` goes better.
+
+    Folders are listed again at each step: clips may still be drawn.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    network = NanoNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
     averaged = deepcopy(network)
     begin, share, step, best, losses = time.monotonic(), 0.0, 0, -np.inf, []
@@ -67,7 +82,7 @@ def train(work: Path, stop: list[Path], *, minutes: float, rate: float, seed: in
         for group in optimizer.param_groups:
             # Up over the first hundred steps, down as a cosine over the time that is left.
             group["lr"] = rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6
-        losses.append(_step(network, optimizer, rng, sorted((work / "train").glob("clip*.npz"))))
+        losses.append(_step(network, optimizer, rng, [sorted(pool.glob("clip*.npz")) for pool in pools]))
         _follow(averaged, network)
         step, share = step + 1, (time.monotonic() - begin) / (60 * minutes)
         if step % TOLD_EVERY == 0 or share >= 1:
@@ -78,7 +93,7 @@ def train(work: Path, stop: list[Path], *, minutes: float, rate: float, seed: in
             value = scores["object J"] + 0.3 * scores["robot J"] - scores["AbsRel"]
             if value > best:
                 best = value
-                save_weights(averaged, work / "nano.safetensors")
+                save_weights(averaged, out)
 
 
 @torch.no_grad()
@@ -92,10 +107,13 @@ def _follow(averaged: NanoNetwork, network: NanoNetwork, *, share: float = 0.01)
             value.copy_(latest[name])
 
 
-def _step(network: NanoNetwork, optimizer: torch.optim.Optimizer, rng: Rng, paths: list[Path]) -> tuple[float, float]:
+def _step(
+    network: NanoNetwork, optimizer: torch.optim.Optimizer, rng: Rng, pools: Sequence[Sequence[Path]]
+) -> tuple[float, float]:
     network.train()
     optimizer.zero_grad()
-    clips = [_varied(rng, read_clip(paths[int(rng.integers(len(paths)))])) for _ in range(CLIPS_AT_ONCE)]
+    chosen = [pools[number % len(pools)] for number in range(CLIPS_AT_ONCE)]
+    clips = [_varied(rng, read_clip(paths[int(rng.integers(len(paths)))])) for paths in chosen]
     inputs = torch.cat([each[0] for each in clips]).contiguous(memory_format=torch.channels_last)
     answer = network(inputs, CLIPS_AT_ONCE)
     of_classes, of_depth = torch.zeros(()), torch.zeros(())
@@ -127,24 +145,34 @@ def _varied(rng: Rng, clip: Clip) -> tuple[Tensor, Tensor, Tensor]:
     pixels = cut(clip.pixels, cv2.INTER_LINEAR)
     if rng.random() < 0.3:
         pixels = pixels[..., rng.permutation(3)]
+    pixels = _other_tones(rng, pixels)
     classes = torch.from_numpy(cut(clip.classes, cv2.INTER_NEAREST).astype(np.int64))
     inverse = torch.from_numpy(cut(clip.inverse_depth, cv2.INTER_NEAREST))
+    inputs = clip_inputs(pixels)
     if rng.random() < 0.5:  # at inference, the depth of the clip's background is asked for
-        at = int(rng.integers(len(chosen)))
-        pixels[at], classes[at], inverse[at] = median_background(pixels), UNTOLD, inverse.median(0).values
-    return clip_inputs(pixels), classes, inverse
+        at, still = int(rng.integers(len(chosen))), median_picture(pixels)
+        inputs[at], classes[at], inverse[at] = still_inputs(still)[0], UNTOLD, inverse.median(0).values
+    return inputs, classes, inverse
+
+
+def _other_tones(rng: Rng, pixels: np.ndarray) -> np.ndarray:
+    """The whole clip under one tone curve of each channel."""
+    level = np.arange(256) / 255
+    curves = [np.clip(rng.uniform(0.75, 1.25) * level ** np.exp(rng.normal(0, 0.2)), 0, 1) for _ in range(3)]
+    tones = (np.array(curves) * 255).astype(np.uint8)
+    return np.stack([tones[channel][pixels[..., channel]] for channel in range(3)], axis=-1)
 
 
 def clip_inputs(pixels: np.ndarray) -> Tensor:
     """The network's inputs of a clip (T, H, W, 3) that is seen whole."""
     at = np.arange(len(pixels))
     before, after = pixels[np.maximum(at - 1, 0)], pixels[np.minimum(at + 1, len(pixels) - 1)]
-    inputs = network_inputs(pixels, before, after, median_background(pixels))
+    inputs = network_inputs(pixels, before, after, Scenery.of(pixels))
     return inputs.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def evaluate(network: NanoNetwork, paths: list[Path]) -> dict[str, float]:
+def evaluate(network: NanoNetwork, paths: Sequence[Path]) -> dict[str, float]:
     """Means over clips: J of object and robot over all frames, AbsRel of depth after one scale and shift in 1/m."""
     network.eval()
     rows = []

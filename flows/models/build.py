@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from extractors.build import DEPTH_ESTIMATORS, SEGMENTERS, TRACKERS
@@ -58,12 +59,17 @@ def _masks_settings(config: MasksConfig) -> dict[str, Any]:
     }
 
 
+def nano_weights(config: DepthConfig) -> Sequence[Path]:
+    """The file that nano's depth is to use, none for the packaged one."""
+    return () if config.weights is None else (Path(config.weights),)
+
+
 def depth_estimator(config: DepthConfig) -> DepthEstimator:
     """The configured depth model."""
 
     def build() -> DepthEstimator:
         if config.backend == "nano":
-            return DEPTH_ESTIMATORS["nano"](working_px=config.nano_working_px)
+            return DEPTH_ESTIMATORS["nano"](*nano_weights(config), working_px=config.nano_working_px)
         name = depth_weights(config)[0]
         return DEPTH_ESTIMATORS[config.backend](
             size=config.model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from extractors.backends.nano.packaged import packaged_digest
+from extractors.backends.nano.packaged import weights_digest
 from extractors.depth import recorded_depth
 from extractors.errors import MissingDataError
 from extractors.types import Depth
@@ -29,7 +29,7 @@ def _settings(config: Config) -> Mapping[str, Any]:
         return {
             "backend": "nano",
             "nano_working_px": depth.nano_working_px,
-            "packaged_weights": packaged_digest(),
+            "weights_sha256": weights_digest(*models.nano_weights(depth)),
         }
     return depth.model_dump(mode="json", exclude={"stabilize", "weights", "nano_working_px"})
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.backends.nano.packaged import packaged_digest
+from extractors.backends.nano.packaged import weights_digest
 from extractors.geometry import intersection_over_union
 from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Masks
@@ -34,7 +34,7 @@ def _settings(config: Config) -> Mapping[str, Any]:
     }
     # What only another backend reads must not make this one work again.
     chosen = {name: settings[name] for name in sorted(read.get(config.masks.backend, of_all))}
-    return {**chosen, "packaged_weights": packaged_digest()} if config.masks.backend == "nano" else chosen
+    return {**chosen, "weights_sha256": weights_digest()} if config.masks.backend == "nano" else chosen
 
 
 def _run(inputs: StageInputs) -> StageOutput:

@@ -41,27 +41,40 @@ MIN_SIDE_PX = 24
 """Smaller frames have no texture that could be followed."""
 
 
+LEAST_AGREEMENT = 0.05
+"""Of a proposal that is taken for what a network sees as the object. On 29 generated episodes of a seed of their own J
+was 0.41 with 0.03 and 0.05, 0.38 with 0.08, 0.40 with 0; without the network's word 0.36, and 0.42 at best."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
     """What a network sees in the moments.
 
     Attributes:
-        robot: (M, h, w) in [0, 1], share of each pixel of being the robot's.
+        robot, object: (M, h, w) in [0, 1], share of each pixel of being the robot's, or the object's.
     """
 
     robot: NDArray[np.float16]
+    object: NDArray[np.float16]
 
     def judge(self, proposals: list[Proposal]) -> list[Proposal]:
-        """Best first, after each proposal's score lost what the robot covers of its home before it departs.
+        """Best first; their scores are how well they agree with what the network sees as the object.
 
-        Motion alone takes an arm that rests at first for an object: on the generated episodes the share that the
-        robot has of it tells them apart.
+        The agreement is the intersection over union of a proposal's home and the network's mean share of the object
+        before the proposal departs: until then the object rests.
         """
         for each in proposals:
-            before = self.robot[: max(each.departure, 1)][:, each.extent]
-            each.facts["robot"] = float(before.mean()) if before.size else 0.0
-            each.score *= (1.0 - each.facts["robot"]) ** 2
+            share = self.object[: max(each.departure, 1)].mean(axis=0, dtype=np.float32)
+            common = float(share[each.extent].sum()) if each.extent.any() else 0.0
+            each.facts["motion"] = each.score
+            each.score = common / max(float(share.sum() + each.extent.sum()) - common, 1e-6)
         return sorted(proposals, key=lambda each: -each.score)
+
+    def own(self) -> tuple[NDArray[np.bool_], Floats]:
+        """Its own object, where no proposal agrees: (M, h, w) bool, and (M,) mean share of the pixels."""
+        masks = self.object > np.maximum(self.robot, 0.5)
+        share = np.where(masks, self.object, 0).sum(axis=(1, 2), dtype=np.float32)
+        return masks, np.asarray(share / np.maximum(masks.sum(axis=(1, 2)), 1), np.float32)
 
 
 class MotionSegmenter(OnCpu):
@@ -99,14 +112,20 @@ class MotionSegmenter(OnCpu):
         if reason is None:
             scene, proposals = find_proposals(pixels, self.settings)
             seen = self._look(pixels)
+            least = self.settings.min_score
             if seen is not None:
-                proposals = seen.judge(proposals)
+                proposals, least = seen.judge(proposals), LEAST_AGREEMENT
                 robot = np.stack([resize_mask(share > 0.5, size) for share in seen.robot])[spread]
             report |= _told(proposals, at)
-            if proposals and proposals[0].score >= self.settings.min_score:
+            if proposals and proposals[0].score >= least:
                 masks, cost = label_clip(scene, proposals[0])
                 confidence = _confidence(scene, proposals, cost)
                 return _spread_out(masks, confidence, spread, size, report, robot)
+            if seen is not None:
+                masks, confidence = seen.own()
+                if masks.any():
+                    report["drawn_by"] = "network"
+                    return _spread_out(masks, confidence, spread, size, report, robot)
         report["reason"] = reason or "nothing that rested starts to move"
         empty = np.zeros((episode.n_frames, *size), np.bool_)
         return Masks(empty, np.zeros(episode.n_frames, np.float32), robot=robot, report=report)

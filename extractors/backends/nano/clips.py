@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extractors.backends.nano.inputs import Pixels, median_background, network_inputs
+from extractors.backends.nano.inputs import Pixels, Scenery, network_inputs, still_inputs
 from extractors.backends.nano.network import STRIDE, Answer, Features, NanoNetwork, Pooled, pool
 from extractors.geometry import resize_rgb
 from extractors.types import Frames, Size
@@ -21,8 +21,8 @@ from extractors.types import Frames, Size
 KEYS = 16
 """Key frames: as many as a training clip has."""
 
-BACKGROUND_FRAMES = 41
-"""Frames of the median background; an odd number, since an even one averages two pictures into a ghost."""
+SCENERY_FRAMES = 41
+"""Frames that the scenery is made of."""
 
 AT_ONCE = 8
 """Frames answered at once: more do not fit a core's cache."""
@@ -59,16 +59,16 @@ def working_frames(pixels: Frames, size: Size) -> Pixels:
     return out
 
 
-def clip_background(frames: Pixels) -> Pixels:
-    """(h, w, 3) median of frames spread over the clip."""
-    return median_background(frames[_spread(len(frames), BACKGROUND_FRAMES)])
+def clip_scenery(frames: Pixels) -> Scenery:
+    """Of frames (T, h, w, 3) spread over the clip."""
+    return Scenery.of(frames[_spread(len(frames), SCENERY_FRAMES)])
 
 
 @torch.inference_mode()
-def read_context(network: NanoNetwork, frames: Pixels, background: Pixels) -> Context:
+def read_context(network: NanoNetwork, frames: Pixels, scenery: Scenery) -> Context:
     """From the key frames of a clip (T, h, w, 3) with a still camera."""
     at = _spread(len(frames), KEYS)
-    parts = [network.encode(_inputs(frames, at[i : i + AT_ONCE], background)) for i in range(0, len(at), AT_ONCE)]
+    parts = [network.encode(_inputs(frames, at[i : i + AT_ONCE], scenery)) for i in range(0, len(at), AT_ONCE)]
     features = Features(*(torch.cat([getattr(part, name) for part in parts]) for name in Features.__slots__))
     pooled = pool(features)
     first = network.first_answer(features, pooled)[1]
@@ -78,20 +78,19 @@ def read_context(network: NanoNetwork, frames: Pixels, background: Pixels) -> Co
 
 @torch.inference_mode()
 def answers(
-    network: NanoNetwork, frames: Pixels, background: Pixels, context: Context
+    network: NanoNetwork, frames: Pixels, scenery: Scenery, context: Context
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Of each frame, the classes' shares (4, h, w) and the inverse depth (h, w) on the clip's own scale."""
     for start in range(0, len(frames), AT_ONCE):
         numbers = np.arange(start, min(start + AT_ONCE, len(frames)))
-        features = network.encode(_inputs(frames, numbers, background))
+        features = network.encode(_inputs(frames, numbers, scenery))
         yield from _unpacked(_answer(network, features, context, numbers))
 
 
 @torch.inference_mode()
 def background_depth(network: NanoNetwork, background: Pixels, context: Context) -> NDArray[np.float32]:
     """(h, w) inverse depth of the background on the scale of `answers`."""
-    picture = background[None]
-    features = network.encode(_channels_last(network_inputs(picture, picture, picture, background)))
+    features = network.encode(_channels_last(still_inputs(background)))
     return _unpacked(_answer(network, features, context, context.at[len(context.at) // 2][None]))[0][1]
 
 
@@ -111,11 +110,11 @@ def _unpacked(answer: Answer) -> list[tuple[NDArray[np.float32], NDArray[np.floa
     return list(zip(answer.logits.softmax(1).numpy(), answer.inverse_depth.numpy(), strict=True))
 
 
-def _inputs(frames: Pixels, numbers: NDArray[np.int64], background: Pixels) -> Tensor:
+def _inputs(frames: Pixels, numbers: NDArray[np.int64], scenery: Scenery) -> Tensor:
     """Before and after are as far away as key frames are from each other: what training clips show."""
     step = max(round(len(frames) / KEYS), 1)
     before, after = np.maximum(numbers - step, 0), np.minimum(numbers + step, len(frames) - 1)
-    return _channels_last(network_inputs(frames[numbers], frames[before], frames[after], background))
+    return _channels_last(network_inputs(frames[numbers], frames[before], frames[after], scenery))
 
 
 def _channels_last(inputs: Tensor) -> Tensor:

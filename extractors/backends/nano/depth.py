@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 from extractors.backends.nano.clips import (
     answers,
     background_depth,
-    clip_background,
+    clip_scenery,
     read_context,
     working_frames,
     working_size,
 )
-from extractors.backends.nano.inputs import Pixels
+from extractors.backends.nano.inputs import Pixels, Scenery
 from extractors.backends.nano.network import CLASSES
+from extractors.backends.nano.packaged import PACKAGED
 from extractors.backends.nano.weights import load_network
 from extractors.camera_motion import clip_camera_motion
 from extractors.geometry import fit_scale_shift
@@ -34,14 +36,14 @@ class NanoDepth(OnCpu):
     is its own background.
     """
 
-    def __init__(self, *, working_px: int = 160) -> None:
-        """Loads the packaged weights; `working_px` is the longer side that the network sees.
+    def __init__(self, weights: Path = PACKAGED, *, working_px: int = 128) -> None:
+        """Loads the weights; `working_px` is the longer side that the network sees.
 
         Raises:
             WeightsError: they are damaged.
         """
         self.working_px = working_px
-        self._network = load_network()
+        self._network = load_network(weights)
 
     def estimate(self, pixels: Frames, *, size: Size) -> Depth:
         """See `DepthEstimator`; the report says whether the camera moves, and how much of the clip moves before it."""
@@ -60,13 +62,13 @@ class NanoDepth(OnCpu):
         return Depth(values, "relative", report)
 
     def _over_background(self, frames: Pixels, size: Size) -> tuple[Floats, float]:
-        background = clip_background(frames)
-        context = read_context(self._network, frames, background)
-        still = background_depth(self._network, background, context)
+        scenery = clip_scenery(frames)
+        context = read_context(self._network, frames, scenery)
+        still = background_depth(self._network, scenery.whole, context)
         values = np.empty((len(frames), *size), np.float32)
         values[:] = _resized(still, size)
         moving = 0.0
-        for frame, (shares, depth) in enumerate(answers(self._network, frames, background, context)):
+        for frame, (shares, depth) in enumerate(answers(self._network, frames, scenery, context)):
             before = shares[CLASSES.index("robot")] + shares[CLASSES.index("object")]
             moving += float((before > 0.5).mean()) / len(frames)
             over = _resized(before, size) > 0.5
@@ -77,7 +79,7 @@ class NanoDepth(OnCpu):
         values = np.empty((len(frames), *size), np.float32)
         for number, frame in enumerate(frames):
             alone = frame[None]
-            depth = background_depth(self._network, frame, read_context(self._network, alone, frame))
+            depth = background_depth(self._network, frame, read_context(self._network, alone, Scenery.still(frame)))
             values[number] = _resized(depth, size)
         return values, 1.0
 

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor, nn
 
-CHANNELS = 11
-"""Of the input: see `extractors.backends.nano.inputs`."""
+from extractors.backends.nano.inputs import CHANNELS
 
 CLASSES = ("scene", "robot", "object", "thing")
 """In the order of the logits; `object` is the thing that is manipulated, `thing` another that could be."""

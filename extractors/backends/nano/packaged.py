@@ -1,4 +1,4 @@
-"""Where the weights are in the package, and which they are; without torch, which stages do not load to be listed."""
+"""Which weights there are; without torch, which stages do not load to be listed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from extractors.errors import WeightsError
+
 PACKAGED = Path(__file__).with_name("nano.safetensors")
 
 
-@lru_cache(maxsize=1)
-def packaged_digest() -> str:
-    """Sha256 of the packaged weights: results made with other ones are made again."""
-    return hashlib.sha256(PACKAGED.read_bytes()).hexdigest()
+@lru_cache(maxsize=4)
+def weights_digest(path: Path = PACKAGED) -> str:
+    """Sha256 of weights, as they were when this process first asked: results made with other ones are made again.
+
+    Raises:
+        WeightsError: they cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise WeightsError(f"nano's weights {path} cannot be read ({error}); correct depth.weights") from error

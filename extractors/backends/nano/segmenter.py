@@ -1,7 +1,7 @@
-"""Masks by motion, judged by the nano network, and the robot's by the network. Fixed cameras only.
+"""Masks by motion, chosen by the nano network, and the robot's by the network. Fixed cameras only.
 
-The network alone finds the robot well and the manipulated thing badly (docs/nano.md): so motion proposes what may be
-the object and draws its borders, and what the network sees as the robot is not taken for it.
+The network tells which thing is handled better than where its border is (docs/nano.md): so motion proposes what may be
+the object and draws it, the network chooses, and draws the object itself where no proposal is what it sees.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.backends.motion.segmenter import MotionSegmenter, Seen
-from extractors.backends.nano.clips import answers, clip_background, read_context, working_frames, working_size
+from extractors.backends.nano.clips import answers, clip_scenery, read_context, working_frames, working_size
 from extractors.backends.nano.network import CLASSES
 from extractors.backends.nano.weights import load_network
 
@@ -23,7 +23,7 @@ class NanoSegmenter(MotionSegmenter):
 
     name = "nano"
 
-    def __init__(self, *, network_px: int = 160, **settings: Any) -> None:
+    def __init__(self, *, network_px: int = 128, **settings: Any) -> None:
         """Loads the packaged weights; `network_px` is the longer side that the network sees, the rest is motion's.
 
         Raises:
@@ -37,9 +37,10 @@ class NanoSegmenter(MotionSegmenter):
     def _look(self, pixels: NDArray[np.uint8]) -> Seen:
         height, width = pixels.shape[1:3]
         frames = working_frames(pixels, working_size((height, width), self._network_px))
-        background = clip_background(frames)
-        context = read_context(self._network, frames, background)
-        robot = np.empty(pixels.shape[:3], np.float16)
-        for moment, (shares, _) in enumerate(answers(self._network, frames, background, context)):
+        scenery = clip_scenery(frames)
+        context = read_context(self._network, frames, scenery)
+        robot, thing = np.empty(pixels.shape[:3], np.float16), np.empty(pixels.shape[:3], np.float16)
+        for moment, (shares, _) in enumerate(answers(self._network, frames, scenery, context)):
             robot[moment] = cv2.resize(shares[CLASSES.index("robot")], (width, height))
-        return Seen(robot)
+            thing[moment] = cv2.resize(shares[CLASSES.index("object")], (width, height))
+        return Seen(robot, thing)

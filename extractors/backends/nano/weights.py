@@ -24,8 +24,9 @@ def load_network(path: Path = PACKAGED) -> NanoNetwork:
         state = {name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()}
         network.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
+        advice = "install cuepack again" if path == PACKAGED else "name a file of `cuepack models distil`"
         reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path} does not hold nano's weights ({reason}); install cuepack again") from error
+        raise WeightsError(f"{path} does not hold nano's weights ({reason}); {advice}") from error
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval()
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from extractors.backends.nano.inputs import CHANNELS
 from extractors.backends.nano.network import Answer, NanoNetwork
 from extractors.backends.nano.weights import load_network
 from flows.learning import train_nano
@@ -31,11 +32,12 @@ def test_a_few_steps_learn_and_the_best_weights_are_kept(clips, monkeypatch, cap
     monkeypatch.setattr(train_nano.time, "monotonic", lambda: float(next(steps)))
     monkeypatch.setattr(train_nano, "TOLD_EVERY", 5)
     monkeypatch.setattr(train_nano, "CLIPS_AT_ONCE", 1)
-    train_nano.train(clips, sorted((clips / "stop").glob("*.npz")), minutes=22 / 60, rate=2e-3, seed=0)
+    stop, out = sorted((clips / "stop").glob("*.npz")), clips / "nano.safetensors"
+    train_nano.train(NanoNetwork(), [clips / "train"], stop, out, minutes=22 / 60, rate=2e-3, seed=0)
     lines = capsys.readouterr().out.splitlines()
     first, last = (float(line.split("classes ")[1].split()[0]) for line in (lines[0], lines[-1]))
     assert last < first
-    assert load_network(clips / "nano.safetensors").stem[0].weight.abs().sum() > 0
+    assert load_network(out).stem[0].weight.abs().sum() > 0
 
 
 def test_depth_loss_does_not_ask_for_scale_and_shift():
@@ -57,6 +59,6 @@ def test_frames_without_classes_are_not_asked():
 
 def test_a_clip_has_inputs_for_each_frame(clips):
     clip = read_clip(clips / "train" / "clip000000.npz")
-    assert train_nano.clip_inputs(clip.pixels).shape == (16, 11, 64, 64)
+    assert train_nano.clip_inputs(clip.pixels).shape == (16, CHANNELS, 64, 64)
     scores = train_nano.evaluate(NanoNetwork(), [clips / "stop" / "clip000000.npz"])
     assert scores.keys() == {"object J", "robot J", "AbsRel"}

@@ -164,11 +164,23 @@ def test_the_proposal_is_chosen_that_rests_where_the_network_sees_the_object():
     object_share = np.zeros(shape, np.float16)
     object_share[:4, 12:16, 12:18] = 1  # half as much again as is proposed
     object_share[4:, 2:6, 2:6] = 1  # after it was put where the arm was
-    best, *others = Seen(np.zeros(shape, np.float16), object_share).judge([arm, nothing, thing])
+    robot = np.zeros(shape, np.float16)
+    robot[4:, 12:16, 12:16] = 1  # the hand that comes for the thing
+    best, *others = Seen(robot, object_share).judge([arm, nothing, thing])
     assert best is thing
     assert best.score == pytest.approx(2 / 3)
     assert best.facts["motion"] == 0.5
     assert {each.score for each in others} == {0.0}
+
+
+def test_what_the_robot_covers_counts_less():
+    shape = (8, 20, 20)
+    arm, thing = (Proposal(np.zeros((9, 2), np.float32), 4, np.zeros(shape[1:], np.bool_), 0.5) for _ in range(2))
+    arm.extent[2:6, 2:6] = thing.extent[12:16, 12:16] = True
+    object_share, robot = np.zeros(shape, np.float16), np.zeros(shape, np.float16)
+    object_share[:, 2:6, 2:6], object_share[:, 12:16, 12:16] = 0.5, 0.25
+    robot[:, 2:6, 2:6] = 0.5
+    assert Seen(robot, object_share).judge([arm, thing])[0] is thing
 
 
 def test_where_no_proposal_agrees_the_network_draws_the_object_itself(monkeypatch):

@@ -9,10 +9,10 @@ clips of another seed are kept. The packaged ones: docs/nano.md.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from time import monotonic
 
 import cv2
 import numpy as np
@@ -77,14 +77,14 @@ def train(
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
     averaged = deepcopy(network)
-    begin, share, step, best, losses = time.monotonic(), 0.0, 0, -np.inf, []
+    begin, share, step, best, losses = monotonic(), 0.0, 0, -np.inf, []
     while share < 1:
         for group in optimizer.param_groups:
             # Up over the first hundred steps, down as a cosine over the time that is left.
             group["lr"] = rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6
         losses.append(_step(network, optimizer, rng, [sorted(pool.glob("clip*.npz")) for pool in pools]))
         _follow(averaged, network)
-        step, share = step + 1, (time.monotonic() - begin) / (60 * minutes)
+        step, share = step + 1, (monotonic() - begin) / (60 * minutes)
         if step % TOLD_EVERY == 0 or share >= 1:
             scores = evaluate(averaged, stop)
             line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())

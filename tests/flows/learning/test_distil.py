@@ -49,7 +49,7 @@ def scenes(folder, count, seed, *, first=0):
 def quick(monkeypatch):
     steps = iter(range(10_000))
     # Sixty steps are a minute, whatever the machine.
-    monkeypatch.setattr(train_nano.time, "monotonic", lambda: float(next(steps)))
+    monkeypatch.setattr(train_nano, "monotonic", lambda: float(next(steps)))
     monkeypatch.setattr(train_nano, "TOLD_EVERY", 10)
     monkeypatch.setattr(train_nano, "SIDE", 48)
     monkeypatch.setattr(distilling, "RATE", 1e-2)

@@ -29,7 +29,7 @@ def clips(tmp_path):
 def test_a_few_steps_learn_and_the_best_weights_are_kept(clips, monkeypatch, capsys):
     steps = iter(range(100))
     # The clock is counted in steps, so that the test does not depend on the machine: 60 of them are a minute.
-    monkeypatch.setattr(train_nano.time, "monotonic", lambda: float(next(steps)))
+    monkeypatch.setattr(train_nano, "monotonic", lambda: float(next(steps)))
     monkeypatch.setattr(train_nano, "TOLD_EVERY", 5)
     monkeypatch.setattr(train_nano, "CLIPS_AT_ONCE", 1)
     stop, out = sorted((clips / "stop").glob("*.npz")), clips / "nano.safetensors"

@@ -184,7 +184,7 @@ def normal_equations(problem: Problem, state: CameraState, points: Floats, poses
     if not held:
         by_camera = found.by_camera.reshape(-1, N_CAMERA)
         camera = (by_camera * np.repeat(weight, 2)[:, None]).T @ by_camera
-        mixed = seen.per_track(sum_products(np.swapaxes(found.by_camera, 1, 2), weighed_point))
+        mixed = seen.per_track(np.swapaxes(found.by_camera, 1, 2) @ weighed_point)
         camera_gradient = by_camera.T @ (residual * weight[:, None]).ravel()
     point_gradient = seen.per_track((residual[:, :, None] * weighed_point).sum(axis=1))
     _add_priors(problem, state, points, camera, point, mixed, camera_gradient, point_gradient)

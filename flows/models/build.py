@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from extractors.backends.nano.packaged import PACKAGED, weights_digest
 from extractors.build import DEPTH_ESTIMATORS, SEGMENTERS, TRACKERS
 from extractors.depth import DepthEstimator
 from extractors.masks import Segmenter
@@ -59,9 +60,9 @@ def _masks_settings(config: MasksConfig) -> dict[str, Any]:
     }
 
 
-def nano_weights(config: DepthConfig) -> Sequence[Path]:
-    """The file that nano's depth is to use, none for the packaged one."""
-    return () if config.weights is None else (Path(config.weights),)
+def nano_weights(config: DepthConfig) -> Path:
+    """The file that nano's depth uses."""
+    return PACKAGED if config.weights is None else Path(config.weights)
 
 
 def depth_estimator(config: DepthConfig) -> DepthEstimator:
@@ -69,7 +70,7 @@ def depth_estimator(config: DepthConfig) -> DepthEstimator:
 
     def build() -> DepthEstimator:
         if config.backend == "nano":
-            return DEPTH_ESTIMATORS["nano"](*nano_weights(config), working_px=config.nano_working_px)
+            return DEPTH_ESTIMATORS["nano"](nano_weights(config), working_px=config.nano_working_px)
         name = depth_weights(config)[0]
         return DEPTH_ESTIMATORS[config.backend](
             size=config.model,
@@ -156,7 +157,7 @@ def profile_weights(profile: Profile) -> Sequence[str]:
 
 
 def weights_digests(names: Sequence[str], config: Config) -> dict[str, str]:
-    """Checkpoint name -> sha256.
+    """Checkpoint name -> sha256; "nano" and "nano-depth" are files of the package, or the user's own.
 
     Raises:
         WeightsError: a file is missing.
@@ -165,7 +166,13 @@ def weights_digests(names: Sequence[str], config: Config) -> dict[str, str]:
     overrides.update(dict.fromkeys(tracks_weights(config.tracks), config.tracks.weights))
     overrides.update(dict.fromkeys(("sam3", "sam-vit-base", "segment-anything"), config.masks.weights))
     overrides.update(dict.fromkeys(depth_weights(config.depth), config.depth.weights))
-    return {name: checkpoint_digest(checkpoint_path(name, overrides.get(name))) for name in names}
+    of_nano = {"nano": PACKAGED, "nano-depth": nano_weights(config.depth)}
+    return {
+        name: weights_digest(of_nano[name])
+        if name in of_nano
+        else checkpoint_digest(checkpoint_path(name, overrides.get(name)))
+        for name in names
+    }
 
 
 def _once(signal: str, settings: str, build: Callable[[], Model]) -> Model:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from extractors.backends.nano.packaged import weights_digest
 from extractors.depth import recorded_depth
 from extractors.errors import MissingDataError
 from extractors.types import Depth
@@ -29,7 +28,6 @@ def _settings(config: Config) -> Mapping[str, Any]:
         return {
             "backend": "nano",
             "nano_working_px": depth.nano_working_px,
-            "weights_sha256": weights_digest(*models.nano_weights(depth)),
         }
     return depth.model_dump(mode="json", exclude={"stabilize", "weights", "nano_working_px"})
 
@@ -66,7 +64,7 @@ def _encode(name: str, depth: Depth, **attributes: Any) -> Dataset:
 
 
 def _weights(config: Config) -> Sequence[str]:
-    return models.depth_weights(config.depth)
+    return ("nano-depth",) if config.depth.backend == "nano" else models.depth_weights(config.depth)
 
 
 DEPTH = Stage(name="depth", version=2, inputs=("source",), settings=_settings, run=_run, weights=_weights)

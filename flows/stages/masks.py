@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.backends.nano.packaged import weights_digest
 from extractors.geometry import intersection_over_union
 from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Masks
@@ -33,8 +32,7 @@ def _settings(config: Config) -> Mapping[str, Any]:
         "grounded-sam": of_texts,
     }
     # What only another backend reads must not make this one work again.
-    chosen = {name: settings[name] for name in sorted(read.get(config.masks.backend, of_all))}
-    return {**chosen, "weights_sha256": weights_digest()} if config.masks.backend == "nano" else chosen
+    return {name: settings[name] for name in sorted(read.get(config.masks.backend, of_all))}
 
 
 def _run(inputs: StageInputs) -> StageOutput:
@@ -71,7 +69,7 @@ def _agreement(found: NDArray[np.bool_], truth: Masks) -> float:
 
 
 def _weights(config: Config) -> Sequence[str]:
-    return models.masks_weights(config.masks)
+    return ("nano",) if config.masks.backend == "nano" else models.masks_weights(config.masks)
 
 
 MASKS = Stage(name="masks", version=4, inputs=("source",), settings=_settings, run=_run, weights=_weights)

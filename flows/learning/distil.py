@@ -7,6 +7,7 @@ does not forget the rest.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -62,20 +63,21 @@ def distil(packets: Sequence[Path], work: Path, out: Path, *, minutes: float, se
         )
     for _ in generate(work / "scenes", SCENES, 100 + seed):
         pass
-    stop = [*generate(work / "stop", STOP_SCENES, STOP_SEED), *(each for each in taught if "stop" in each.parent.name)]
+    stop = [*generate(work / "stop", STOP_SCENES, STOP_SEED), *sorted((work / "taught_stop").glob("*.npz"))]
     train(load_network(), [work / "scenes", work / "taught"], stop, out, minutes=minutes, rate=RATE, seed=seed)
     return len(taught)
 
 
 def _taught(packets: Sequence[Path], folder: Path, stop: Path) -> Iterator[Path]:
     for each in (folder, stop):
-        each.mkdir(parents=True, exist_ok=True)
-    for number, path in enumerate(packets):
-        clip = _clip(path)
-        if clip is not None:
-            to = (stop if number % HELD_OUT == 0 else folder) / f"clip{number:06d}.npz"
-            write_clip(to, clip)
-            yield to
+        # Clips of an earlier time are of other packets.
+        shutil.rmtree(each, ignore_errors=True)
+        each.mkdir(parents=True)
+    clips = (clip for clip in map(_clip, packets) if clip is not None)
+    for number, clip in enumerate(clips):
+        to = (stop if number % HELD_OUT == 0 else folder) / f"clip{number:06d}.npz"
+        write_clip(to, clip)
+        yield to
 
 
 def _clip(path: Path) -> Clip | None:

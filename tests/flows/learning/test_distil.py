@@ -72,6 +72,8 @@ def test_the_network_learns_what_the_teacher_saw(quick, tmp_path, capsys):
 
 def test_a_packet_asks_for_its_depth_alone_and_some_are_held_out(quick, tmp_path):
     packets = [write_taught(tmp_path, number) for number in range(COUNT)]
+    (tmp_path / "work" / "taught").mkdir(parents=True)
+    (tmp_path / "work" / "taught" / "clip999999.npz").write_bytes(b"of packets that taught before")
     distilling.distil(packets, tmp_path / "work", tmp_path / "taught.safetensors", minutes=0.01)
     trained = sorted((tmp_path / "work" / "taught").glob("*.npz"))
     held_out = sorted((tmp_path / "work" / "taught_stop").glob("*.npz"))

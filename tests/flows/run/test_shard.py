@@ -473,3 +473,11 @@ def test_frames_are_decoded_once_for_all_stages_where_they_fit_the_memory(tmp_pa
     extract(tmp_path / "long", source, tracked, "run.memory_gb=0.0000001")
     assert len(passes) > 2
     assert digests(tmp_path / "kept") == digests(tmp_path / "long")
+
+
+@pytest.mark.parametrize("stage", ["masks", "depth"])
+def test_other_weights_of_nano_leave_no_batch_finished(tmp_path, monkeypatch, stage):
+    work = make(tmp_path, ArraySource(tmp_path / "in"), f"{stage}.backend=nano").work
+    before = work.run_key()
+    monkeypatch.setattr("flows.models.build.weights_digest", lambda path: "another")
+    assert work.run_key() != before

@@ -70,7 +70,7 @@ def depth_estimator(config: DepthConfig) -> DepthEstimator:
 
     def build() -> DepthEstimator:
         if config.backend == "nano":
-            return DEPTH_ESTIMATORS["nano"](nano_weights(config), working_px=config.nano_working_px)
+            return DEPTH_ESTIMATORS["nano"](weights=nano_weights(config), working_px=config.nano_working_px)
         name = depth_weights(config)[0]
         return DEPTH_ESTIMATORS[config.backend](
             size=config.model,

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from extractors.backends.lucas_kanade import LucasKanade
+from extractors.backends.nano.depth import NanoDepth
+from extractors.backends.nano.segmenter import NanoSegmenter
 from extractors.track_windows import WindowedTracker
 from flows.config import TracksConfig, load_config
 from flows.models import build as models
@@ -64,3 +66,13 @@ def test_long_clips_go_to_cotracker3_in_windows_where_that_is_asked_for(monkeypa
 def test_a_run_uses_a_device_where_a_network_with_weights_finds_one(monkeypatch, profile, with_cuda, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: with_cuda)
     assert models.uses_device(load_config(assignments=[f"run.profile={profile}"]).resolved()) is expected
+
+
+def test_the_cpu_profile_is_built_from_its_settings_alone(monkeypatch):
+    monkeypatch.setattr(models, "_built", {})
+    config = load_config(assignments=["run.profile=cpu", "depth.nano_working_px=96"]).resolved()
+    estimator = models.depth_estimator(config.depth)
+    assert isinstance(estimator, NanoDepth)
+    assert estimator.working_px == 96
+    assert isinstance(models.segmenter(config.masks), NanoSegmenter)
+    assert isinstance(models.tracker(config.tracks), LucasKanade)

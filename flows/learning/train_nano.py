@@ -9,7 +9,7 @@ clips of another seed are kept. The packaged ones: docs/nano.md.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from time import monotonic
@@ -18,9 +18,10 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from extractors.backends.nano.inputs import Scenery, median_picture, network_inputs, still_inputs
-from extractors.backends.nano.network import Answer, NanoNetwork
+from extractors.backends.nano.network import NanoNetwork
 from extractors.backends.nano.weights import save_weights
 from flows.learning.clips import Clip, generate, read_clip
 from flows.learning.losses import UNTOLD, class_loss, depth_loss
@@ -37,6 +38,9 @@ TOLD_EVERY = 400
 """Steps between two looks at the clips on which training stops."""
 
 Rng = np.random.Generator
+
+Drawn = tuple[Tensor, Tensor, Tensor]
+"""Inputs (n, CHANNELS, SIDE, SIDE), classes (n, SIDE, SIDE) int64 and inverse depth (n, SIDE, SIDE) in 1/m."""
 
 
 def main() -> None:
@@ -70,10 +74,10 @@ def train(
 ) -> None:
     """Trains on the clips in the folders `pools`, as much on one as on another; writes `out` when `stop` goes better.
 
-    Folders are listed again at each step: clips may still be drawn.
+    Clips are varied in a process of their own.
     """
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    draws = iter(DataLoader(_Draws(pools, seed), batch_size=None, num_workers=1))
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
     averaged = deepcopy(network)
@@ -82,7 +86,7 @@ def train(
         for group in optimizer.param_groups:
             # Up over the first hundred steps, down as a cosine over the time that is left.
             group["lr"] = rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6
-        losses.append(_step(network, optimizer, rng, [sorted(pool.glob("clip*.npz")) for pool in pools]))
+        losses.append(_step(network, optimizer, next(draws)))
         _follow(averaged, network)
         step, share = step + 1, (monotonic() - begin) / (60 * minutes)
         if step % TOLD_EVERY == 0 or share >= 1:
@@ -107,28 +111,39 @@ def _follow(averaged: NanoNetwork, network: NanoNetwork, *, share: float = 0.01)
             value.copy_(latest[name])
 
 
-def _step(
-    network: NanoNetwork, optimizer: torch.optim.Optimizer, rng: Rng, pools: Sequence[Sequence[Path]]
-) -> tuple[float, float]:
+def _step(network: NanoNetwork, optimizer: torch.optim.Optimizer, drawn: Drawn) -> tuple[float, float]:
     network.train()
     optimizer.zero_grad()
-    chosen = [pools[number % len(pools)] for number in range(CLIPS_AT_ONCE)]
-    clips = [_varied(rng, read_clip(paths[int(rng.integers(len(paths)))])) for paths in chosen]
-    inputs = torch.cat([each[0] for each in clips]).contiguous(memory_format=torch.channels_last)
-    answer = network(inputs, CLIPS_AT_ONCE)
-    of_classes, of_depth = torch.zeros(()), torch.zeros(())
-    for number, (_, classes, depth) in enumerate(clips):
-        own = slice(number * FRAMES_AT_ONCE, (number + 1) * FRAMES_AT_ONCE)
-        part = Answer(answer.logits[own], answer.first[own], answer.inverse_depth[own])
-        of_classes = of_classes + class_loss(part, classes) / CLIPS_AT_ONCE
-        of_depth = of_depth + depth_loss(part.inverse_depth, depth) / CLIPS_AT_ONCE
+    inputs, classes, depth = drawn
+    n_clips = len(inputs) // FRAMES_AT_ONCE
+    answer = network(inputs.contiguous(memory_format=torch.channels_last), n_clips)
+    of_classes, of_depth = class_loss(answer, classes, n_clips), depth_loss(answer.inverse_depth, depth, n_clips)
     torch.autograd.backward([of_classes + of_depth])
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     return float(of_classes.detach()), float(of_depth.detach())
 
 
-def _varied(rng: Rng, clip: Clip) -> tuple[Tensor, Tensor, Tensor]:
+class _Draws(IterableDataset[Drawn]):
+    """What steps are made of, without end: clips of the folders `pools` in turn, each varied anew.
+
+    Folders are listed again at each step: clips may still be drawn.
+    """
+
+    def __init__(self, pools: Sequence[Path], seed: int) -> None:
+        self._pools, self._seed = pools, seed
+
+    def __iter__(self) -> Iterator[Drawn]:
+        rng = np.random.default_rng(self._seed)
+        while True:
+            pools = [sorted(pool.glob("clip*.npz")) for pool in self._pools]
+            chosen = [pools[number % len(pools)] for number in range(CLIPS_AT_ONCE)]
+            clips = [_varied(rng, read_clip(paths[int(rng.integers(len(paths)))])) for paths in chosen]
+            inputs, classes, depth = (torch.cat(parts) for parts in zip(*clips, strict=True))
+            yield inputs, classes, depth
+
+
+def _varied(rng: Rng, clip: Clip) -> Drawn:
     """Some of the frames, a part of the picture, mirrored, backwards, in other colours; as the network's inputs."""
     chosen = np.sort(rng.choice(len(clip.pixels), FRAMES_AT_ONCE, replace=False))
     if rng.random() < 0.3:

@@ -20,9 +20,6 @@ from flows.scenes.things import KINDS, PICTURES, Thing, geom, painted, plain, ra
 SURFACES = 4
 """Pictures of table, floor and walls."""
 
-MIN_FPS = 4.0
-"""Frames a second are lowered down to this for an episode to fit its most frames; then it is cut."""
-
 GRASPABLE = ("block", "ball", "can", "mug", "vase", "rock", "stick", "pot", "toy", "bowl")
 DRAGGED = ("block", "can", "mug", "bowl", "stick", "pot", "toy", "sheet", "granules", "rock")
 
@@ -64,7 +61,8 @@ def random_world(rng: Rng, *, skill: str | None = None, fps: float | None = None
     Args:
         rng: everything is drawn from it.
         skill: of `SKILLS`.
-        fps: frames a second, and at most `frames` of them; None: `frames` frames over the whole episode.
+        fps: frames a second, fewer where the whole task would not fit into `frames` of them: in an episode that ends
+            before the robot is there, nothing tells the thing from others. None: `frames` frames over the episode.
         frames: see `fps`.
     """
     skill = skill or str(rng.choice(list(SKILLS), p=[0.47, 0.2, 0.1, 0.15, 0.08]))
@@ -110,8 +108,8 @@ def random_world(rng: Rng, *, skill: str | None = None, fps: float | None = None
 
 def _times(rng: Rng, seconds: float, fps: float | None, frames: int) -> Floats:
     if fps is not None:
-        fps = max(min(fps, frames / seconds), MIN_FPS)
-        return np.arange(min(frames, max(int(seconds * fps), 2))) / fps
+        fps = min(fps, frames / seconds)
+        return np.arange(max(int(seconds * fps), 2)) / fps
     times = np.linspace(0, seconds, frames)
     return np.asarray(np.sort(np.clip(times + rng.normal(0, 0.15 * times[1], frames), 0, seconds)))
 

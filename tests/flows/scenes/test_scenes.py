@@ -6,12 +6,13 @@ import pytest
 
 from extractors.errors import ConfigError
 from flows.commands.sources import SCENE_KINDS
-from flows.scenes.camera_effects import spoil
+from flows.scenes.camera_effects import h264, spoil
 from flows.scenes.drawing import Painter
 from flows.scenes.episodes import arrays, record, write_scenes
 from flows.scenes.poses import look_at, pose, quaternion, turn
 from flows.scenes.skills import SKILLS, Waypoint, play
 from flows.scenes.things import KINDS, random_thing
+from flows.scenes.world import random_world
 from tests.benchmarks.groundtruth import read_groundtruth
 
 
@@ -134,3 +135,19 @@ def test_camera_effects_keep_shape_and_depend_on_the_seed_alone():
         assert one.shape == pixels.shape
         assert one.dtype == np.uint8
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("frames", [16, 60])
+def test_an_episode_is_long_enough_for_the_thing_to_be_handled(frames):
+    for seed in range(40):
+        world = random_world(np.random.default_rng(seed), fps=30, frames=frames)
+        assert len(world.times) <= frames
+        assert world.contact.any() == (world.skill != "idle")
+
+
+def test_h264_gives_the_same_pixels_each_time():
+    coarse = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3)).astype(np.uint8)
+    clip = np.stack([np.roll(frame.repeat(12, 0).repeat(12, 1), shift, 0) for shift, frame in enumerate(coarse)])
+    first = h264(clip, 18)
+    for _ in range(20):
+        np.testing.assert_array_equal(h264(clip, 18), first)

@@ -14,12 +14,6 @@ from extractors.masks import RecordedSegmenter, Segmenter
 from extractors.tracks import PointTracker
 
 
-def _motion(**settings: Any) -> Segmenter:
-    from extractors.backends.motion.segmenter import MotionSegmenter
-
-    return MotionSegmenter(**settings)
-
-
 def _nano_masks(**settings: Any) -> Segmenter:
     from extractors.backends.nano.segmenter import NanoSegmenter
 
@@ -69,7 +63,6 @@ def _lucas_kanade(**settings: Any) -> PointTracker:
 
 
 SEGMENTERS: dict[str, Callable[..., Segmenter]] = {
-    "motion": _motion,
     "nano": _nano_masks,
     "recorded": RecordedSegmenter,
     "sam3": _sam3,

@@ -50,7 +50,7 @@ def recorded_masks(episode: Episode, *, size: Size) -> Masks:
     """
     if episode.recorded_masks is None:
         raise MissingDataError(
-            f"recorded masks of {episode.episode_id} were asked for and its source has none; use masks.backend=motion"
+            f"recorded masks of {episode.episode_id} were asked for and its source has none; use masks.backend=nano"
         )
     objects, in_source = _resize_all(episode, episode.recorded_masks, size, "object masks")
     present = objects.any(axis=(1, 2))

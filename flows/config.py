@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from extractors.contact import ContactRule
 from extractors.errors import ConfigError
 from extractors.prompts import DEFAULT_PROMPTS
 from scoring.settings import ScoringSettings
+
+log = logging.getLogger(__name__)
 
 Profile = Literal["auto", "cpu", "gpu", "gpu-open"]
 
@@ -43,8 +46,16 @@ def _yaml_off(value: Any) -> Any:
     return "off" if value is False else value
 
 
+def _masks_backend(value: Any) -> Any:
+    """`motion` is the name of what nano's masks have taken the place of."""
+    if value != "motion":
+        return _yaml_off(value)
+    log.warning("masks.backend=motion is nano now: a small network says which thing, motion still draws its border")
+    return "nano"
+
+
 MasksBackend = Annotated[
-    Literal["profile", "nano", "motion", "recorded", "sam3", "grounded-sam", "off"], BeforeValidator(_yaml_off)
+    Literal["profile", "nano", "recorded", "sam3", "grounded-sam", "off"], BeforeValidator(_masks_backend)
 ]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 DepthBackend = Annotated[
@@ -123,12 +134,8 @@ class MasksConfig(Section):
     detector_weights: str | None = Field(None, description="folder of Grounding DINO; none: the model folder")
     nano_working_px: int = Field(128, ge=64, le=512, description="nano: longer side that its network sees, pixels")
     motion_working_px: int = Field(
-        256, ge=64, le=1024, description="motion, nano: longer side of its working images, px"
+        256, ge=64, le=1024, description="nano: longer side of the images in which the object is followed, pixels"
     )
-    motion_max_candidates: int = Field(
-        6, ge=1, le=100, description="motion, nano: how many things that leave are followed"
-    )
-    motion_min_score: float = Field(0.02, gt=0, le=1, description="motion, nano: least score of its own for an object")
 
 
 class DepthConfig(Section):

@@ -125,7 +125,7 @@ def _step(network: NanoNetwork, optimizer: torch.optim.Optimizer, drawn: Drawn) 
 
 
 class _Draws(IterableDataset[Drawn]):
-    """What steps are made of, without end: clips of the folders `pools` in turn, each varied anew.
+    """What steps are made of, without end: clips of the folders `pools` in turn, each varied.
 
     Folders are listed again at each step: clips may still be drawn.
     """

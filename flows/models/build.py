@@ -37,14 +37,8 @@ def _masks_settings(config: MasksConfig) -> dict[str, Any]:
     Raises:
         WeightsError: a checkpoint that it needs is missing.
     """
-    if config.backend in ("motion", "nano"):
-        of_network = {"network_px": config.nano_working_px} if config.backend == "nano" else {}
-        return {
-            "working_px": config.motion_working_px,
-            "max_candidates": config.motion_max_candidates,
-            "min_score": config.motion_min_score,
-            **of_network,
-        }
+    if config.backend == "nano":
+        return {"working_px": config.motion_working_px, "network_px": config.nano_working_px}
     if config.backend not in ("sam3", "grounded-sam"):
         return {}
     common = {"prompts", "choose", "robot_prompt", "every", "max_objects", "threshold", "precision"}

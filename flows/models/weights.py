@@ -91,7 +91,7 @@ def _open_masks(name: str, repository: str) -> Checkpoint:
         repository=repository,
         file="model.safetensors",
         licence="Apache-2.0",
-        without="masks.backend=motion (--profile cpu) needs no weights",
+        without="masks.backend=nano (--profile cpu) needs no weights",
         also=_MODEL_FILES,
     )
 
@@ -128,7 +128,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             file="model.safetensors",
             licence="SAM License (Meta, not open source)",
             gated=True,
-            without="masks.backend=grounded-sam has open weights, masks.backend=motion (--profile cpu) needs none",
+            without="masks.backend=grounded-sam has open weights, masks.backend=nano (--profile cpu) needs none",
             also=_MODEL_FILES,
         ),
         _open_masks("grounding-dino-tiny", "IDEA-Research/grounding-dino-tiny"),

@@ -21,13 +21,11 @@ from packers.writer import encode
 
 def _settings(config: Config) -> Mapping[str, Any]:
     settings = config.masks.model_dump(mode="json", exclude={"dilate", "weights", "detector_weights"})
-    of_motion = {name for name in settings if name.startswith("motion_")}
     of_all = {"backend", "repair"}
-    of_nano = {"nano_working_px"}
-    of_texts = settings.keys() - of_motion - of_nano
+    of_nano = {"motion_working_px", "nano_working_px"}
+    of_texts = settings.keys() - of_nano
     read = {
-        "motion": {*of_all, *of_motion},
-        "nano": {*of_all, *of_motion, *of_nano},
+        "nano": {*of_all, *of_nano},
         "sam3": of_texts,
         "grounded-sam": of_texts,
     }

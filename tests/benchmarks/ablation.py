@@ -81,11 +81,11 @@ WATCHING, CHOICE = "extractors/mask_watching.py", "extractors/mask_choice.py"
 CUES = ("still_before", "moves", "with_gripper", "inside", "follows", "same_look")
 
 SWITCHES = (
-    Switch("motion", "second window", PROPOSALS, "for _ in range(2):", "for _ in range(1):"),
-    Switch("motion", "late ones are halved", PROPOSALS, "each.score *= 0.5 if", "each.score *= 1.0 if"),
-    Switch("motion", "second look of the check", PROPOSALS, "(20.0, 13.0)", "(13.0,)"),
-    Switch("motion", "score: restless", PROPOSALS, '(1 - facts["restless"]) ** 3', "1.0"),
-    Switch("motion", "score: area", PROPOSALS, ' * min(facts["area"] / 0.03, 1.0) ** 0.33', ""),
+    Switch(
+        "motion", "second window", PROPOSALS, "for _ in range(2):\n        window", "for _ in range(1):\n        window"
+    ),
+    Switch("motion", "second look", PROPOSALS, "TOLERANCES = (20.0, 13.0)", "TOLERANCES = (13.0,)"),
+    Switch("motion", "second place", PROPOSALS, "REGIONS = 2", "REGIONS = 1"),
     Switch("motion", "shading", SCENE, "np.where(shaded, np.minimum(rest, plain), plain)", "plain"),
     Switch(
         "motion",

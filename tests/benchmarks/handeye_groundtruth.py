@@ -105,12 +105,12 @@ def _own_tracks(
 
 def _made(truth: GroundTruth) -> dict[str, NDArray[np.generic]]:
     from extractors.backends.lucas_kanade import LucasKanade
-    from extractors.backends.motion import MotionSegmenter
+    from extractors.backends.nano.segmenter import NanoSegmenter
     from extractors.tracks import extract_tracks
 
     episode = truth.episode
     size = (224, 224)
-    masks = MotionSegmenter().segment(episode, size=size)
+    masks = NanoSegmenter().segment(episode, size=size)
     sets = extract_tracks(episode.pixels, masks.object, LucasKanade(), size=size)
     out: dict[str, NDArray[np.generic]] = {"size": np.array(size), "mask": masks.object}
     for name, found in sets.items():

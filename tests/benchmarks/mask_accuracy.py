@@ -74,7 +74,7 @@ def load_episode(path: Path, index: int, *, gripper: bool = True, fps: float = 5
 
 def measure(
     folder: Path,
-    backend: str = "motion",
+    backend: str = "nano",
     size: Size = (224, 224),
     *,
     gripper: bool = True,
@@ -110,7 +110,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of ground-truth episodes (*.npz)")
-    parser.add_argument("--backend", default="motion", choices=sorted(SEGMENTERS), help="default: motion")
+    parser.add_argument("--backend", default="nano", choices=sorted(SEGMENTERS), help="default: nano")
     parser.add_argument("--no-gripper", action="store_true", help="withhold the gripper signal")
     parser.add_argument("--choose", choices=("best", "first"), help="how a text backend chooses; default: its own")
     parser.add_argument("--fps", type=float, default=5.0, help="frame rate that is stated; default: 5")

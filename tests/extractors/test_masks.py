@@ -10,7 +10,7 @@ from extractors.geometry import resize_mask
 from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Episode
 from tests.extractors.backends import tiny_models
-from tests.extractors.backends.motion.test_segmenter import pick_clip
+from tests.extractors.backends.motion.test_segmenter import ByColour, pick_clip
 
 
 def clip(pixels, *, gripper=None, masks=None, robot=None):
@@ -92,12 +92,12 @@ def test_every_segmenter_keeps_the_contract_on_odd_clips(segmenters, backend, na
         assert_tells_the_choice(masks)
 
 
-def test_motion_tells_what_it_chose_from():
+def test_nano_tells_what_it_chose_from():
     pixels, _ = pick_clip()
     still = dataclasses.replace(clip(pixels), camera_moves=False)
-    masks = SEGMENTERS["motion"]().segment(still, size=(48, 48))
+    masks = ByColour().segment(still, size=(48, 48))
     assert masks.object.any()
-    assert masks.report["candidates"][0].keys() >= {"departure", "followed", "restless", "area"}
+    assert masks.report["candidates"][0].keys() >= {"departure", "area"}
     assert_tells_the_choice(masks)
 
 
@@ -112,7 +112,7 @@ def assert_tells_the_choice(masks):
     assert scores[1:] == sorted(scores[1:], reverse=True)
     assert len({(row.get("prompt"), row["name"]) for row in rows}) == len(rows)
     assert -1 <= report["margin"] <= 1
-    if report["backend"] in ("motion", "nano"):
+    if report["backend"] == "nano":
         return
     assert report["choose"] in ("best", "first")
     if masks.object.any():
@@ -145,7 +145,7 @@ def test_an_object_smaller_than_a_pixel_is_reported():
 
 
 def test_recorded_masks_that_the_source_lacks_are_asked_for_in_vain():
-    with pytest.raises(MissingDataError, match=r"masks\.backend=motion"):
+    with pytest.raises(MissingDataError, match=r"masks\.backend=nano"):
         recorded_masks(clip(noise(2)), size=(8, 8))
     short = dataclasses.replace(clip(noise(3)), recorded_masks=np.zeros((2, 40, 48), bool))
     with pytest.raises(LengthMismatchError, match="3 frames and 2 object masks"):

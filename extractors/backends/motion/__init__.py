@@ -1,5 +1,1 @@
-"""Finds the manipulated object by its motion, without weights; `MotionSegmenter` is its face."""
-
-from extractors.backends.motion.segmenter import MotionSegmenter
-
-__all__ = ["MotionSegmenter"]
+"""Follows a thing that rests and is then moved, and draws its border; fixed cameras (nano/segmenter.py is its face)."""

@@ -25,21 +25,17 @@ UNIFORM = 1.0 / LEVELS**3
 
 @dataclass(frozen=True, slots=True)
 class MotionSettings:
-    """Thresholds of the motion segmenter; grey levels are of 255.
+    """Thresholds of what motion tells; grey levels are of 255.
 
     Attributes:
         working_px: longer side of the working images: a resolution, at which all work is done.
-        max_candidates: proposals that are checked by following them.
-        min_score: a proposal that scores less is not taken for an object.
         match: colour difference up to which a pixel shows its home colour, grey levels.
         at_home: the same, averaged over neighbours.
         foreground: colour difference, shadow discounted, above which a pixel is foreground, grey levels.
-        appearance: colour difference up to which a followed patch is the same, grey levels.
+        appearance: colour difference up to which what is followed is the same, grey levels.
     """
 
     working_px: int = 256
-    max_candidates: int = 6
-    min_score: float = 0.02
     match: float = 12.0
     at_home: float = 10.0
     foreground: float = 20.0

@@ -1,40 +1,142 @@
-"""Masks by motion, chosen by the nano network, and the robot's by the network. Fixed cameras only.
+"""Masks of the manipulated thing and of the robot: a network sees which, motion tells where its border is.
 
-The network tells which thing is handled better than where its border is (docs/nano.md): so motion proposes what may be
-the object and draws it, the network chooses, and draws the object itself where no proposal is what it sees.
+Fixed cameras only. The manipulated object rests, the robot comes, and then the object moves:
+
+1. *Moments* (extractors/moments.py): the clip is looked at five times a second, or more often where much changes.
+2. *Seen* (clips.py): what the network takes for the robot and for the object, in each moment.
+3. *Home* (motion/scene.py): the scene at first, the commonest colour of each pixel. What differs from it, shadows
+   apart, is foreground.
+4. *Proposals* (motion/proposals.py): places at which the object is seen while they rest are followed as a whole through
+   the clip (motion/following.py). Two explanations of every pixel near them compete, "moves with it" and "stays", as
+   layers (Wang and Adelson, 1994; motion/extent.py).
+5. *Masks* (motion/labels.py) of each: colours of object, arm and background (Boykov and Jolly's region terms, 2001),
+   the layer carried along, and the moment before decide each pixel.
+6. *Choice*: the masks that agree best with what the network sees over the whole clip; where none do, its own.
+
+Thresholds of 3 to 5 without another source were set on simulated episodes of the kind that
+tests/benchmarks/mask_accuracy.py reads, recorded with other tasks, seeds and cameras; those of 4's start and of 6 on
+generated ones (docs/nano.md). tests/benchmarks/ablation.py says what each step earns.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.backends.motion.segmenter import MotionSegmenter, Seen
+from extractors.backends.motion.labels import label_clip
+from extractors.backends.motion.proposals import Proposal, find_proposals
+from extractors.backends.motion.scene import UNIFORM, Floats, MotionSettings, Scene, histogram, lookup
 from extractors.backends.nano.clips import answers, clip_scenery, read_context, working_frames, working_size
 from extractors.backends.nano.network import CLASSES
 from extractors.backends.nano.weights import load_network
+from extractors.camera_motion import clip_camera_motion
+from extractors.errors import ConfigError
+from extractors.geometry import resize_mask, resize_rgb
+from extractors.moments import moments, nearest_moment, picked
+from extractors.types import Episode, Masks, OnCpu, Size
+
+MIN_MOMENTS = 5
+"""Fewer tell no home image from a change of it."""
+
+MIN_SIDE_PX = 24
+"""Smaller frames have no texture that could be followed."""
+
+LEAST_AGREEMENT = 0.1
+"""Of masks that are taken for what the network sees as the object; docs/nano.md says on which episodes it was set."""
 
 
-class NanoSegmenter(MotionSegmenter):
-    """Finds what starts to move and is not the robot; see the module's text."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What the network sees in the moments.
+
+    Attributes:
+        robot, object: (M, h, w) in [0, 1], share of each pixel of being the robot's, or the object's.
+    """
+
+    robot: NDArray[np.float16]
+    object: NDArray[np.float16]
+
+    def agreement(self, masks: NDArray[np.bool_]) -> float:
+        """Of masks (M, h, w) with the object's share, over all moments: intersection over union."""
+        share = self.object.astype(np.float32)
+        common = float(share[masks].sum())
+        return common / max(float(share.sum()) + float(masks.sum()) - common, 1e-6)
+
+    def own(self) -> tuple[NDArray[np.bool_], Floats]:
+        """The network's own masks (M, h, w) bool, and (M,) mean share of their pixels."""
+        masks = self.object > np.maximum(self.robot, 0.5)
+        share = np.where(masks, self.object, 0).sum(axis=(1, 2), dtype=np.float32)
+        return masks, np.asarray(share / np.maximum(masks.sum(axis=(1, 2)), 1), np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """A proposal's masks (M, h, w) bool, how badly it matches each moment (M,), and how well the network agrees."""
+
+    proposal: Proposal
+    masks: NDArray[np.bool_]
+    cost: Floats
+    agreement: float
+
+
+class NanoSegmenter(OnCpu):
+    """Finds what starts to move when the robot touches it; see the module's text. Fixed cameras only."""
 
     name = "nano"
 
     def __init__(self, *, network_px: int = 128, **settings: Any) -> None:
-        """Loads the packaged weights; `network_px` is the longer side that the network sees, the rest is motion's.
+        """Loads the packaged weights; `network_px` is the longer side that the network sees.
+
+        The rest are `MotionSettings`' fields.
 
         Raises:
             ConfigError: an unknown setting.
             WeightsError: the weights are damaged.
         """
-        super().__init__(**settings)
+        try:
+            self.settings = MotionSettings(**settings)
+        except TypeError as error:
+            names = sorted(["network_px", *MotionSettings.__dataclass_fields__])
+            raise ConfigError(f"nano masks take the settings {names}, got {sorted(settings)}") from error
         self._network_px = network_px
         self._network = load_network()
 
+    def segment(self, episode: Episode, *, size: Size) -> Masks:
+        """Masks of the object that starts to move; all False, with the reason in the report, where nothing does.
+
+        The report holds the proposals, best first, and the margin.
+        """
+        # Moments bound the cost and the memory, not the accuracy.
+        at = moments(episode.pixels, episode.fps)
+        pixels = _working_pixels(episode, at, self.settings.working_px)
+        report: dict[str, Any] = {"backend": self.name, "camera_motion": False, "candidates": [], "margin": 0.0}
+        reason = _unusable(pixels)
+        if reason is None and _camera_moves(episode, pixels):
+            report["camera_motion"] = True
+            reason = f"the camera moves; {self.name} masks need a fixed camera"
+        if reason is not None:
+            report["reason"] = reason
+            empty = np.zeros((episode.n_frames, *size), np.bool_)
+            return Masks(empty, np.zeros(episode.n_frames, np.float32), report=report)
+        seen = self._look(pixels)
+        scene, proposals = find_proposals(pixels, seen.object, self.settings)
+        drawn = [Drawn(each, *label_clip(scene, each), 0.0) for each in proposals]
+        drawn = [replace(each, agreement=seen.agreement(each.masks)) for each in drawn]
+        drawn.sort(key=lambda each: -each.agreement)
+        report |= _told(drawn, at)
+        if drawn and drawn[0].agreement >= LEAST_AGREEMENT:
+            masks, confidence = drawn[0].masks, _confidence(scene, drawn)
+        else:
+            masks, confidence = seen.own()
+            report["drawn_by"] = "network"
+        return _spread_out(masks, confidence, seen.robot, nearest_moment(at, episode.n_frames), size, report)
+
     def _look(self, pixels: NDArray[np.uint8]) -> Seen:
+        """What the network sees in the moments (M, h, w, 3)."""
         height, width = pixels.shape[1:3]
         frames = working_frames(pixels, working_size((height, width), self._network_px))
         scenery = clip_scenery(frames)
@@ -44,3 +146,74 @@ class NanoSegmenter(MotionSegmenter):
             robot[moment] = cv2.resize(shares[CLASSES.index("robot")], (width, height))
             thing[moment] = cv2.resize(shares[CLASSES.index("object")], (width, height))
         return Seen(robot, thing)
+
+
+def _told(drawn: list[Drawn], at: NDArray[np.int64]) -> dict[str, Any]:
+    """The report's account of the proposals, best first; departures are frames of the clip. JSON types."""
+    rows = [
+        {
+            "name": f"proposal {place}",
+            "score": round(each.agreement, 4),
+            "departure": int(at[min(each.proposal.departure, len(at) - 1)]),
+            "area": round(float(each.proposal.extent.mean()), 4),
+        }
+        for place, each in enumerate(drawn)
+    ]
+    scores = [*(each.agreement for each in drawn), 0.0, 0.0]
+    return {"candidates": rows, "margin": round(scores[0] - scores[1], 4)}
+
+
+def _spread_out(
+    masks: NDArray[np.bool_],
+    confidence: Floats,
+    robot_share: NDArray[np.float16],
+    moment: NDArray[np.int64],
+    size: Size,
+    report: dict[str, Any],
+) -> Masks:
+    """The moments' masks and confidence in every frame, at `size`; `moment` (T,) is each frame's."""
+    at_size = np.stack([resize_mask(mask, size) for mask in masks])
+    # A pixel is one or the other; motion draws the object's border more sharply than a network draws the robot's.
+    robot = np.stack([resize_mask(share > 0.5, size) for share in robot_share]) & ~at_size
+    present = at_size.any(axis=(1, 2))
+    if not present.any():
+        report["reason"] = "the object is smaller than a pixel at this size" if masks.any() else "nothing is handled"
+    return Masks(at_size[moment], (confidence * present)[moment], robot=robot[moment], report=report)
+
+
+def _confidence(scene: Scene, drawn: list[Drawn]) -> Floats:
+    """(M,) in [0, 1]: the best proposal's share of the agreement with the next and 0.1, less where it may be the arm.
+
+    Less, too, in moments that it matches badly: a colour difference (`cost`) of 6 grey levels is what a good match has,
+    one of 36 does not match. Colours lower the confidence and not the score: they tell an arm that comes alone, but on
+    the simulated episodes they also speak against objects of the arm's colour.
+    """
+    score, rival = [*(each.agreement for each in drawn), 0.0][:2]
+    home = scene.home[drawn[0].proposal.extent]
+    arm = lookup(scene.arm_colours, home) + 0.04 * UNIFORM
+    # Without the places to which the arm came and stayed: those would call its colours the scene's.
+    other = lookup(histogram(scene.home[scene.stillness > 0.9]), home) + 0.04 * UNIFORM
+    sure = score / (score + rival + 0.1) * (1.0 - float((arm / (arm + other)).mean()))
+    return np.asarray(min(2 * sure, 1.0) * np.clip(1.2 - drawn[0].cost / 30.0, 0.0, 1.0), np.float32)
+
+
+def _camera_moves(episode: Episode, pixels: NDArray[np.uint8]) -> bool:
+    """As measured on the clip before; here where that was not done. False where the clip shows too little to tell."""
+    moving = episode.camera_moves
+    return bool(clip_camera_motion(pixels).moving if moving is None else moving)
+
+
+def _working_pixels(episode: Episode, at: NDArray[np.int64], longer_px: int) -> NDArray[np.uint8]:
+    height, width = episode.size
+    # Flow and patches need some pixels to work on, so small frames are enlarged, but not into mush.
+    factor = min(longer_px / max(height, width), 4.0)
+    size = (max(round(height * factor), 1), max(round(width * factor), 1))
+    return np.stack([resize_rgb(np.asarray(frame), size) for frame in picked(episode.pixels, at)])
+
+
+def _unusable(pixels: NDArray[np.uint8]) -> str | None:
+    if len(pixels) < MIN_MOMENTS:
+        return f"the clip is too short: motion masks need {MIN_MOMENTS} moments that differ, it has {len(pixels)}"
+    if min(pixels.shape[1:3]) < MIN_SIDE_PX:
+        return "the frames are too small for motion masks"
+    return None

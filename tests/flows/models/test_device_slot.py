@@ -51,8 +51,8 @@ def test_a_tracker_of_long_clips_takes_the_slot_of_the_one_it_wraps(gpu):
     assert most_at_once([windowed(), windowed(), gpu(0)]) == 1
 
 
-@pytest.mark.parametrize("name", ["lucas-kanade", "recorded", "motion"])
-def test_what_has_no_network_says_that_it_runs_on_the_cpu(name):
+@pytest.mark.parametrize("name", ["lucas-kanade", "recorded", "nano"])
+def test_what_has_no_network_of_a_device_says_that_it_runs_on_the_cpu(name):
     model = (TRACKERS if name in TRACKERS else SEGMENTERS)[name]()
     assert (device_label(model), model.precision) == ("cpu", "fp32")
 

@@ -147,7 +147,7 @@ def test_the_gate_says_how_to_ask_where_the_token_is_read_and_the_ways_on(monkey
         "HF_TOKEN",
         "hf auth login",
         "grounded-sam",
-        "motion",
+        "nano",
         "SAM License",
     ):
         assert part in result.output

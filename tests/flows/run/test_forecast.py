@@ -170,8 +170,8 @@ def test_a_stage_that_was_only_found_done_is_no_measure(tmp_path):
 
 
 def test_a_run_of_other_networks_is_no_measure(tmp_path):
-    other = replace_masks(CPU, "motion")
-    with pytest.raises(ConfigError, match=r"masks\.backend=motion, this plan has nano"):
+    other = replace_masks(CPU, "grounded-sam")
+    with pytest.raises(ConfigError, match=r"masks\.backend=grounded-sam, this plan has nano"):
         recorded_costs(_earlier_run(tmp_path, config=other), CPU, {})
     # The device's network stands in its place: the run serves for the rest, and decoding is that of `source`.
     found = recorded_costs(LocalDirectory(tmp_path), CPU, {"masks": network()})

@@ -53,8 +53,8 @@ def test_the_place_of_weights_does_not_enter_the_key_and_prompts_do(folders):
 @pytest.mark.parametrize(
     ("backend", "read", "unread"),
     [
-        ("motion", "masks.motion_min_score=0.3", "masks.choose=first"),
-        ("motion", "masks.motion_working_px=128", "masks.every=3"),
+        ("nano", "masks.nano_working_px=96", "masks.choose=first"),
+        ("nano", "masks.motion_working_px=128", "masks.every=3"),
         ("sam3", "masks.choose=first", "masks.motion_working_px=128"),
         ("recorded", "masks.repair=true", "masks.choose=first"),
     ],
@@ -68,12 +68,15 @@ def test_settings_of_other_backends_make_nothing_work_again(backend, read, unrea
     assert settings(unread) == settings() != settings(read)
 
 
-def test_settings_of_motion_reach_it():
-    assignments = ["backend=motion", "motion_working_px=128", "motion_min_score=0.3"]
-    config = load_config(assignments=[f"masks.{each}" for each in [*assignments, "motion_max_candidates=2"]])
-    segmenter = models.segmenter(config.masks)
-    used = segmenter.settings
-    assert (used.working_px, used.min_score, used.max_candidates) == (128, 0.3, 2)
+def test_settings_of_nano_reach_it():
+    config = load_config(assignments=["masks.backend=nano", "masks.motion_working_px=128"])
+    assert models.segmenter(config.masks).settings.working_px == 128
+
+
+def test_motion_is_nano_now_and_says_so(caplog):
+    config = load_config(assignments=["masks.backend=motion"])
+    assert config.masks.backend == "nano"
+    assert "masks.backend=motion is nano now" in caplog.text
 
 
 def test_missing_weights_are_refused_before_any_work(tmp_path, monkeypatch):
@@ -82,7 +85,7 @@ def test_missing_weights_are_refused_before_any_work(tmp_path, monkeypatch):
         config = load_config(assignments=[f"masks.backend={backend}"])
         with pytest.raises(WeightsError, match=repository):
             models.weights_digests(models.masks_weights(config.masks), config)
-        with pytest.raises(WeightsError, match="motion"):
+        with pytest.raises(WeightsError, match="nano"):
             models.segmenter(config.masks)
 
 
@@ -94,7 +97,7 @@ def test_missing_weights_are_refused_before_any_work(tmp_path, monkeypatch):
         "masks.choose=worst",
         "masks.every=0",
         "masks.threshold=1",
-        "masks.motion_min_score=0",
+        "masks.motion_working_px=0",
     ],
 )
 def test_settings_that_make_no_sense_are_refused(bad):

@@ -2,12 +2,11 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from extractors.backends.motion.proposals import Proposal
-from extractors.backends.motion.segmenter import Seen
 from extractors.backends.nano.clips import (
     answers,
     clip_scenery,
@@ -19,10 +18,11 @@ from extractors.backends.nano.depth import NanoDepth
 from extractors.backends.nano.inputs import CHANNELS, Scenery, network_inputs
 from extractors.backends.nano.network import CLASSES, NanoNetwork
 from extractors.backends.nano.packaged import PACKAGED, weights_digest
-from extractors.backends.nano.segmenter import NanoSegmenter
+from extractors.backends.nano.segmenter import NanoSegmenter, Seen
 from extractors.backends.nano.weights import load_network, save_weights
 from extractors.errors import WeightsError
 from extractors.types import Episode
+from scoring.truth.davis import region_similarity
 from tests.extractors.backends.motion.test_segmenter import pick_clip
 
 SHA256 = "7c8904435519b8dc80e2d1b16514c06ddaedf821a2807aca5f1cd0df05f219b0"
@@ -155,44 +155,39 @@ def test_a_clip_of_two_thousand_frames_is_kept_small():
     assert peak < 1.5 * 400 * 48 * 64 * 3 + 1e6
 
 
-def test_the_proposal_is_chosen_that_rests_where_the_network_sees_the_object():
+def test_agreement_is_over_the_whole_clip():
     shape = (8, 20, 20)
-    arm, thing, nothing = (
-        Proposal(np.zeros((9, 2), np.float32), 4, np.zeros(shape[1:], np.bool_), score) for score in (0.9, 0.5, 0.7)
-    )
-    arm.extent[2:6, 2:6] = thing.extent[12:16, 12:16] = True
-    object_share = np.zeros(shape, np.float16)
-    object_share[:4, 12:16, 12:18] = 1  # half as much again as is proposed
-    object_share[4:, 2:6, 2:6] = 1  # after it was put where the arm was
-    robot = np.zeros(shape, np.float16)
-    robot[4:, 12:16, 12:16] = 1  # the hand that comes for the thing
-    best, *others = Seen(robot, object_share).judge([arm, nothing, thing])
-    assert best is thing
-    assert best.score == pytest.approx(2 / 3)
-    assert best.facts["motion"] == 0.5
-    assert {each.score for each in others} == {0.0}
+    seen, masks = np.zeros(shape, np.float16), np.zeros(shape, np.bool_)
+    seen[:, 12:16, 12:18] = 1  # half as much again as is drawn
+    masks[:, 12:16, 12:16] = True
+    both = Seen(np.zeros(shape, np.float16), seen)
+    assert both.agreement(masks) == pytest.approx(2 / 3)
+    masks[4:] = False  # lost halfway
+    assert both.agreement(masks) == pytest.approx(1 / 3)
+    assert both.agreement(np.zeros(shape, np.bool_)) == 0
 
 
-def test_what_the_robot_covers_counts_less():
-    shape = (8, 20, 20)
-    arm, thing = (Proposal(np.zeros((9, 2), np.float32), 4, np.zeros(shape[1:], np.bool_), 0.5) for _ in range(2))
-    arm.extent[2:6, 2:6] = thing.extent[12:16, 12:16] = True
-    object_share, robot = np.zeros(shape, np.float16), np.zeros(shape, np.float16)
-    object_share[:, 2:6, 2:6], object_share[:, 12:16, 12:16] = 0.5, 0.25
-    robot[:, 2:6, 2:6] = 0.5
-    assert Seen(robot, object_share).judge([arm, thing])[0] is thing
+def test_what_was_seen_at_rest_is_followed_and_the_better_of_two_places_wins(monkeypatch):
+    pixels, truth = pick_clip()
+    seen = np.stack([cv2.blur(each.astype(np.float32), (9, 9)) for each in truth]).astype(np.float16)
+    seen[:3, 20:50, 120:150] = 1  # something else, at first and never again
+    monkeypatch.setattr(NanoSegmenter, "_look", lambda *_: Seen(np.zeros_like(seen), seen))
+    still = replace(episode(pixels), camera_moves=False)
+    masks = NanoSegmenter(working_px=pixels.shape[1]).segment(still, size=pixels.shape[1:3])
+    assert "drawn_by" not in masks.report
+    assert region_similarity(masks.object, truth).mean() > 0.75
 
 
-def test_where_no_proposal_agrees_the_network_draws_the_object_itself(monkeypatch):
+def test_where_nothing_that_is_followed_agrees_the_network_draws_the_object_itself(monkeypatch):
     shape = (16, 32, 32)
     robot, thing = np.zeros(shape, np.float16), np.zeros(shape, np.float16)
     thing[:, 4:12, 4:12] = 0.8
     robot[8:, 4:12, 4:8] = 0.9
     monkeypatch.setattr(NanoSegmenter, "_look", lambda *_: Seen(robot, thing))
-    monkeypatch.setattr("extractors.backends.motion.segmenter.find_proposals", lambda *_: (None, []))
-    monkeypatch.setattr("extractors.backends.motion.segmenter.moments", lambda *_: np.arange(16))
+    monkeypatch.setattr("extractors.backends.nano.segmenter.find_proposals", lambda *_: (None, []))
+    monkeypatch.setattr("extractors.backends.nano.segmenter.moments", lambda *_: np.arange(16))
     still = replace(episode(np.full((16, 32, 32, 3), 90, np.uint8)), camera_moves=False)
-    masks = NanoSegmenter().segment(still, size=(32, 32))
+    masks = NanoSegmenter(working_px=32).segment(still, size=(32, 32))
     assert masks.report["drawn_by"] == "network"
     assert (masks.object == (thing > 0) & ~(robot > 0)).all()
     assert (masks.robot == (robot > 0)).all()
@@ -207,7 +202,6 @@ def test_masks_tell_the_robot_apart_from_the_object():
     assert masks.robot.shape == masks.object.shape
     assert not (masks.robot & masks.object).any()
     assert masks.report["backend"] == "nano"
-    assert all("motion" in row for row in masks.report["candidates"])
 
 
 def test_weights_come_back_and_damaged_ones_are_refused(tmp_path):

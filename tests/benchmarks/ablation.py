@@ -43,6 +43,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MOTION = "extractors/backends/motion"
 WING = (
     MOTION,
+    "extractors/backends/nano/segmenter.py",
     "extractors/backends/lucas_kanade.py",
     "extractors/backends/lucas_kanade_layers.py",
     "extractors/backends/mask_cleanup.py",

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.accuracy sample
     python -m tests.benchmarks.accuracy ../shared/data/groundtruth_dev [--contains dev03]
 
-Per episode and as the mean over fixed cameras: J and F of `motion` masks at packet size (DAVIS 2017); TAP-Vid
+Per episode and as the mean over fixed cameras: J and F of `nano` masks at packet size (DAVIS 2017); TAP-Vid
 delta_avg, OA and AJ of `lucas-kanade` on the truth's own object queries, and on moving and static points of its grid;
-object tracks per frame of the packet's own foreground set, posed with the motion mask, that are right (seen in truth,
+object tracks per frame of the packet's own foreground set, posed with the mask, that are right (seen in truth,
 claimed visible, within 8 px at 256). An episode or metric that is missing counts as 0.
 """
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 def measure(truth: GroundTruth) -> dict[str, float]:
     """All numbers of one episode, printed as they come."""
-    masks = SEGMENTERS["motion"]().segment(truth.episode, size=PACKET)
+    masks = SEGMENTERS["nano"]().segment(truth.episode, size=PACKET)
     true_masks = recorded_masks(truth.episode, size=PACKET).object
     numbers = {
         "J": float(region_similarity(masks.object, true_masks).mean()),

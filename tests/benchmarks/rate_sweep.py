@@ -84,8 +84,8 @@ def cut(episode: Episode, n_frames: int) -> Episode:
 
 
 def similarity(truth: GroundTruth, episode: Episode, original: NDArray[np.int64]) -> float:
-    """Mean J of the `motion` masks in the `original` frames."""
-    masks = SEGMENTERS["motion"]().segment(episode, size=PACKET).object[original]
+    """Mean J of the `nano` masks in the `original` frames."""
+    masks = SEGMENTERS["nano"]().segment(episode, size=PACKET).object[original]
     true_masks = recorded_masks(truth.episode, size=PACKET).object[: len(original)]
     return float(region_similarity(masks, true_masks).mean())
 

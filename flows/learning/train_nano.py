@@ -1,6 +1,6 @@
 """Trains the nano network on generated scenes.
 
-    python -m flows.learning.train_nano --work WORK [--clips 2000] [--minutes 50] [--seed 0]
+    python -m flows.learning.train_nano --work WORK [--clips 3200] [--minutes 75] [--seed 0]
 
 WORK gets the clips (drawn once) and the best weights so far. Stops after `--minutes`; the weights that do best on
 clips of another seed are kept. The packaged ones: docs/nano.md.
@@ -47,8 +47,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for clips and weights")
-    parser.add_argument("--clips", type=int, default=2000, help="training clips; default: 2000")
-    parser.add_argument("--minutes", type=float, default=50.0, help="of training; default: 50")
+    parser.add_argument("--clips", type=int, default=3200, help="training clips; default: 3200")
+    parser.add_argument("--minutes", type=float, default=75.0, help="of training; default: 75")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate; default: 0.002")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--growing", action="store_true", help="train on the clips that are there, draw none")

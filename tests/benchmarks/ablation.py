@@ -86,7 +86,6 @@ SWITCHES = (
         "motion", "second window", PROPOSALS, "for _ in range(2):\n        window", "for _ in range(1):\n        window"
     ),
     Switch("motion", "second look", PROPOSALS, "TOLERANCES = (20.0, 13.0)", "TOLERANCES = (13.0,)"),
-    Switch("motion", "second place", PROPOSALS, "REGIONS = 2", "REGIONS = 1"),
     Switch("motion", "shading", SCENE, "np.where(shaded, np.minimum(rest, plain), plain)", "plain"),
     Switch(
         "motion",

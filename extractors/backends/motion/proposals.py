@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +16,7 @@ from extractors.moments import RATE
 SLACK = round(0.6 * RATE)
 """Moments in 0.6 s: a departure is no more exact than that."""
 
-REGIONS = 2
-"""How many places of a clip are followed."""
-
-LEAST_SHARE = 0.25
+LEAST_SHARE = 0.4
 """Of what the network sees as the object at a place, on average while it rests; docs/nano.md says how it was set."""
 
 TOLERANCES = (20.0, 13.0)
@@ -42,42 +38,39 @@ class Proposal:
     extent: Bools
 
 
-def find_proposals(
+def find_proposal(
     pixels: NDArray[np.uint8], seen: NDArray[np.float16], settings: MotionSettings
-) -> tuple[Scene, list[Proposal]]:
-    """The scene and its proposals, from moments (T, h, w, 3) and what a network sees as the object (T, h, w) in them.
+) -> tuple[Scene, Proposal | None]:
+    """The scene and what may be the object, from moments (T, h, w, 3) and the object's share (T, h, w) in them.
 
-    The home image is made from the first two fifths of the moments. Where the first proposal leaves home much later, it
-    is made again from all moments until then: the longer the window, the fewer places hide behind the arm.
+    The home image is made from the first two fifths of the moments. Where the proposal leaves home much later, it is
+    made again from all moments until then: the longer the window, the fewer places hide behind the arm.
     """
     window = round(0.4 * len(pixels))
     for _ in range(2):
         window = min(max(window, 2 * SLACK), len(pixels))
         scene = watch(pixels, window, settings)
-        found = [_proposal(scene, region, departure) for region, departure in _resting(scene, seen)]
-        proposals = [each for each in found if each is not None]
-        if not proposals or proposals[0].departure <= window + SLACK:
+        place = _resting_place(scene, seen)
+        proposal = None if place is None else _proposal(scene, place)
+        if proposal is None or proposal.departure <= window + SLACK:
             break
-        window = proposals[0].departure - 1
-    return scene, proposals
+        window = proposal.departure - 1
+    return scene, proposal
 
 
-def _resting(scene: Scene, seen: NDArray[np.float16]) -> Iterator[tuple[Bools, int]]:
-    """Places where the object is seen while they rest, (h, w) bool, and when they leave home; most of it first."""
-    first = max(scene.n_moments // 3, 2)
-    for region in _regions(scene, seen[:first])[:REGIONS]:
-        place, departure = region, first
-        # What is seen until the departure tells the place, and the place the departure.
-        for _ in range(2):
-            left = _departure(scene, place)
-            if left == departure:
-                break
-            departure = left
-            place = _largest_overlap(_regions(scene, seen[:departure]), place)
-            if not place.any():
-                break
-        if place.sum() >= scene.smallest:
-            yield place, _departure(scene, place)
+def _resting_place(scene: Scene, seen: NDArray[np.float16]) -> Bools | None:
+    """(h, w) bool, where the object is seen most while it rests; None where it is seen at rest nowhere."""
+    departure = max(scene.n_moments // 3, 2)
+    regions = _regions(scene, seen[:departure])
+    place = regions[0] if regions else np.zeros(scene.size, np.bool_)
+    # What is seen until the departure tells the place, and the place the departure.
+    for _ in range(2):
+        left = _departure(scene, place) if place.any() else departure
+        if left == departure:
+            break
+        departure = left
+        place = _largest_overlap(_regions(scene, seen[:departure]), place)
+    return place if place.sum() >= scene.smallest else None
 
 
 def _largest_overlap(regions: list[Bools], place: Bools) -> Bools:
@@ -95,9 +88,9 @@ def _regions(scene: Scene, seen: NDArray[np.float16]) -> list[Bools]:
     return [labels == number + 1 for number in np.argsort(-total, kind="stable")]
 
 
-def _proposal(scene: Scene, region: Bools, departure: int) -> Proposal | None:
-    """The region followed, and the home pixels that go with it, twice; None where none do."""
-    extent = region
+def _proposal(scene: Scene, place: Bools) -> Proposal | None:
+    """The place followed, and the home pixels that go with it, twice; None where none do."""
+    extent, departure = place, _departure(scene, place)
     for tolerance in TOLERANCES:
         rows, columns = np.nonzero(extent)
         points = np.stack([columns, rows], -1).astype(np.float32)

@@ -6,12 +6,12 @@ Fixed cameras only. The manipulated object rests, the robot comes, and then the 
 2. *Seen* (clips.py): what the network takes for the robot and for the object, in each moment.
 3. *Home* (motion/scene.py): the scene at first, the commonest colour of each pixel. What differs from it, shadows
    apart, is foreground.
-4. *Proposals* (motion/proposals.py): places at which the object is seen while they rest are followed as a whole through
-   the clip (motion/following.py). Two explanations of every pixel near them compete, "moves with it" and "stays", as
-   layers (Wang and Adelson, 1994; motion/extent.py).
-5. *Masks* (motion/labels.py) of each: colours of object, arm and background (Boykov and Jolly's region terms, 2001),
-   the layer carried along, and the moment before decide each pixel.
-6. *Choice*: the masks that agree best with what the network sees over the whole clip; where none do, its own.
+4. *Proposal* (motion/proposals.py): the place at which the object is seen most while it rests is followed as a whole
+   through the clip (motion/following.py). Two explanations of every pixel near it compete, "moves with it" and "stays",
+   as layers (Wang and Adelson, 1994; motion/extent.py).
+5. *Masks* (motion/labels.py): colours of object, arm and background (Boykov and Jolly's region terms, 2001), the layer
+   carried along, and the moment before decide each pixel.
+6. *Check*: where these masks are not what the network sees over the whole clip, its own are taken.
 
 Thresholds of 3 to 5 without another source were set on simulated episodes of the kind that
 tests/benchmarks/mask_accuracy.py reads, recorded with other tasks, seeds and cameras; those of 4's start and of 6 on
@@ -20,7 +20,7 @@ generated ones (docs/nano.md). tests/benchmarks/ablation.py says what each step 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.backends.motion.labels import label_clip
-from extractors.backends.motion.proposals import Proposal, find_proposals
+from extractors.backends.motion.proposals import Proposal, find_proposal
 from extractors.backends.motion.scene import UNIFORM, Floats, MotionSettings, Scene, histogram, lookup
 from extractors.backends.nano.clips import answers, clip_scenery, read_context, working_frames, working_size
 from extractors.backends.nano.network import CLASSES
@@ -45,7 +45,7 @@ MIN_MOMENTS = 5
 MIN_SIDE_PX = 24
 """Smaller frames have no texture that could be followed."""
 
-LEAST_AGREEMENT = 0.1
+LEAST_AGREEMENT = 0.15
 """Of masks that are taken for what the network sees as the object; docs/nano.md says on which episodes it was set."""
 
 
@@ -73,16 +73,6 @@ class Seen:
         return masks, np.asarray(share / np.maximum(masks.sum(axis=(1, 2)), 1), np.float32)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
-    """A proposal's masks (M, h, w) bool, how badly it matches each moment (M,), and how well the network agrees."""
-
-    proposal: Proposal
-    masks: NDArray[np.bool_]
-    cost: Floats
-    agreement: float
-
-
 class NanoSegmenter(OnCpu):
     """Finds what starts to move when the robot touches it; see the module's text. Fixed cameras only."""
 
@@ -108,7 +98,7 @@ class NanoSegmenter(OnCpu):
     def segment(self, episode: Episode, *, size: Size) -> Masks:
         """Masks of the object that starts to move; all False, with the reason in the report, where nothing does.
 
-        The report holds the proposals, best first, and the margin.
+        The report holds the proposal, and `drawn_by` where the masks are the network's own.
         """
         # Moments bound the cost and the memory, not the accuracy.
         at = moments(episode.pixels, episode.fps)
@@ -123,16 +113,16 @@ class NanoSegmenter(OnCpu):
             empty = np.zeros((episode.n_frames, *size), np.bool_)
             return Masks(empty, np.zeros(episode.n_frames, np.float32), report=report)
         seen = self._look(pixels)
-        scene, proposals = find_proposals(pixels, seen.object, self.settings)
-        drawn = [Drawn(each, *label_clip(scene, each), 0.0) for each in proposals]
-        drawn = [replace(each, agreement=seen.agreement(each.masks)) for each in drawn]
-        drawn.sort(key=lambda each: -each.agreement)
-        report |= _told(drawn, at)
-        if drawn and drawn[0].agreement >= LEAST_AGREEMENT:
-            masks, confidence = drawn[0].masks, _confidence(scene, drawn)
-        else:
-            masks, confidence = seen.own()
-            report["drawn_by"] = "network"
+        masks, confidence = seen.own()
+        scene, proposal = find_proposal(pixels, seen.object, self.settings)
+        drawn_by, agreement = "network", 0.0
+        if proposal is not None:
+            drawn, cost = label_clip(scene, proposal)
+            agreement = seen.agreement(drawn)
+            report["candidates"] = [_told(proposal, agreement, at)]
+            if agreement >= LEAST_AGREEMENT:
+                masks, confidence, drawn_by = drawn, _confidence(scene, proposal, agreement, cost), "motion"
+        report |= {"margin": round(agreement, 4), "drawn_by": drawn_by}
         return _spread_out(masks, confidence, seen.robot, nearest_moment(at, episode.n_frames), size, report)
 
     def _look(self, pixels: NDArray[np.uint8]) -> Seen:
@@ -148,19 +138,14 @@ class NanoSegmenter(OnCpu):
         return Seen(robot, thing)
 
 
-def _told(drawn: list[Drawn], at: NDArray[np.int64]) -> dict[str, Any]:
-    """The report's account of the proposals, best first; departures are frames of the clip. JSON types."""
-    rows = [
-        {
-            "name": f"proposal {place}",
-            "score": round(each.agreement, 4),
-            "departure": int(at[min(each.proposal.departure, len(at) - 1)]),
-            "area": round(float(each.proposal.extent.mean()), 4),
-        }
-        for place, each in enumerate(drawn)
-    ]
-    scores = [*(each.agreement for each in drawn), 0.0, 0.0]
-    return {"candidates": rows, "margin": round(scores[0] - scores[1], 4)}
+def _told(proposal: Proposal, agreement: float, at: NDArray[np.int64]) -> dict[str, Any]:
+    """The report's account of the proposal; its departure is a frame of the clip. JSON types."""
+    return {
+        "name": "proposal",
+        "score": round(agreement, 4),
+        "departure": int(at[min(proposal.departure, len(at) - 1)]),
+        "area": round(float(proposal.extent.mean()), 4),
+    }
 
 
 def _spread_out(
@@ -181,20 +166,19 @@ def _spread_out(
     return Masks(at_size[moment], (confidence * present)[moment], robot=robot[moment], report=report)
 
 
-def _confidence(scene: Scene, drawn: list[Drawn]) -> Floats:
-    """(M,) in [0, 1]: the best proposal's share of the agreement with the next and 0.1, less where it may be the arm.
+def _confidence(scene: Scene, proposal: Proposal, agreement: float, cost: Floats) -> Floats:
+    """(M,) in [0, 1]: the agreement's share of itself and 0.1, less where the proposal may be the arm.
 
     Less, too, in moments that it matches badly: a colour difference (`cost`) of 6 grey levels is what a good match has,
     one of 36 does not match. Colours lower the confidence and not the score: they tell an arm that comes alone, but on
     the simulated episodes they also speak against objects of the arm's colour.
     """
-    score, rival = [*(each.agreement for each in drawn), 0.0][:2]
-    home = scene.home[drawn[0].proposal.extent]
+    home = scene.home[proposal.extent]
     arm = lookup(scene.arm_colours, home) + 0.04 * UNIFORM
     # Without the places to which the arm came and stayed: those would call its colours the scene's.
     other = lookup(histogram(scene.home[scene.stillness > 0.9]), home) + 0.04 * UNIFORM
-    sure = score / (score + rival + 0.1) * (1.0 - float((arm / (arm + other)).mean()))
-    return np.asarray(min(2 * sure, 1.0) * np.clip(1.2 - drawn[0].cost / 30.0, 0.0, 1.0), np.float32)
+    sure = agreement / (agreement + 0.1) * (1.0 - float((arm / (arm + other)).mean()))
+    return np.asarray(min(2 * sure, 1.0) * np.clip(1.2 - cost / 30.0, 0.0, 1.0), np.float32)
 
 
 def _camera_moves(episode: Episode, pixels: NDArray[np.uint8]) -> bool:

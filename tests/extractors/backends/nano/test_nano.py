@@ -167,14 +167,14 @@ def test_agreement_is_over_the_whole_clip():
     assert both.agreement(np.zeros(shape, np.bool_)) == 0
 
 
-def test_what_was_seen_at_rest_is_followed_and_the_better_of_two_places_wins(monkeypatch):
+def test_what_was_seen_at_rest_is_followed_and_drawn_by_motion(monkeypatch):
     pixels, truth = pick_clip()
     seen = np.stack([cv2.blur(each.astype(np.float32), (9, 9)) for each in truth]).astype(np.float16)
-    seen[:3, 20:50, 120:150] = 1  # something else, at first and never again
+    seen[:2, 20:40, 120:140] = 1  # something else, at first and never again
     monkeypatch.setattr(NanoSegmenter, "_look", lambda *_: Seen(np.zeros_like(seen), seen))
     still = replace(episode(pixels), camera_moves=False)
     masks = NanoSegmenter(working_px=pixels.shape[1]).segment(still, size=pixels.shape[1:3])
-    assert "drawn_by" not in masks.report
+    assert masks.report["drawn_by"] == "motion"
     assert region_similarity(masks.object, truth).mean() > 0.75
 
 
@@ -184,7 +184,7 @@ def test_where_nothing_that_is_followed_agrees_the_network_draws_the_object_itse
     thing[:, 4:12, 4:12] = 0.8
     robot[8:, 4:12, 4:8] = 0.9
     monkeypatch.setattr(NanoSegmenter, "_look", lambda *_: Seen(robot, thing))
-    monkeypatch.setattr("extractors.backends.nano.segmenter.find_proposals", lambda *_: (None, []))
+    monkeypatch.setattr("extractors.backends.nano.segmenter.find_proposal", lambda *_: (None, None))
     monkeypatch.setattr("extractors.backends.nano.segmenter.moments", lambda *_: np.arange(16))
     still = replace(episode(np.full((16, 32, 32, 3), 90, np.uint8)), camera_moves=False)
     masks = NanoSegmenter(working_px=32).segment(still, size=(32, 32))

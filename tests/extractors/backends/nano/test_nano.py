@@ -25,7 +25,7 @@ from extractors.types import Episode
 from scoring.truth.davis import region_similarity
 from tests.extractors.backends.motion.test_segmenter import pick_clip
 
-SHA256 = "7c8904435519b8dc80e2d1b16514c06ddaedf821a2807aca5f1cd0df05f219b0"
+SHA256 = "a6937f9a1f09c916454d83cd66f7ad25513df59c589dccaac0a26cc127773448"
 """Of the packaged weights; docs/nano.md's numbers are theirs."""
 
 

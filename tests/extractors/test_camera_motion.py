@@ -41,6 +41,27 @@ def test_a_camera_that_stands_still_behind_an_arm_is_still_at_any_length(n_frame
     assert motion.n_judged == n_frames if n_frames <= 240 else 0.8 * 240 < motion.n_judged <= 240
 
 
+def filled_by_an_arm(pixels, *, left, textured):
+    """The same with an arm over all columns from `left` on in a fifth of the frames."""
+    arm = picture(5) // 2 if textured else np.full((SIDE, 4 * SIDE, 3), 60, np.uint8)
+    out = pixels.copy()
+    for t in range(2 * len(out) // 5, 3 * len(out) // 5):
+        out[t, :, left:] = arm[:, 3 * t : 3 * t + SIDE - left]
+    return out
+
+
+@pytest.mark.parametrize("textured", [True, False])
+@pytest.mark.parametrize("left", [20, 28, 40])
+def test_an_arm_that_fills_the_picture_is_no_motion_of_the_camera(left, textured):
+    assert clip_camera_motion(filled_by_an_arm(swept(30), left=left, textured=textured)).moving is False
+
+
+@pytest.mark.parametrize("textured", [True, False])
+def test_a_camera_that_drifts_behind_such_an_arm_moves(textured):
+    moved = filled_by_an_arm(swept(30, speed=0.1), left=28, textured=textured)
+    assert clip_camera_motion(moved).moving is True
+
+
 @pytest.mark.parametrize(("n_frames", "size"), [(6, 112), (7, 224), (20, 56), (20, 448), (100, 112)])
 def test_a_camera_that_drifts_moves_at_any_length_and_size(n_frames, size):
     assert clip_camera_motion(swept(n_frames, speed=0.5, size=size)).moving is True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 from time import monotonic
@@ -18,7 +19,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from extractors.backends.nano.inputs import Scenery, median_picture, network_inputs, still_inputs
 from extractors.backends.nano.network import NanoNetwork
@@ -74,30 +74,33 @@ def train(
 ) -> None:
     """Trains on the clips in the folders `pools`, as much on one as on another; writes `out` when `stop` goes better.
 
-    Clips are varied in a process of their own.
+    Clips are varied in a thread of their own.
     """
     torch.manual_seed(seed)
-    draws = iter(DataLoader(_Draws(pools, seed), batch_size=None, num_workers=1))
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
     averaged = deepcopy(network)
     begin, share, step, best, losses = monotonic(), 0.0, 0, -np.inf, []
-    while share < 1:
-        for group in optimizer.param_groups:
-            # Up over the first hundred steps, down as a cosine over the time that is left.
-            group["lr"] = rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6
-        losses.append(_step(network, optimizer, next(draws)))
-        _follow(averaged, network)
-        step, share = step + 1, (monotonic() - begin) / (60 * minutes)
-        if step % TOLD_EVERY == 0 or share >= 1:
-            scores = evaluate(averaged, stop)
-            line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
-            mean = np.mean(losses[-TOLD_EVERY:], axis=0)
-            print(f"{share:.2f} step {step} classes {mean[0]:.3f} depth {mean[1]:.3f} | {line}", flush=True)
-            value = scores["object J"] + 0.3 * scores["robot J"] - scores["AbsRel"]
-            if value > best:
-                best = value
-                save_weights(averaged, out)
+    draws = _draws(pools, seed)
+    with ThreadPoolExecutor(1) as beside:
+        coming = beside.submit(next, draws)
+        while share < 1:
+            for group in optimizer.param_groups:
+                # Up over the first hundred steps, down as a cosine over the time that is left.
+                group["lr"] = rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6
+            drawn, coming = coming.result(), beside.submit(next, draws)
+            losses.append(_step(network, optimizer, drawn))
+            _follow(averaged, network)
+            step, share = step + 1, (monotonic() - begin) / (60 * minutes)
+            if step % TOLD_EVERY == 0 or share >= 1:
+                scores = evaluate(averaged, stop)
+                line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
+                mean = np.mean(losses[-TOLD_EVERY:], axis=0)
+                print(f"{share:.2f} step {step} classes {mean[0]:.3f} depth {mean[1]:.3f} | {line}", flush=True)
+                value = scores["object J"] + 0.3 * scores["robot J"] - scores["AbsRel"]
+                if value > best:
+                    best = value
+                    save_weights(averaged, out)
 
 
 @torch.no_grad()
@@ -124,23 +127,18 @@ def _step(network: NanoNetwork, optimizer: torch.optim.Optimizer, drawn: Drawn) 
     return float(of_classes.detach()), float(of_depth.detach())
 
 
-class _Draws(IterableDataset[Drawn]):
+def _draws(pools: Sequence[Path], seed: int) -> Iterator[Drawn]:
     """What steps are made of, without end: clips of the folders `pools` in turn, each varied.
 
     Folders are listed again at each step: clips may still be drawn.
     """
-
-    def __init__(self, pools: Sequence[Path], seed: int) -> None:
-        self._pools, self._seed = pools, seed
-
-    def __iter__(self) -> Iterator[Drawn]:
-        rng = np.random.default_rng(self._seed)
-        while True:
-            pools = [sorted(pool.glob("clip*.npz")) for pool in self._pools]
-            chosen = [pools[number % len(pools)] for number in range(CLIPS_AT_ONCE)]
-            clips = [_varied(rng, read_clip(paths[int(rng.integers(len(paths)))])) for paths in chosen]
-            inputs, classes, depth = (torch.cat(parts) for parts in zip(*clips, strict=True))
-            yield inputs, classes, depth
+    rng = np.random.default_rng(seed)
+    while True:
+        paths = [sorted(pool.glob("clip*.npz")) for pool in pools]
+        chosen = [paths[number % len(paths)] for number in range(CLIPS_AT_ONCE)]
+        clips = [_varied(rng, read_clip(each[int(rng.integers(len(each)))])) for each in chosen]
+        inputs, classes, depth = (torch.cat(parts) for parts in zip(*clips, strict=True))
+        yield inputs, classes, depth
 
 
 def _varied(rng: Rng, clip: Clip) -> Drawn:

@@ -66,7 +66,8 @@ def depth_loss(predicted: Tensor, target: Tensor, n_clips: int = 1) -> Tensor:
         clips = (values * given).reshape(n_clips, -1).sum(1) / given.reshape(n_clips, -1).sum(1).clamp(min=1)
         return clips.repeat_interleave(len(target) // n_clips)[:, None, None]
 
-    aim = (target - mean(target)) / (mean((target - mean(target)).abs()) + 1e-3)
+    aim = target - mean(target)
+    aim = aim / (mean(aim.abs()) + 1e-3)
     off = predicted - mean(predicted)
     # The scale is kept positive, so that near stays near.
     scale = (mean(off * aim) / (mean(off.square()) + 1e-3)).clamp(min=0.05)

@@ -115,9 +115,8 @@ def _better_half(cost: Floats) -> Floats:
     return np.asarray(np.partition(cost, half - 1, axis=-1)[..., :half].mean(axis=-1), np.float32)
 
 
-def flow(scene: Scene, frame: int, points: Floats, before: int | None = None) -> Floats:
-    """`points` (N, 2) of frame `before` (the one before, unless given) found in `frame` by Lucas-Kanade."""
-    before = frame - 1 if before is None else before
+def flow(scene: Scene, frame: int, points: Floats, before: int) -> Floats:
+    """`points` (N, 2) of frame `before` found in `frame` by Lucas-Kanade."""
     start = np.ascontiguousarray(points.reshape(-1, 1, 2), np.float32)
     images = (scene.grey[before], scene.grey[frame])
     moved, _, _ = cv2.calcOpticalFlowPyrLK(

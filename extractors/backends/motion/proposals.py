@@ -61,46 +61,44 @@ def find_proposal(
 def _resting_place(scene: Scene, seen: NDArray[np.float16]) -> Bools | None:
     """(h, w) bool, where the object is seen most while it rests; None where it is seen at rest nowhere."""
     departure = max(scene.n_moments // 3, 2)
-    regions = _regions(scene, seen[:departure])
-    place = regions[0] if regions else np.zeros(scene.size, np.bool_)
+    place = _seen_place(scene, seen[:departure])
     # What is seen until the departure tells the place, and the place the departure.
     for _ in range(2):
-        left = _departure(scene, place) if place.any() else departure
-        if left == departure:
+        if not place.any() or (left := _departure(scene, place)) == departure:
             break
         departure = left
-        place = _largest_overlap(_regions(scene, seen[:departure]), place)
+        place = _seen_place(scene, seen[:departure], near=place)
     return place if place.sum() >= scene.smallest else None
 
 
-def _largest_overlap(regions: list[Bools], place: Bools) -> Bools:
-    overlaps = [int((region & place).sum()) for region in regions]
-    return regions[int(np.argmax(overlaps))] if any(overlaps) else np.zeros_like(place)
+def _seen_place(scene: Scene, seen: NDArray[np.float16], *, near: Bools | None = None) -> Bools:
+    """(h, w) bool, of the connected places with `LEAST_SHARE` of the object on average that with most of it.
 
-
-def _regions(scene: Scene, seen: NDArray[np.float16]) -> list[Bools]:
-    """Connected places with `LEAST_SHARE` of the object on average, largest sum first; where nothing rests is none."""
+    With `near`, that which shares most pixels with it. Where nothing rests is none.
+    """
     share = seen.mean(axis=0, dtype=np.float32)
-    labels, count = ndimage.label((share > LEAST_SHARE) & (scene.stillness > 0.3))
-    if not count:
-        return []
-    total = ndimage.sum(share, labels, np.arange(1, count + 1))
-    return [labels == number + 1 for number in np.argsort(-total, kind="stable")]
+    labels, _ = ndimage.label((share > LEAST_SHARE) & (scene.stillness > 0.3))
+    total = np.bincount(labels.ravel(), weights=(share if near is None else near).ravel())
+    total[0] = 0.0
+    return np.asarray((labels == total.argmax()) & (labels > 0), np.bool_)
 
 
 def _proposal(scene: Scene, place: Bools) -> Proposal | None:
     """The place followed, and the home pixels that go with it, twice; None where none do."""
-    extent, departure = place, _departure(scene, place)
+    points, departure = _pixels(place), _departure(scene, place)
     for tolerance in TOLERANCES:
-        rows, columns = np.nonzero(extent)
-        points = np.stack([columns, rows], -1).astype(np.float32)
         motions, cost = follow(scene, points, range(max(departure - 1, 0), scene.n_moments))
         extent = find_extent(scene, motions, cost < tolerance, points, departure)
         if extent.sum() < scene.smallest:
             return None
-        departure = _departure(scene, extent)
-    rows, columns = np.nonzero(extent)
-    return Proposal(np.stack([columns, rows], -1).astype(np.float32), departure, extent)
+        points, departure = _pixels(extent), _departure(scene, extent)
+    return Proposal(points, departure, extent)
+
+
+def _pixels(region: Bools) -> Floats:
+    """(N, 2) pixels (x, y) of a region (h, w)."""
+    rows, columns = np.nonzero(region)
+    return np.stack([columns, rows], -1).astype(np.float32)
 
 
 def _departure(scene: Scene, region: Bools) -> int:

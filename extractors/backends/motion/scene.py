@@ -50,18 +50,16 @@ class Scene:
         settings: thresholds.
         pixels: (T, h, w, 3) uint8.
         grey: (T, h, w) uint8.
-        window: moments 0 .. window-1 made the home image.
-        home: (h, w, 3) float32, the scene in that window: before anything is moved.
+        home: (h, w, 3) float32, the scene in the first moments: before anything is moved.
         distance: (T, h, w) uint8, difference from home with shading discounted, grey levels.
         departure: (h, w) moment after which the pixel never again shows home (0: never did, T: still does).
         stillness: (h, w) share of the moments before departure that show home.
-        arm_colours: histogram of the foreground in the window.
+        arm_colours: histogram of the foreground in the first moments.
     """
 
     settings: MotionSettings
     pixels: NDArray[np.uint8]
     grey: NDArray[np.uint8]
-    window: int
     home: Floats
     distance: NDArray[np.uint8]
     departure: NDArray[np.int64]
@@ -104,7 +102,6 @@ def watch(pixels: NDArray[np.uint8], window: int, settings: MotionSettings) -> S
         settings=settings,
         pixels=pixels,
         grey=np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in pixels]),
-        window=window,
         home=home,
         distance=distance,
         departure=departure,

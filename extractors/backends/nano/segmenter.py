@@ -98,7 +98,7 @@ class NanoSegmenter(OnCpu):
     def segment(self, episode: Episode, *, size: Size) -> Masks:
         """Masks of the object that starts to move; all False, with the reason in the report, where nothing does.
 
-        The report holds the proposal, and `drawn_by` where the masks are the network's own.
+        The report holds the proposal, and who drew the masks: `drawn_by` is `motion` or `network`.
         """
         # Moments bound the cost and the memory, not the accuracy.
         at = moments(episode.pixels, episode.fps)
@@ -197,7 +197,7 @@ def _working_pixels(episode: Episode, at: NDArray[np.int64], longer_px: int) -> 
 
 def _unusable(pixels: NDArray[np.uint8]) -> str | None:
     if len(pixels) < MIN_MOMENTS:
-        return f"the clip is too short: motion masks need {MIN_MOMENTS} moments that differ, it has {len(pixels)}"
+        return f"the clip is too short: nano masks need {MIN_MOMENTS} moments that differ, it has {len(pixels)}"
     if min(pixels.shape[1:3]) < MIN_SIDE_PX:
-        return "the frames are too small for motion masks"
+        return "the frames are too small for nano masks"
     return None

@@ -69,7 +69,7 @@ def calibrate_camera(
     if not found:
         reason = f"fewer than {limits.min_tracks} tracks move as the recorded hand does"
         return _nothing(search.n_tracks, reason, {"groups": len(groups)})
-    best = max(found, key=lambda each: each.explained)
+    best = search.beside_rivals(max(found, key=lambda each: each.explained))
     spread = uncertainty(best.problem, best.solution)
     halves = _halves(best)
     spread = spread.widened(max(halves, 1.0))

@@ -17,6 +17,9 @@ from extractors.handeye.start import Affine, affine_sums, moving_tracks, start_c
 START_TRACKS = 30
 """Tracks that starts are tried with; more cost time and change no choice."""
 
+START_STEPS, STARTS_LEFT = (6, 6), (5, 5)
+"""Steps of all starts and then of the best that are left, and how many those are."""
+
 START_OBSERVATIONS = 600
 """Observations of them that starts are tried with."""
 
@@ -55,14 +58,16 @@ class Found:
     Attributes:
         riding: (N,) bool, tracks that agree with it.
         explained: sum over moving tracks of how well and how long they agree.
-        rivals: solutions of the same tracks in other basins.
+        basins: cameras that its starts led to.
+        rivals: solutions of the same tracks in other basins; of the best group alone, as they cost as much as the rest.
     """
 
     problem: Problem
     solution: Solution
     riding: NDArray[np.bool_]
     explained: float
-    rivals: list[Solution]
+    basins: Sequence[CameraState] = ()
+    rivals: Sequence[Solution] = ()
 
 
 class Search:
@@ -87,18 +92,20 @@ class Search:
         self.turned = paths[0].at(0.0).rotation[len(clips[0].timestamp) // 2]
 
     def solve_group(self, group: Affine) -> Found | None:
-        """The best solution that a group leads to, None where too few tracks stay."""
+        """The solution in the best basin that a group leads to, None where too few tracks stay."""
         basins = self._basins(group, group.riding & self.candidates)
         found = self._trimmed(basins[0], group.riding & self.candidates) if basins else None
-        if found is None:
-            return None
-        rivals = self._rivals(found, basins)
+        return None if found is None else replace(found, basins=basins)
+
+    def beside_rivals(self, found: Found) -> Found:
+        """A group's solution, or the one of another of its basins that is better by all tracks that ride."""
+        rivals = self._rivals(found)
         better = min([found.solution, *rivals], key=lambda each: each.cost)
         if better.cost < found.solution.cost - 1.0:
             again = self._trimmed(better.state, found.riding)
             if again is not None:
-                found = again
-                rivals = self._rivals(found, basins)
+                found = replace(again, basins=found.basins)
+                rivals = self._rivals(found)
         return replace(found, rivals=rivals)
 
     def solve_known(self, state: CameraState) -> Found | None:
@@ -126,7 +133,7 @@ class Search:
             if (again == riding).all() and factor == TIGHTER[-1]:
                 break
             state, scale, riding = solution.state, solution.scale, again
-        return Found(problem, solution, riding, self._explained(placed, riding), [])
+        return Found(problem, solution, riding, self._explained(placed, riding))
 
     def _basins(self, group: Affine, riding: NDArray[np.bool_], most: int = 4) -> list[CameraState]:
         """Cameras that starts lead to, best first, no two alike; from some of the tracks, with the clock held."""
@@ -134,21 +141,24 @@ class Search:
         if not len(problem.seen.track):
             return []
         problem = replace(problem, free=problem.free & (np.arange(N_CAMERA) != DELAY))
-        tried = []
-        for state in start_cameras(group, self.turned, problem.seen.xy.mean(axis=0), self.rig):
-            points = np.repeat(state.shared[None], self.n_tracks, axis=0)
-            tried.append(solve(problem, state, points, START_SCALE, steps=12, tolerance=1e-4))
+        starts = start_cameras(group, self.turned, problem.seen.xy.mean(axis=0), self.rig)
+        tried = [(state, np.repeat(state.shared[None], self.n_tracks, axis=0)) for state in starts]
+        # A few steps tell the hopeless ones.
+        for steps, most_left in zip(START_STEPS, STARTS_LEFT, strict=True):
+            solved = [solve(problem, *each, START_SCALE, steps=steps, tolerance=1e-4) for each in tried]
+            solved = sorted(solved, key=lambda solution: solution.cost)[:most_left]
+            tried = [(each.state, each.points) for each in solved]
         kept: list[CameraState] = []
-        for each in sorted(tried, key=lambda solution: solution.cost):
+        for each in solved:
             if len(kept) < most and not any(alike(each.state, other) for other in kept):
                 kept.append(each.state)
         return kept
 
-    def _rivals(self, found: Found, basins: Sequence[CameraState]) -> list[Solution]:
+    def _rivals(self, found: Found) -> list[Solution]:
         """Solutions of the tracks that ride from other basins, at the noise that was found."""
         scale = found.solution.scale
         solved = []
-        for state in basins:
+        for state in found.basins:
             placed = place_points(found.problem, state, scale)
             each = solve(found.problem, state, placed.points, scale)
             if not alike(each.state, found.solution.state):

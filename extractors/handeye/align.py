@@ -1,4 +1,4 @@
-"""Relative depth into metres, from points whose depth is known."""
+"""Relative depth into metres, from points whose depth is known: one scale and shift a clip, or one a frame."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 from extractors.errors import GeometryError, ShapeError
 from extractors.geometry import MAD_TO_SIGMA, TUKEY_TUNING
 from extractors.handeye.problem import Floats
+
+LEAST_IN_FRAME = 4
+"""Points that tell a frame's own scale and shift; of frames with fewer, both lie between their neighbours'."""
+
+DRIFT = 0.3
+"""How far a frame's map is believed to be off the clip's, as a share of its spread: weak, for frames of few points."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,3 +98,76 @@ def align_depth(
         inliers=float((weight > 0).mean()),
         n_points=int(good.sum()),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameAlignment:
+    """A clip's frames brought onto one scale, and that scale into metres.
+
+    Attributes:
+        whole: of the stabilized map.
+        stabilizer: (T, 2) scale and shift of each frame: stabilized = scale * relative + shift.
+        told: (T,) bool, frames whose own points tell them.
+    """
+
+    whole: Alignment
+    stabilizer: Floats
+    told: NDArray[np.bool_]
+
+
+def align_frames(
+    relative: NDArray[Any], depth_m: NDArray[Any], sigma_m: NDArray[Any], frame: NDArray[np.integer], n_frames: int
+) -> FrameAlignment:
+    """A pair for each frame beside the clip's, for a map of a moving camera: no background stays to hold it still.
+
+    Args:
+        relative: (P,) values of the relative map at the points.
+        depth_m: (P,) metres along z of their own frame.
+        sigma_m: (P,) standard deviations of `depth_m`.
+        frame: (P,) each point's frame.
+        n_frames: of the clip.
+
+    Raises:
+        ShapeError: lengths differ.
+        GeometryError: as `align_depth`; no frame has `LEAST_IN_FRAME` points; or larger values would be farther.
+    """
+    whole = align_depth(relative, depth_m, sigma_m)
+    good = np.isfinite(relative) & np.isfinite(depth_m) & np.isfinite(sigma_m) & (depth_m > 0)
+    values, depth, sigma, frame = (np.asarray(each)[good] for each in (relative, depth_m, sigma_m, frame))
+    spread = max(float(np.std(values)), 1e-9)
+    told = np.bincount(frame, minlength=n_frames) >= LEAST_IN_FRAME
+    # The clip's own pair is better told once frames no longer drift against each other.
+    for _ in range(3):
+        if whole.scale <= 0:
+            raise GeometryError("larger values of the map would be farther")
+        aim = (1 / depth - whole.shift) / whole.scale
+        noise = np.hypot(sigma / depth, 0.01) / (depth * whole.scale)
+        pairs = np.tile([1.0, 0.0], (n_frames, 1))
+        for number in np.flatnonzero(told):
+            own = frame == number
+            pairs[number] = _frame_pair(values[own], aim[own], noise[own], spread)
+        told = told & (pairs[:, 0] > 0)
+        if not told.any():
+            raise GeometryError(f"no frame shows {LEAST_IN_FRAME} points of known depth")
+        shown = np.flatnonzero(told)
+        pairs = np.stack([np.interp(np.arange(n_frames), shown, pairs[shown, part]) for part in (0, 1)], axis=1)
+        # All frames together could be on any scale: the middle frame's stays the model's own.
+        middle = np.median(pairs, axis=0)
+        pairs = (pairs - [0.0, middle[1]]) / middle[0]
+        whole = align_depth(pairs[frame, 0] * values + pairs[frame, 1], depth, sigma)
+    return FrameAlignment(whole, pairs, told)
+
+
+def _frame_pair(values: Floats, aim: Floats, noise: Floats, spread: float, *, rounds: int = 8) -> Floats:
+    """(2,) scale and shift that bring `values` to `aim`, robustly, drawn weakly to 1 and 0."""
+    design = np.stack([values, np.ones_like(values)], axis=1)
+    believed = np.diag([1 / DRIFT**2, 1 / (DRIFT * spread) ** 2])
+    pair = np.array([1.0, 0.0])
+    for _ in range(rounds):
+        # From the belief on: a wild value would pull a first fit of all to itself.
+        off = (design @ pair - aim) / noise
+        limit = TUKEY_TUNING * max(MAD_TO_SIGMA * float(np.median(np.abs(off))), 1.0)
+        weight = np.square(np.maximum(1 - np.square(off / limit), 0))
+        scaled = design * (weight / noise**2)[:, None]
+        pair = np.linalg.solve(scaled.T @ design + believed, scaled.T @ aim + believed @ (1.0, 0.0))
+    return pair

@@ -140,12 +140,21 @@ def found_camera(inputs: StageInputs) -> Camera | None:
 
 def known_camera(inputs: StageInputs) -> KnownCamera | None:
     """The camera that stands still with its pose and what is not known of it; None where it is not observable."""
-    extrinsics = inputs.read("extrinsics")
-    if extrinsics is None:
+    return _calibrated(inputs, "extrinsics")
+
+
+def wrist_camera(inputs: StageInputs) -> KnownCamera | None:
+    """The camera on the wrist with its place in the hand's frame; None where it is not observable."""
+    return _calibrated(inputs, "hand_from_camera")
+
+
+def _calibrated(inputs: StageInputs, name: str) -> KnownCamera | None:
+    carrier_from_camera = inputs.read(name)
+    if carrier_from_camera is None:
         return None
     found = inputs.results["calibration"].record.report["camera"]
     covariance = np.asarray(found["covariance"], np.float64)
-    return KnownCamera(found["focal_px"], extrinsics.astype(np.float64), found["delay_s"], covariance)
+    return KnownCamera(found["focal_px"], carrier_from_camera.astype(np.float64), found["delay_s"], covariance)
 
 
 def tracked_clip(inputs: StageInputs, hand_pose: NDArray[Any], *, of_object: bool = False) -> TrackedClip | None:
@@ -382,7 +391,7 @@ def _camera_datasets(found: _Found, hand: HandPose) -> dict[str, Dataset]:
 
 
 CALIBRATION = Stage(
-    name="calibration", version=2, inputs=("source", "masks/*", "tracks/*"), settings=_settings, run=_run
+    name="calibration", version=3, inputs=("source", "masks/*", "tracks/*"), settings=_settings, run=_run
 )
 """Report: `hand` (names, units, convention, or the reason for none), `camera` (its numbers, also where it is refused),
 `reasons` (why no camera is stored), `tags`."""

@@ -1,21 +1,25 @@
-"""What a calibrated camera adds: the held object's points and poses, its place in the base frame, depth in metres."""
+"""What a calibrated camera adds: the held object's points and poses, its place in the base frame, depth in metres.
+
+A camera on the wrist adds depth alone: its frames are brought onto one scale by points of the still scene.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import GeometryError
-from extractors.handeye.align import Alignment, align_depth
+from extractors.handeye.align import Alignment, FrameAlignment, align_depth, align_frames
 from extractors.handeye.held import HeldObject, held_object
-from extractors.handeye.known import KnownCamera, riders_of
-from extractors.handeye.problem import Priors, TrackedClip
+from extractors.handeye.known import KnownCamera, Riders, riders_of
+from extractors.handeye.problem import WRIST_PRIORS, Priors, TrackedClip
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
-from flows.stages.calibration import known_camera, tracked_clip
+from flows.stages.calibration import known_camera, tracked_clip, wrist_camera
 from packers.schema import Dataset
 from packers.writer import encode
 
@@ -33,13 +37,17 @@ def _settings(config: Config) -> Mapping[str, Any]:
 
 
 def _run(inputs: StageInputs) -> StageOutput:
-    camera = known_camera(inputs)
-    if camera is None:
-        return StageOutput({}, {"reason": "no camera that stands still is calibrated"})
+    camera, on_wrist = known_camera(inputs), wrist_camera(inputs)
+    if camera is None and on_wrist is None:
+        return StageOutput({}, {"reason": "no camera is calibrated"})
     hand_pose = inputs.read("hand_pose")
     assert hand_pose is not None
     datasets: dict[str, Dataset] = {}
     report: dict[str, Any] = {}
+    if camera is None:
+        assert on_wrist is not None
+        _add_moving_depth(inputs, on_wrist, hand_pose.astype(np.float64), datasets, report)
+        return StageOutput(datasets, report)
     held = _add_object(inputs, camera, hand_pose.astype(np.float64), datasets, report)
     _add_centroids(inputs, camera, held, datasets, report)
     _add_depth(inputs, camera, hand_pose.astype(np.float64), datasets, report)
@@ -135,12 +143,60 @@ def _add_depth(
         report["depth"] = {"reasons": ["no relative depth, or no tracks"]}
         return
     try:
-        depths = _known_depths(clip, camera, relative)
-        fit = align_depth(*depths)
+        known = _known_depths(clip, camera, relative)
+        fit = align_depth(known.value, known.depth_m, known.sigma_m)
     except GeometryError as error:
         report["depth"] = {"reasons": [f"not observable, because {error}"]}
         return
-    sigma = _predicted(inputs, fit, relative, depths[1])
+    _add_aligned(inputs, fit, relative, known, name, datasets, report)
+
+
+def _add_moving_depth(
+    inputs: StageInputs,
+    camera: KnownCamera,
+    hand_pose: Floats,
+    datasets: dict[str, Dataset],
+    report: dict[str, Any],
+) -> None:
+    """A wrist camera's relative map on one scale over the clip, and in metres, by points of the still scene."""
+    name = "depth/stabilized"
+    if inputs.has(name):
+        report["depth"] = {"reasons": ["the camera stood still, and the background has anchored the map"]}
+        return
+    relative, clip = inputs.read("depth/relative"), tracked_clip(inputs, hand_pose)
+    if relative is None or clip is None:
+        report["depth"] = {"reasons": ["no relative depth, or no tracks"]}
+        return
+    try:
+        known = _known_scene(clip, camera, relative)
+        found = align_frames(known.value, known.depth_m, known.sigma_m, known.frame, len(relative))
+    except GeometryError as error:
+        report["depth"] = {"reasons": [f"not observable, because {error}"]}
+        return
+    steady = _stabilized(relative, found)
+    datasets[name] = encode(name, steady, convention="depth/relative with points of the still scene anchored")
+    datasets["depth/stabilizer"] = encode("depth/stabilizer", found.stabilizer.astype(np.float32))
+    _add_aligned(inputs, found.whole, steady, known, name, datasets, report)
+    report["depth"]["frames_between"] = int((~found.told).sum())
+
+
+def _stabilized(relative: NDArray[Any], found: FrameAlignment) -> NDArray[np.float32]:
+    # As the packet's stabilizer, in single precision, says it.
+    scale, shift = found.stabilizer.astype(np.float32).T[:, :, None, None]
+    return np.asarray(scale * np.asarray(relative, np.float32) + shift, np.float32)
+
+
+def _add_aligned(
+    inputs: StageInputs,
+    fit: Alignment,
+    relative: NDArray[Any],
+    known: _Known,
+    name: str,
+    datasets: dict[str, Dataset],
+    report: dict[str, Any],
+) -> None:
+    """`depth/aligned` of the map `name`, unless metres would be a guess."""
+    sigma = _predicted(inputs, fit, relative, known.depth_m)
     report["depth"] = {
         "points": fit.n_points,
         "inliers": fit.inliers,
@@ -163,25 +219,63 @@ def _add_depth(
             report["depth"]["of_recorded"] = float(np.mean(np.abs(metres[both] / measured[both] - 1)))
 
 
-def _known_depths(
-    clip: TrackedClip, camera: KnownCamera, relative: NDArray[Any]
-) -> tuple[NDArray[Any], Floats, Floats]:
-    """Values of the relative map, depths and their deviations (P,) at the tracks that ride on the hand."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Known:
+    """Observations (P,) of points whose depth is known.
+
+    Attributes:
+        value: of the relative map.
+        depth_m, sigma_m: metres along z of the camera, and one standard deviation.
+        frame: number of each one's frame.
+    """
+
+    value: NDArray[Any]
+    depth_m: Floats
+    sigma_m: Floats
+    frame: NDArray[np.int64]
+
+
+def _known_depths(clip: TrackedClip, camera: KnownCamera, relative: NDArray[Any]) -> _Known:
+    """At the tracks that ride on the hand, of a camera that stands still."""
     riders = riders_of(clip, camera, priors=Priors())
+    frames = np.unique(np.linspace(0, len(clip.timestamp) - 1, DEPTH_FRAMES).round().astype(int))
+    shown = np.zeros(len(clip.timestamp), np.bool_)
+    shown[frames] = True
+    camera_pose = np.broadcast_to(camera.base_from_camera, clip.hand_pose.shape)
+    return _looked_up(clip, riders, relative, shown, point_pose=clip.hand_pose, camera_pose=camera_pose)
+
+
+def _known_scene(clip: TrackedClip, camera: KnownCamera, relative: NDArray[Any]) -> _Known:
+    """At the tracks of the still scene, of a camera on the wrist."""
+    riders = riders_of(clip, camera, rig="wrist", priors=WRIST_PRIORS)
+    still = np.broadcast_to(np.eye(4), clip.hand_pose.shape)
+    camera_pose = clip.hand_pose @ camera.base_from_camera
+    everywhere = np.ones(len(clip.timestamp), np.bool_)
+    return _looked_up(clip, riders, relative, everywhere, point_pose=still, camera_pose=camera_pose)
+
+
+def _looked_up(
+    clip: TrackedClip,
+    riders: Riders,
+    relative: NDArray[Any],
+    shown: NDArray[np.bool_],
+    *,
+    point_pose: Floats,
+    camera_pose: Floats,
+) -> _Known:
+    """Depths of the riders in the frames `shown`; the two poses (T, 4, 4) map to the base frame."""
     if riders.reasons:
         raise GeometryError(riders.reasons[0])
-    frames = np.unique(np.linspace(0, len(clip.timestamp) - 1, DEPTH_FRAMES).round().astype(int))
-    usable = clip.visibility & riders.riding & np.isfinite(clip.hand_pose).all(axis=(1, 2))[:, None]
-    index, track = np.nonzero(usable[frames])
-    frame = frames[index]
-    pose = clip.hand_pose[frame]
+    known = np.isfinite(clip.hand_pose).all(axis=(1, 2)) & shown
+    frame, track = np.nonzero(clip.visibility & riders.riding & known[:, None])
+    pose, view = point_pose[frame], camera_pose[frame]
     places = np.einsum("fij,fj->fi", pose[:, :3, :3], riders.points[track]) + pose[:, :3, 3]
-    z = (places - camera.base_from_camera[:3, 3]) @ camera.base_from_camera[:3, 2]
+    z = np.einsum("fi,fi->f", places - view[:, :3, 3], view[:, :3, 2])
     at = np.rint(clip.xy[frame, track]).astype(int)
     inside = (at >= 0).all(axis=1) & (at < clip.size[::-1]).all(axis=1)
     x, y = at[inside].T
     spread = np.linalg.norm(riders.points_sigma[track[inside]], axis=1) / np.sqrt(3)
-    return relative[frame[inside], y, x], z[inside], spread
+    return _Known(relative[frame[inside], y, x], z[inside], spread, frame[inside])
 
 
 def _predicted(inputs: StageInputs, fit: Alignment, relative: NDArray[Any], depth_m: Floats) -> float:
@@ -195,7 +289,7 @@ def _predicted(inputs: StageInputs, fit: Alignment, relative: NDArray[Any], dept
 
 PLACING = Stage(
     name="placing",
-    version=1,
+    version=2,
     inputs=("source", "masks/*", "depth/*", "tracks/*", "calibration", "held", "centroids*"),
     settings=_settings,
     run=_run,

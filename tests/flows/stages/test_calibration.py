@@ -11,9 +11,9 @@ from flows.stages.calibration import CALIBRATION, found_camera, read_hand
 from flows.stages.placing import PLACING
 from packers.schema import Dataset
 from packers.writer import decode
-from tests.benchmarks.handeye_scenes import HAND, OBJECT
+from tests.benchmarks.handeye_scenes import HAND, OBJECT, STATIC, random_scene
 from tests.extractors.test_kinematics import ARM
-from tests.flows.stages.hand_inputs import CLEAR, scene_inputs
+from tests.flows.stages.hand_inputs import CLEAR, SceneInputs, scene_inputs
 
 BRIDGE = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
@@ -153,6 +153,37 @@ def test_relative_depth_is_put_into_metres_at_the_points_on_the_hand():
     assert report["inliers"] > 0.5
     if not report["reasons"]:
         assert report["sigma"] < 0.15
+
+
+def test_a_wrist_cameras_depth_is_held_still_by_points_of_the_scene():
+    scene = random_scene(4, replace(CLEAR, rig="wrist", seconds=(6, 6)))
+    inputs = SceneInputs(scene)
+    inputs.source["tags"], inputs.camera_moves = ["wrist-camera"], True
+    inputs.take("calibration", CALIBRATION.run(inputs))
+    assert inputs.results["calibration"].record.report["tags"] == ["calibrated-by-hand"]
+    rng = np.random.default_rng(0)
+    n_frames = len(scene.clip.xy)
+    drift = np.stack([rng.uniform(0.8, 1.25, n_frames), rng.uniform(-0.5, 0.5, n_frames)], axis=1)
+    truth = np.zeros((n_frames, 256, 256))
+    # Each track paints its own depth; between them there is a wall at 45 cm.
+    relative = np.empty_like(truth, np.float32)
+    relative[:] = (drift[:, 0] * (3 / 0.45 + 1) + drift[:, 1])[:, None, None]
+    for t, hand in enumerate(scene.clip.hand_pose):
+        view = np.linalg.inv(hand @ scene.carrier_from_camera)
+        for track in np.flatnonzero(scene.clip.visibility[t] & (scene.kind == STATIC)):
+            x, y = np.rint(scene.clip.xy[t, track]).astype(int)
+            if 0 <= x < 256 and 0 <= y < 256:
+                truth[t, y, x] = view[2, :3] @ scene.points[track] + view[2, 3]
+                relative[t, y, x] = drift[t, 0] * (3 / truth[t, y, x] + 1) + drift[t, 1]
+    inputs.arrays["depth/relative"] = relative
+    placed = PLACING.run(inputs)
+    assert placed.report["depth"]["reasons"] == []
+    stabilizer, steady = (decode(placed.datasets[f"depth/{name}"]) for name in ("stabilizer", "stabilized"))
+    by_hand = stabilizer[:, :1, None] * relative + stabilizer[:, 1:, None]
+    np.testing.assert_allclose(steady, by_hand, atol=1e-3 * np.ptp(by_hand))
+    known = truth > 0
+    metres = decode(placed.datasets["depth/aligned"])
+    assert np.median(np.abs(metres[known] / truth[known] - 1)) < 0.04
 
 
 def spoiled(name):

@@ -107,12 +107,12 @@ class FrameAlignment:
     Attributes:
         whole: of the stabilized map.
         stabilizer: (T, 2) scale and shift of each frame: stabilized = scale * relative + shift.
-        told: (T,) bool, frames whose own points tell them.
+        measured: (T,) bool, frames whose own points tell them.
     """
 
     whole: Alignment
     stabilizer: Floats
-    told: NDArray[np.bool_]
+    measured: NDArray[np.bool_]
 
 
 def align_frames(
@@ -135,7 +135,7 @@ def align_frames(
     good = np.isfinite(relative) & np.isfinite(depth_m) & np.isfinite(sigma_m) & (depth_m > 0)
     values, depth, sigma, frame = (np.asarray(each)[good] for each in (relative, depth_m, sigma_m, frame))
     spread = max(float(np.std(values)), 1e-9)
-    told = np.bincount(frame, minlength=n_frames) >= LEAST_IN_FRAME
+    measured = np.bincount(frame, minlength=n_frames) >= LEAST_IN_FRAME
     # The clip's own pair is better told once frames no longer drift against each other.
     for _ in range(3):
         if whole.scale <= 0:
@@ -143,19 +143,19 @@ def align_frames(
         aim = (1 / depth - whole.shift) / whole.scale
         noise = np.hypot(sigma / depth, 0.01) / (depth * whole.scale)
         pairs = np.tile([1.0, 0.0], (n_frames, 1))
-        for number in np.flatnonzero(told):
+        for number in np.flatnonzero(measured):
             own = frame == number
             pairs[number] = _frame_pair(values[own], aim[own], noise[own], spread)
-        told = told & (pairs[:, 0] > 0)
-        if not told.any():
+        measured = measured & (pairs[:, 0] > 0)
+        if not measured.any():
             raise GeometryError(f"no frame shows {LEAST_IN_FRAME} points of known depth")
-        shown = np.flatnonzero(told)
+        shown = np.flatnonzero(measured)
         pairs = np.stack([np.interp(np.arange(n_frames), shown, pairs[shown, part]) for part in (0, 1)], axis=1)
         # All frames together could be on any scale: the middle frame's stays the model's own.
         middle = np.median(pairs, axis=0)
         pairs = (pairs - [0.0, middle[1]]) / middle[0]
         whole = align_depth(pairs[frame, 0] * values + pairs[frame, 1], depth, sigma)
-    return FrameAlignment(whole, pairs, told)
+    return FrameAlignment(whole, pairs, measured)
 
 
 def _frame_pair(values: Floats, aim: Floats, noise: Floats, spread: float, *, rounds: int = 8) -> Floats:

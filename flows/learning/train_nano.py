@@ -3,12 +3,13 @@
     python -m flows.learning.train_nano --work WORK [--clips 3200] [--minutes 75] [--seed 0]
 
 WORK gets the clips (drawn once) and the best weights so far. Stops after `--minutes`; the weights that do best on
-clips of another seed are kept. The packaged ones: docs/nano.md.
+clips of another seed are kept. Multiplies in bfloat16 unless `--single`. The packaged ones: docs/nano.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from extractors.backends.nano.inputs import Scenery, median_picture, network_inputs, still_inputs
-from extractors.backends.nano.network import NanoNetwork
+from extractors.backends.nano.network import Answer, NanoNetwork
 from extractors.backends.nano.weights import save_weights
 from flows.learning.clips import Clip, generate, read_clip
 from flows.learning.losses import UNTOLD, class_loss, depth_loss
@@ -34,8 +35,11 @@ STOP_SEED = 900
 
 N_STOP = 60
 
-TOLD_EVERY = 400
+TOLD_EVERY = 800
 """Steps between two looks at the clips on which training stops."""
+
+LISTED_EVERY = 100
+"""Steps between two looks at the folders: clips may still be drawn, and sorting thousands of names takes time."""
 
 Rng = np.random.Generator
 
@@ -51,6 +55,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=75.0, help="of training; default: 75")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate; default: 0.002")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--single", action="store_true", help="single precision: for CPUs that lack bfloat16")
     parser.add_argument("--growing", action="store_true", help="train on the clips that are there, draw none")
     options = parser.parse_args()
     stop = list(generate(options.work / "stop", N_STOP, STOP_SEED))
@@ -59,7 +64,8 @@ def main() -> None:
             pass
     network, out = NanoNetwork(), options.work / "nano.safetensors"
     pools = [options.work / "train"]
-    train(network, pools, stop, out, minutes=options.minutes, rate=options.rate, seed=options.seed)
+    half = not options.single
+    train(network, pools, stop, out, minutes=options.minutes, rate=options.rate, seed=options.seed, half=half)
 
 
 def train(
@@ -71,14 +77,16 @@ def train(
     minutes: float,
     rate: float,
     seed: int,
+    half: bool = False,
 ) -> None:
     """Trains on the clips in the folders `pools`, as much on one as on another; writes `out` when `stop` goes better.
 
-    Clips are varied in a thread of their own.
+    Clips are varied in a thread of their own. With `half`, convolutions multiply in bfloat16; weights and losses are in
+    single precision all the same.
     """
     torch.manual_seed(seed)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01, fused=True)
     averaged = deepcopy(network)
     begin, share, step, best, losses = monotonic(), 0.0, 0, -np.inf, []
     draws = _draws(pools, seed)
@@ -89,7 +97,7 @@ def train(
                 # Up over the first hundred steps, down as a cosine over the time that is left.
                 group["lr"] = rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6
             drawn, coming = coming.result(), beside.submit(next, draws)
-            losses.append(_step(network, optimizer, drawn))
+            losses.append(_step(network, optimizer, drawn, half=half))
             _follow(averaged, network)
             step, share = step + 1, (monotonic() - begin) / (60 * minutes)
             if step % TOLD_EVERY == 0 or share >= 1:
@@ -114,12 +122,14 @@ def _follow(averaged: NanoNetwork, network: NanoNetwork, *, share: float = 0.01)
             value.copy_(latest[name])
 
 
-def _step(network: NanoNetwork, optimizer: torch.optim.Optimizer, drawn: Drawn) -> tuple[float, float]:
+def _step(network: NanoNetwork, optimizer: torch.optim.Optimizer, drawn: Drawn, *, half: bool) -> tuple[float, float]:
     network.train()
     optimizer.zero_grad()
     inputs, classes, depth = drawn
     n_clips = len(inputs) // FRAMES_AT_ONCE
-    answer = network(inputs.contiguous(memory_format=torch.channels_last), n_clips)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        answer = network(inputs.contiguous(memory_format=torch.channels_last), n_clips)
+    answer = Answer(answer.logits.float(), answer.first.float(), answer.inverse_depth.float())
     of_classes, of_depth = class_loss(answer, classes, n_clips), depth_loss(answer.inverse_depth, depth, n_clips)
     torch.autograd.backward([of_classes + of_depth])
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -130,11 +140,12 @@ def _step(network: NanoNetwork, optimizer: torch.optim.Optimizer, drawn: Drawn) 
 def _draws(pools: Sequence[Path], seed: int) -> Iterator[Drawn]:
     """What steps are made of, without end: clips of the folders `pools` in turn, each varied.
 
-    Folders are listed again at each step: clips may still be drawn.
+    Folders are listed again now and then: clips may still be drawn.
     """
     rng = np.random.default_rng(seed)
-    while True:
-        paths = [sorted(pool.glob("clip*.npz")) for pool in pools]
+    for step in itertools.count():
+        if step % LISTED_EVERY == 0:
+            paths = [sorted(pool.glob("clip*.npz")) for pool in pools]
         chosen = [paths[number % len(paths)] for number in range(CLIPS_AT_ONCE)]
         clips = [_varied(rng, read_clip(each[int(rng.integers(len(each)))])) for each in chosen]
         inputs, classes, depth = (torch.cat(parts) for parts in zip(*clips, strict=True))
@@ -159,8 +170,8 @@ def _varied(rng: Rng, clip: Clip) -> Drawn:
     if rng.random() < 0.3:
         pixels = pixels[..., rng.permutation(3)]
     pixels = _other_tones(rng, pixels)
-    classes = torch.from_numpy(cut(clip.classes, cv2.INTER_NEAREST).astype(np.int64))
-    inverse = torch.from_numpy(cut(clip.inverse_depth, cv2.INTER_NEAREST))
+    classes = torch.from_numpy(cut(clip.classes, cv2.INTER_NEAREST_EXACT).astype(np.int64))
+    inverse = torch.from_numpy(cut(clip.inverse_depth, cv2.INTER_NEAREST_EXACT))
     inputs = clip_inputs(pixels)
     if rng.random() < 0.5:  # at inference, the depth of the clip's background is asked for
         at, still = int(rng.integers(len(chosen))), median_picture(pixels)

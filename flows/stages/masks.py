@@ -70,4 +70,4 @@ def _weights(config: Config) -> Sequence[str]:
     return ("nano",) if config.masks.backend == "nano" else models.masks_weights(config.masks)
 
 
-MASKS = Stage(name="masks", version=5, inputs=("source",), settings=_settings, run=_run, weights=_weights)
+MASKS = Stage(name="masks", version=6, inputs=("source",), settings=_settings, run=_run, weights=_weights)

@@ -143,12 +143,12 @@ def _add_depth(
         report["depth"] = {"reasons": ["no relative depth, or no tracks"]}
         return
     try:
-        known = _known_depths(clip, camera, relative)
-        fit = align_depth(known.value, known.depth_m, known.sigma_m)
+        points = _known_depths(clip, camera, relative)
+        fit = align_depth(points.value, points.depth_m, points.sigma_m)
     except GeometryError as error:
         report["depth"] = {"reasons": [f"not observable, because {error}"]}
         return
-    _add_aligned(inputs, fit, relative, known, name, datasets, report)
+    _add_aligned(inputs, fit, relative, points, name, datasets, report)
 
 
 def _add_moving_depth(
@@ -168,16 +168,16 @@ def _add_moving_depth(
         report["depth"] = {"reasons": ["no relative depth, or no tracks"]}
         return
     try:
-        known = _known_scene(clip, camera, relative)
-        found = align_frames(known.value, known.depth_m, known.sigma_m, known.frame, len(relative))
+        points = _known_scene(clip, camera, relative)
+        found = align_frames(points.value, points.depth_m, points.sigma_m, points.frame, len(relative))
     except GeometryError as error:
         report["depth"] = {"reasons": [f"not observable, because {error}"]}
         return
     steady = _stabilized(relative, found)
     datasets[name] = encode(name, steady, convention="depth/relative with points of the still scene anchored")
     datasets["depth/stabilizer"] = encode("depth/stabilizer", found.stabilizer.astype(np.float32))
-    _add_aligned(inputs, found.whole, steady, known, name, datasets, report)
-    report["depth"]["frames_between"] = int((~found.told).sum())
+    _add_aligned(inputs, found.whole, steady, points, name, datasets, report)
+    report["depth"]["frames_between"] = int((~found.measured).sum())
 
 
 def _stabilized(relative: NDArray[Any], found: FrameAlignment) -> NDArray[np.float32]:
@@ -190,13 +190,13 @@ def _add_aligned(
     inputs: StageInputs,
     fit: Alignment,
     relative: NDArray[Any],
-    known: _Known,
+    points: _Known,
     name: str,
     datasets: dict[str, Dataset],
     report: dict[str, Any],
 ) -> None:
     """`depth/aligned` of the map `name`, unless metres would be a guess."""
-    sigma = _predicted(inputs, fit, relative, known.depth_m)
+    sigma = _predicted(inputs, fit, relative, points.depth_m)
     report["depth"] = {
         "points": fit.n_points,
         "inliers": fit.inliers,
@@ -266,8 +266,8 @@ def _looked_up(
     """Depths of the riders in the frames `shown`; the two poses (T, 4, 4) map to the base frame."""
     if riders.reasons:
         raise GeometryError(riders.reasons[0])
-    known = np.isfinite(clip.hand_pose).all(axis=(1, 2)) & shown
-    frame, track = np.nonzero(clip.visibility & riders.riding & known[:, None])
+    recorded = np.isfinite(clip.hand_pose).all(axis=(1, 2)) & shown
+    frame, track = np.nonzero(clip.visibility & riders.riding & recorded[:, None])
     pose, view = point_pose[frame], camera_pose[frame]
     places = np.einsum("fij,fj->fi", pose[:, :3, :3], riders.points[track]) + pose[:, :3, 3]
     z = np.einsum("fi,fi->f", places - view[:, :3, 3], view[:, :3, 2])

@@ -14,8 +14,8 @@ from extractors.backends.motion.scene import LEVELS, UNIFORM, Bools, Floats, Sce
 from extractors.geometry import dilate, sample_indices
 
 
-def label_clip(scene: Scene, proposal: Proposal) -> tuple[Bools, Floats]:
-    """Masks (T, h, w) bool in all moments, and (T,) grey levels, how badly the followed pixels match each moment."""
+def label_clip(scene: Scene, proposal: Proposal) -> Bools:
+    """Masks (T, h, w) bool in all moments."""
     departure = proposal.departure
     motions, cost = follow(scene, proposal.points, range(max(departure - 1, 0), scene.n_moments))
     extent = _refined_extent(scene, proposal, motions, cost)
@@ -26,7 +26,7 @@ def label_clip(scene: Scene, proposal: Proposal) -> tuple[Bools, Floats]:
     labeller = _Labeller(scene, extent)
     for moment in range(departure, scene.n_moments):
         out[moment] = labeller.label(moment, motions[moment])
-    return out, cost
+    return out
 
 
 def _refined_extent(scene: Scene, proposal: Proposal, motions: Motion, cost: Floats) -> Bools:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractors.backends.nano.inputs import Pixels, Scenery, network_inputs, still_inputs
-from extractors.backends.nano.network import STRIDE, Answer, Features, NanoNetwork, Pooled, pool
+from extractors.backends.nano.network import STRIDE, Answer, Features, Looks, NanoNetwork, Pooled, pool
 from extractors.geometry import resize_rgb
 from extractors.types import Frames, Size
 
@@ -35,13 +35,13 @@ class Context:
     Attributes:
         at: (K,) numbers of the key frames, the background's last place left out.
         until, since: pooled features of the keys until and from each, (K, C, h, w) fine and coarse.
-        looks: (1, 4, 16) of the classes.
+        looks: of the classes.
     """
 
     at: NDArray[np.int64]
     until: tuple[Tensor, Tensor]
     since: tuple[Tensor, Tensor]
-    looks: Tensor
+    looks: Looks
 
 
 def working_size(size: Size, longer_px: int) -> Size:

@@ -81,8 +81,9 @@ def still_inputs(picture: Pixels) -> Tensor:
 
 
 def _change(one: Pixels, other: Pixels) -> Tensor:
-    change = np.maximum(one, other) - np.minimum(one, other)
-    return torch.from_numpy(change.max(-1).astype(np.float32) / 127.5)
+    # Plane by plane: numpy is several times slower along an axis of three.
+    planes = [np.maximum(one[..., k], other[..., k]) - np.minimum(one[..., k], other[..., k]) for k in range(3)]
+    return torch.from_numpy(np.maximum(np.maximum(planes[0], planes[1]), planes[2]).astype(np.float32) / 127.5)
 
 
 def _planes(pixels: Pixels) -> Tensor:

@@ -2,8 +2,8 @@
 
 A frame alone does not tell which of several things will be handled: the clip does. With a still camera a pixel shows
 the same place all along, so features are pooled over time, pixel by pixel, separately over the frames until now and
-from now on. From a first, coarse answer each class's mean look in the whole clip is taken, and every pixel is compared
-with it: a thing in the hand looks as it did on the table.
+from now on. From a first, coarse answer each class's mean look and its colours in the whole clip are taken, and every
+pixel is compared with them: a thing in the hand looks as it did on the table.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor, nn
 
+from extractors.backends.nano.colours import colour_bins, colour_tables, look_up
 from extractors.backends.nano.inputs import CHANNELS
 
 CLASSES = ("scene", "robot", "object", "thing")
@@ -25,7 +26,10 @@ STRIDE = 16
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """A batch's maps at 1/2, 1/4, 1/8 and 1/16 of its size, and what of them is pooled over time (1/4 and 1/8)."""
+    """A batch's maps at 1/2, 1/4, 1/8 and 1/16 of its size, and what of them is pooled over time (1/4 and 1/8).
+
+    `look` (T, 16, H/4, W/4) and `colours` (T, H/2, W/2), numbers of bins, are compared with the classes'.
+    """
 
     half: Tensor
     quarter: Tensor
@@ -34,6 +38,20 @@ class Features:
     fine: Tensor
     coarse: Tensor
     look: Tensor
+    colours: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What the classes look like in each of n clips.
+
+    Attributes:
+        mean: (n, 4, 16) mean look of each class.
+        colours: (n, 4, bins) of `colour_tables`.
+    """
+
+    mean: Tensor
+    colours: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +72,27 @@ class Answer:
 
 
 class NanoNetwork(nn.Module):
-    """Frames of one clip in, classes and relative inverse depth of each pixel out; 0.54 million parameters."""
+    """Frames of one clip in, classes and relative inverse depth of each pixel out; 1.1 million parameters."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = _conv(CHANNELS, 16, stride=2)
-        self.at_half = _conv(16, 24)
-        self.at_quarter = nn.Sequential(_conv(24, 48, stride=2), _conv(48, 48))
-        self.at_eighth = nn.Sequential(_conv(48, 96, stride=2), _conv(96, 96))
-        self.at_sixteenth = nn.Sequential(_conv(96, 128, stride=2), _conv(128, 128))
-        self.whole = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 128))
-        self.slope = nn.Linear(128, 2)
-        self.to_fine, self.to_coarse = nn.Conv2d(48, 12, 1), nn.Conv2d(96, 24, 1)
-        self.to_look = nn.Conv2d(48, 16, 1)
-        self.up_eighth = nn.Sequential(_conv(128 + 96 + 48, 64, side=1), _conv(64, 64))
-        self.up_quarter = nn.Sequential(_conv(64 + 48 + 24, 40, side=1), _conv(40, 40))
-        self.first = nn.Conv2d(40, len(CLASSES), 1)
-        self.second = _conv(40 + 2 * len(CLASSES), 40)
-        self.up_half = nn.Sequential(_conv(40 + 24, 24, side=1), _conv(24, 24))
+        n_classes = len(CLASSES)
+        self.stem = _conv(CHANNELS, 24, stride=2, side=4)
+        self.at_half = _conv(24, 32)
+        self.at_quarter = nn.Sequential(_conv(32, 64, stride=2), _conv(64, 64))
+        self.at_eighth = nn.Sequential(_conv(64, 128, stride=2), _conv(128, 128))
+        self.at_sixteenth = nn.Sequential(_conv(128, 192, stride=2), _conv(192, 192))
+        self.whole = nn.Sequential(nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 192))
+        self.slope = nn.Linear(192, 2)
+        self.to_fine, self.to_coarse = nn.Conv2d(64, 16, 1), nn.Conv2d(128, 32, 1)
+        self.to_look = nn.Conv2d(64, 16, 1)
+        self.up_eighth = nn.Sequential(_conv(192 + 128 + 2 * 32, 96, side=1), _conv(96, 96))
+        self.up_quarter = nn.Sequential(_conv(96 + 64 + 2 * 16, 64, side=1), _conv(64, 64))
+        self.first = nn.Conv2d(64, n_classes, 1)
+        self.second = _conv(64 + 3 * n_classes, 64)
+        self.up_half = nn.Sequential(_conv(64 + 32 + n_classes, 32, side=1), _conv(32, 32))
         # Four pixels of the input to each of the half size.
-        self.head = nn.Conv2d(24, 4 * (len(CLASSES) + 1), 1)
+        self.head = nn.Conv2d(32, 4 * (n_classes + 1), 1)
 
     def encode(self, inputs: Tensor) -> Features:
         """Features of frames (T, CHANNELS, H, W)."""
@@ -83,28 +102,33 @@ class NanoNetwork(nn.Module):
         sixteenth = self.at_sixteenth(eighth)
         sixteenth = sixteenth + self.whole(sixteenth.mean((2, 3)))[:, :, None, None]
         look = F.normalize(self.to_look(quarter), dim=1)
-        return Features(half, quarter, eighth, sixteenth, self.to_fine(quarter), self.to_coarse(eighth), look)
+        colours = colour_bins(inputs[:, :3])
+        return Features(half, quarter, eighth, sixteenth, self.to_fine(quarter), self.to_coarse(eighth), look, colours)
 
     def first_answer(self, features: Features, pooled: Pooled) -> tuple[Tensor, Tensor]:
-        """Maps (T, 40, H/4, W/4) and coarse logits (T, 4, H/4, W/4)."""
+        """Maps (T, 64, H/4, W/4) and coarse logits (T, 4, H/4, W/4)."""
         up = F.interpolate(features.sixteenth, size=features.eighth.shape[2:], mode="nearest")
         eighth = self.up_eighth(torch.cat([up, features.eighth, *pooled.coarse], 1))
         up = F.interpolate(eighth, size=features.quarter.shape[2:], mode="nearest")
         maps = self.up_quarter(torch.cat([up, features.quarter, *pooled.fine], 1))
         return maps, self.first(maps)
 
-    def looks(self, features: Features, first: Tensor, n_clips: int = 1) -> Tensor:
-        """(n_clips, 4, 16) mean look of each class in a clip, from its frames' coarse logits."""
-        share, look = (_by_clip(maps, n_clips) for maps in (first.softmax(1).square(), features.look))
-        return F.normalize(torch.einsum("ntkhw,ntchw->nkc", share, look), dim=2)
+    def looks(self, features: Features, first: Tensor, n_clips: int = 1) -> Looks:
+        """What the classes look like in each clip, from its frames' coarse logits."""
+        shares = first.softmax(1).square()
+        share, look = _by_clip(shares, n_clips), _by_clip(features.look, n_clips)
+        mean = F.normalize(torch.einsum("ntkhw,ntchw->nkc", share, look), dim=2)
+        # Counting has no gradient.
+        return Looks(mean, colour_tables(features.colours, shares.detach(), n_clips))
 
-    def answer(self, features: Features, maps: Tensor, first: Tensor, looks: Tensor) -> Answer:
+    def answer(self, features: Features, maps: Tensor, first: Tensor, looks: Looks) -> Answer:
         """The classes and the inverse depth, given the clips' `looks`."""
-        look = _by_clip(features.look, len(looks))
-        alike = torch.einsum("nkc,ntchw->ntkhw", looks, look).flatten(0, 1)
-        quarter = self.second(torch.cat([maps, first.softmax(1), alike], 1))
+        look = _by_clip(features.look, len(looks.mean))
+        alike = torch.einsum("nkc,ntchw->ntkhw", looks.mean, look).flatten(0, 1)
+        by_colour = look_up(looks.colours, features.colours).to(maps.dtype)
+        quarter = self.second(torch.cat([maps, first.softmax(1), alike, F.avg_pool2d(by_colour, 2)], 1))
         up = F.interpolate(quarter, size=features.half.shape[2:], mode="nearest")
-        out = F.pixel_shuffle(self.head(self.up_half(torch.cat([up, features.half], 1))), 2)
+        out = F.pixel_shuffle(self.head(self.up_half(torch.cat([up, features.half, by_colour], 1))), 2)
         # Inverse depth of a plane is linear in the image: what is left is the residual to it.
         slope = self.slope(features.sixteenth.mean((2, 3)))
         height, width = out.shape[2:]
@@ -137,7 +161,7 @@ def _by_clip(maps: Tensor, n_clips: int) -> Tensor:
 
 def _conv(n_in: int, n_out: int, *, stride: int = 1, side: int = 3) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(n_in, n_out, side, stride=stride, padding=side // 2, bias=False),
+        nn.Conv2d(n_in, n_out, side, stride=stride, padding=(side - 1) // 2, bias=False),
         nn.BatchNorm2d(n_out),
         nn.ReLU(inplace=True),
     )

@@ -9,9 +9,10 @@ Fixed cameras only. The manipulated object rests, the robot comes, and then the 
 4. *Proposal* (motion/proposals.py): the place at which the object is seen most while it rests is followed as a whole
    through the clip (motion/following.py). Two explanations of every pixel near it compete, "moves with it" and "stays",
    as layers (Wang and Adelson, 1994; motion/extent.py).
-5. *Masks* (motion/labels.py): colours of object, arm and background (Boykov and Jolly's region terms, 2001), the layer
-   carried along, and the moment before decide each pixel.
-6. *Check*: where these masks are not what the network sees over the whole clip, its own are taken.
+5. *Drawn* (motion/labels.py): colours of object, arm and background (Boykov and Jolly's region terms, 2001), the layer
+   carried along, and the moment before draw the object in each moment.
+6. *Masks*: in each pixel the network's log-odds and motion's word are added. Motion's word counts as much as what it
+   drew agrees with what the network sees over the whole clip: not at all where it followed something else.
 
 Thresholds of 3 to 5 without another source were set on simulated episodes of the kind that
 tests/benchmarks/mask_accuracy.py reads, recorded with other tasks, seeds and cameras; those of 4's start and of 6 on
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from extractors.backends.motion.labels import label_clip
 from extractors.backends.motion.proposals import Proposal, find_proposal
-from extractors.backends.motion.scene import UNIFORM, Floats, MotionSettings, Scene, histogram, lookup
+from extractors.backends.motion.scene import Floats, MotionSettings
 from extractors.backends.nano.clips import answers, clip_scenery, read_context, working_frames, working_size
 from extractors.backends.nano.network import CLASSES
 from extractors.backends.nano.weights import load_network
@@ -45,8 +46,8 @@ MIN_MOMENTS = 5
 MIN_SIDE_PX = 24
 """Smaller frames have no texture that could be followed."""
 
-LEAST_AGREEMENT = 0.15
-"""Of masks that are taken for what the network sees as the object; docs/nano.md says on which episodes it was set."""
+MOTION_WEIGHT = 12.0
+"""Log-odds of motion's word where all that it drew is what the network sees; docs/nano.md says on what it was set."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,11 +67,17 @@ class Seen:
         common = float(share[masks].sum())
         return common / max(float(share.sum()) + float(masks.sum()) - common, 1e-6)
 
-    def own(self) -> tuple[NDArray[np.bool_], Floats]:
-        """The network's own masks (M, h, w) bool, and (M,) mean share of their pixels."""
-        masks = self.object > np.maximum(self.robot, 0.5)
-        share = np.where(masks, self.object, 0).sum(axis=(1, 2), dtype=np.float32)
-        return masks, np.asarray(share / np.maximum(masks.sum(axis=(1, 2)), 1), np.float32)
+    def decide(self, drawn: NDArray[np.bool_] | None) -> tuple[NDArray[np.bool_], Floats]:
+        """The object's masks (M, h, w) bool by the network and by what motion drew, and their (M,) mean certainty."""
+        share = np.clip(self.object.astype(np.float32), 1e-3, 1 - 1e-3)
+        odds = np.log(share / (1 - share))
+        if drawn is not None:
+            # A drawn border is no more exact than a pixel.
+            words = np.stack([cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.0) for mask in drawn])
+            odds += MOTION_WEIGHT * self.agreement(drawn) * (2 * words - 1)
+        masks = odds > 0
+        certain = np.where(masks, 1 / (1 + np.exp(-odds)), 0).sum(axis=(1, 2), dtype=np.float32)
+        return masks, np.asarray(certain / np.maximum(masks.sum(axis=(1, 2)), 1), np.float32)
 
 
 class NanoSegmenter(OnCpu):
@@ -98,7 +105,7 @@ class NanoSegmenter(OnCpu):
     def segment(self, episode: Episode, *, size: Size) -> Masks:
         """Masks of the object that starts to move; all False, with the reason in the report, where nothing does.
 
-        The report holds the proposal, and who drew the masks: `drawn_by` is `motion` or `network`.
+        The report holds what motion followed; `margin` is how far that agrees with what the network sees.
         """
         # Moments bound the cost and the memory, not the accuracy.
         at = moments(episode.pixels, episode.fps)
@@ -113,16 +120,13 @@ class NanoSegmenter(OnCpu):
             empty = np.zeros((episode.n_frames, *size), np.bool_)
             return Masks(empty, np.zeros(episode.n_frames, np.float32), report=report)
         seen = self._look(pixels)
-        masks, confidence = seen.own()
         scene, proposal = find_proposal(pixels, seen.object, self.settings)
-        drawn_by, agreement = "network", 0.0
+        drawn = None
         if proposal is not None:
-            drawn, cost = label_clip(scene, proposal)
-            agreement = seen.agreement(drawn)
-            report["candidates"] = [_told(proposal, agreement, at)]
-            if agreement >= LEAST_AGREEMENT:
-                masks, confidence, drawn_by = drawn, _confidence(scene, proposal, agreement, cost), "motion"
-        report |= {"margin": round(agreement, 4), "drawn_by": drawn_by}
+            drawn = label_clip(scene, proposal)
+            report["margin"] = round(seen.agreement(drawn), 4)
+            report["candidates"] = [_told(proposal, report["margin"], at)]
+        masks, confidence = seen.decide(drawn)
         return _spread_out(masks, confidence, seen.robot, nearest_moment(at, episode.n_frames), size, report)
 
     def _look(self, pixels: NDArray[np.uint8]) -> Seen:
@@ -142,7 +146,7 @@ def _told(proposal: Proposal, agreement: float, at: NDArray[np.int64]) -> dict[s
     """The report's account of the proposal; its departure is a frame of the clip. JSON types."""
     return {
         "name": "proposal",
-        "score": round(agreement, 4),
+        "score": agreement,
         "departure": int(at[min(proposal.departure, len(at) - 1)]),
         "area": round(float(proposal.extent.mean()), 4),
     }
@@ -164,21 +168,6 @@ def _spread_out(
     if not present.any():
         report["reason"] = "the object is smaller than a pixel at this size" if masks.any() else "nothing is handled"
     return Masks(at_size[moment], (confidence * present)[moment], robot=robot[moment], report=report)
-
-
-def _confidence(scene: Scene, proposal: Proposal, agreement: float, cost: Floats) -> Floats:
-    """(M,) in [0, 1]: the agreement's share of itself and 0.1, less where the proposal may be the arm.
-
-    Less, too, in moments that it matches badly: a colour difference (`cost`) of 6 grey levels is what a good match has,
-    one of 36 does not match. Colours lower the confidence and not the score: they tell an arm that comes alone, but on
-    the simulated episodes they also speak against objects of the arm's colour.
-    """
-    home = scene.home[proposal.extent]
-    arm = lookup(scene.arm_colours, home) + 0.04 * UNIFORM
-    # Without the places to which the arm came and stayed: those would call its colours the scene's.
-    other = lookup(histogram(scene.home[scene.stillness > 0.9]), home) + 0.04 * UNIFORM
-    sure = agreement / (agreement + 0.1) * (1.0 - float((arm / (arm + other)).mean()))
-    return np.asarray(min(2 * sure, 1.0) * np.clip(1.2 - cost / 30.0, 0.0, 1.0), np.float32)
 
 
 def _camera_moves(episode: Episode, pixels: NDArray[np.uint8]) -> bool:

@@ -65,7 +65,7 @@ def drifting_points(seed, n_frames=40, per_frame=12, noise=0.02):
 def test_frames_that_drift_against_each_other_are_brought_onto_one_scale(seed):
     relative, depth, frame, pairs = drifting_points(seed)
     found = align_frames(relative, depth, np.full_like(depth, 0.005), frame, 40)
-    assert found.told.all()
+    assert found.measured.all()
     # A pair for all frames together is any: what counts are metres, of values that no point had.
     truth = np.linspace(0.35, 1.1, 30)
     for number, (scale, shift) in enumerate(pairs):
@@ -80,7 +80,7 @@ def test_a_frame_without_points_lies_between_its_neighbours():
     relative, depth, frame, _ = drifting_points(3, per_frame=12)
     shown = ~np.isin(frame, [0, 20, 21])
     found = align_frames(relative[shown], depth[shown], np.full(shown.sum(), 0.005), frame[shown], 40)
-    assert np.flatnonzero(~found.told).tolist() == [0, 20, 21]
+    assert np.flatnonzero(~found.measured).tolist() == [0, 20, 21]
     np.testing.assert_allclose(found.stabilizer[20], (2 * found.stabilizer[19] + found.stabilizer[22]) / 3)
     np.testing.assert_allclose(found.stabilizer[0], found.stabilizer[1])
 

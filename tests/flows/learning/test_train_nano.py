@@ -26,14 +26,15 @@ def clips(tmp_path):
     return tmp_path
 
 
-def test_a_few_steps_learn_and_the_best_weights_are_kept(clips, monkeypatch, capsys):
+@pytest.mark.parametrize("half", [False, True], ids=["single", "bfloat16"])
+def test_a_few_steps_learn_and_the_best_weights_are_kept(clips, monkeypatch, capsys, half):
     steps = iter(range(100))
     # The clock is counted in steps, so that the test does not depend on the machine: 60 of them are a minute.
     monkeypatch.setattr(train_nano, "monotonic", lambda: float(next(steps)))
     monkeypatch.setattr(train_nano, "TOLD_EVERY", 5)
     monkeypatch.setattr(train_nano, "CLIPS_AT_ONCE", 1)
     stop, out = sorted((clips / "stop").glob("*.npz")), clips / "nano.safetensors"
-    train_nano.train(NanoNetwork(), [clips / "train"], stop, out, minutes=22 / 60, rate=2e-3, seed=0)
+    train_nano.train(NanoNetwork(), [clips / "train"], stop, out, minutes=22 / 60, rate=2e-3, seed=0, half=half)
     lines = capsys.readouterr().out.splitlines()
     first, last = (float(line.split("classes ")[1].split()[0]) for line in (lines[0], lines[-1]))
     assert last < first

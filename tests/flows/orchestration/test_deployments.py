@@ -16,6 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from extractors.errors import ConfigError
 from flows.cli import main
@@ -76,8 +77,16 @@ def test_a_cron_line_that_is_none_is_refused(tmp_path):
         make_deployments(Schedule("/data", tmp_path, cron="every night"))
 
 
-def test_deploy_without_a_server_says_what_to_do(tmp_path, monkeypatch):
+@pytest.fixture
+def no_server(monkeypatch):
+    """No server is named, neither by the environment nor by what tests before have left in Prefect's settings."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        yield
+
+
+@pytest.mark.usefixtures("no_server")
+def test_deploy_without_a_server_says_what_to_do(tmp_path):
     result = CliRunner().invoke(main, ["deploy", "/data", "--out", str(tmp_path), "--pool", "cuepack"])
     assert result.exit_code == 2
     assert "cuepack serve" in result.output
@@ -90,6 +99,7 @@ def test_settings_are_checked_before_a_server_is_asked(tmp_path):
     assert "did you mean 'backend'" in result.output
 
 
+@pytest.mark.usefixtures("no_server")
 def test_a_port_that_another_program_has_is_named(monkeypatch):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -60,7 +60,11 @@ def served(library: Library, other: Library | None = None) -> Iterator[str]:
     """Address of the running viewer."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(make_app(library, other), log_level="error", lifespan="off", ws="none"))
+        # A browser that keeps a connection open must not keep the server.
+        config = uvicorn.Config(
+            make_app(library, other), log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=5
+        )
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not server.started:

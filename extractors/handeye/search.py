@@ -17,11 +17,11 @@ from extractors.handeye.start import Affine, affine_sums, moving_tracks, start_c
 START_TRACKS = 30
 """Tracks that starts are tried with; more cost time and change no choice."""
 
-START_STEPS, STARTS_LEFT = (6, 6), (5, 5)
-"""Steps of all starts and then of the best that are left, and how many those are."""
-
 START_OBSERVATIONS = 600
 """Observations of them that starts are tried with."""
+
+START_STEPS, STARTS_LEFT = (6, 6), (5, 5)
+"""Steps of all starts and then of the best that are left, and how many those are."""
 
 DELAY = 10
 """Column of the delay."""

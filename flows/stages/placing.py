@@ -16,7 +16,7 @@ from extractors.errors import GeometryError
 from extractors.handeye.align import Alignment, FrameAlignment, align_depth, align_frames
 from extractors.handeye.held import HeldObject, held_object
 from extractors.handeye.known import KnownCamera, Riders, riders_of
-from extractors.handeye.problem import WRIST_PRIORS, Priors, TrackedClip
+from extractors.handeye.problem import WRIST_PRIORS, Priors, Rig, TrackedClip
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
 from flows.stages.calibration import known_camera, tracked_clip, wrist_camera
@@ -38,19 +38,19 @@ def _settings(config: Config) -> Mapping[str, Any]:
 
 def _run(inputs: StageInputs) -> StageOutput:
     camera, on_wrist = known_camera(inputs), wrist_camera(inputs)
-    if camera is None and on_wrist is None:
-        return StageOutput({}, {"reason": "no camera is calibrated"})
     hand_pose = inputs.read("hand_pose")
-    assert hand_pose is not None
     datasets: dict[str, Dataset] = {}
     report: dict[str, Any] = {}
-    if camera is None:
-        assert on_wrist is not None
-        _add_moving_depth(inputs, on_wrist, hand_pose.astype(np.float64), datasets, report)
-        return StageOutput(datasets, report)
-    held = _add_object(inputs, camera, hand_pose.astype(np.float64), datasets, report)
-    _add_centroids(inputs, camera, held, datasets, report)
-    _add_depth(inputs, camera, hand_pose.astype(np.float64), datasets, report)
+    if camera is not None:
+        assert hand_pose is not None
+        held = _add_object(inputs, camera, hand_pose.astype(np.float64), datasets, report)
+        _add_centroids(inputs, camera, held, datasets, report)
+        _add_depth(inputs, camera, hand_pose.astype(np.float64), datasets, report, rig="fixed")
+    elif on_wrist is not None:
+        assert hand_pose is not None
+        _add_depth(inputs, on_wrist, hand_pose.astype(np.float64), datasets, report, rig="wrist")
+    else:
+        report["reason"] = "no camera is calibrated"
     return StageOutput(datasets, report)
 
 
@@ -135,49 +135,37 @@ def _add_depth(
     hand_pose: Floats,
     datasets: dict[str, Dataset],
     report: dict[str, Any],
+    *,
+    rig: Rig,
 ) -> None:
-    """The relative map in metres, by the tracks whose points on the hand are known."""
+    """The relative map in metres, by tracks whose points are known: the hand's, or the still scene's from the wrist.
+
+    A wrist camera's map is first brought onto one scale over the clip.
+    """
+    wrist = rig == "wrist"
     name = "depth/stabilized" if inputs.has("depth/stabilized") else "depth/relative"
+    if wrist and name == "depth/stabilized":
+        report["depth"] = {"reasons": ["the camera stood still, and the background has anchored the map"]}
+        return
     relative, clip = inputs.read(name), tracked_clip(inputs, hand_pose)
     if relative is None or clip is None:
         report["depth"] = {"reasons": ["no relative depth, or no tracks"]}
         return
     try:
-        points = _known_depths(clip, camera, relative)
-        fit = align_depth(points.value, points.depth_m, points.sigma_m)
+        points = (_known_scene if wrist else _known_depths)(clip, camera, relative)
+        depths = points.value, points.depth_m, points.sigma_m
+        frames = align_frames(*depths, points.frame, len(relative)) if wrist else None
+        fit = align_depth(*depths) if frames is None else frames.whole
     except GeometryError as error:
         report["depth"] = {"reasons": [f"not observable, because {error}"]}
         return
+    if frames is not None:
+        name, relative = "depth/stabilized", _stabilized(relative, frames)
+        datasets[name] = encode(name, relative, convention="depth/relative with points of the still scene anchored")
+        datasets["depth/stabilizer"] = encode("depth/stabilizer", frames.stabilizer.astype(np.float32))
     _add_aligned(inputs, fit, relative, points, name, datasets, report)
-
-
-def _add_moving_depth(
-    inputs: StageInputs,
-    camera: KnownCamera,
-    hand_pose: Floats,
-    datasets: dict[str, Dataset],
-    report: dict[str, Any],
-) -> None:
-    """A wrist camera's relative map on one scale over the clip, and in metres, by points of the still scene."""
-    name = "depth/stabilized"
-    if inputs.has(name):
-        report["depth"] = {"reasons": ["the camera stood still, and the background has anchored the map"]}
-        return
-    relative, clip = inputs.read("depth/relative"), tracked_clip(inputs, hand_pose)
-    if relative is None or clip is None:
-        report["depth"] = {"reasons": ["no relative depth, or no tracks"]}
-        return
-    try:
-        points = _known_scene(clip, camera, relative)
-        found = align_frames(points.value, points.depth_m, points.sigma_m, points.frame, len(relative))
-    except GeometryError as error:
-        report["depth"] = {"reasons": [f"not observable, because {error}"]}
-        return
-    steady = _stabilized(relative, found)
-    datasets[name] = encode(name, steady, convention="depth/relative with points of the still scene anchored")
-    datasets["depth/stabilizer"] = encode("depth/stabilizer", found.stabilizer.astype(np.float32))
-    _add_aligned(inputs, found.whole, steady, points, name, datasets, report)
-    report["depth"]["frames_between"] = int((~found.measured).sum())
+    if frames is not None:
+        report["depth"]["frames_between"] = int((~frames.measured).sum())
 
 
 def _stabilized(relative: NDArray[Any], found: FrameAlignment) -> NDArray[np.float32]:

@@ -67,14 +67,17 @@ class Seen:
         common = float(share[masks].sum())
         return common / max(float(share.sum()) + float(masks.sum()) - common, 1e-6)
 
-    def decide(self, drawn: NDArray[np.bool_] | None) -> tuple[NDArray[np.bool_], Floats]:
-        """The object's masks (M, h, w) bool by the network and by what motion drew, and their (M,) mean certainty."""
+    def decide(self, drawn: NDArray[np.bool_] | None, agreement: float = 0.0) -> tuple[NDArray[np.bool_], Floats]:
+        """The object's masks (M, h, w) bool by the network and by what motion drew, and their (M,) mean certainty.
+
+        `agreement` is that of `drawn`.
+        """
         share = np.clip(self.object.astype(np.float32), 1e-3, 1 - 1e-3)
         odds = np.log(share / (1 - share))
         if drawn is not None:
             # A drawn border is no more exact than a pixel.
             words = np.stack([cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.0) for mask in drawn])
-            odds += MOTION_WEIGHT * self.agreement(drawn) * (2 * words - 1)
+            odds += MOTION_WEIGHT * agreement * (2 * words - 1)
         masks = odds > 0
         certain = np.where(masks, 1 / (1 + np.exp(-odds)), 0).sum(axis=(1, 2), dtype=np.float32)
         return masks, np.asarray(certain / np.maximum(masks.sum(axis=(1, 2)), 1), np.float32)
@@ -121,12 +124,13 @@ class NanoSegmenter(OnCpu):
             return Masks(empty, np.zeros(episode.n_frames, np.float32), report=report)
         seen = self._look(pixels)
         scene, proposal = find_proposal(pixels, seen.object, self.settings)
-        drawn = None
+        drawn, agreement = None, 0.0
         if proposal is not None:
             drawn = label_clip(scene, proposal)
-            report["margin"] = round(seen.agreement(drawn), 4)
+            agreement = seen.agreement(drawn)
+            report["margin"] = round(agreement, 4)
             report["candidates"] = [_told(proposal, report["margin"], at)]
-        masks, confidence = seen.decide(drawn)
+        masks, confidence = seen.decide(drawn, agreement)
         return _spread_out(masks, confidence, seen.robot, nearest_moment(at, episode.n_frames), size, report)
 
     def _look(self, pixels: NDArray[np.uint8]) -> Seen:

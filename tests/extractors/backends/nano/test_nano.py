@@ -203,7 +203,7 @@ def test_motions_word_counts_as_much_as_it_agrees():
     drawn = np.zeros(shape, np.bool_)
     drawn[:, 4:12, 4:14] = True
     alone, _ = seen.decide(None)
-    together, certain = seen.decide(drawn)
+    together, certain = seen.decide(drawn, seen.agreement(drawn))
     assert alone.sum(axis=(1, 2)).tolist() == [64] * 8
     assert together[:, 6:10, 4:13].all()
     assert not together[:, :, 16:].any()
@@ -211,7 +211,7 @@ def test_motions_word_counts_as_much_as_it_agrees():
     # Something else that was followed changes nothing.
     elsewhere = np.zeros(shape, np.bool_)
     elsewhere[:, 18:22, 18:22] = True
-    assert (seen.decide(elsewhere)[0] == alone).all()
+    assert (seen.decide(elsewhere, seen.agreement(elsewhere))[0] == alone).all()
 
 
 def test_masks_tell_the_robot_apart_from_the_object():

@@ -179,6 +179,19 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Things:
+    """Things beside the manipulated one: distractors, receptacles.
+
+    Attributes:
+        labels: (T, H, W) uint8, number of the thing in each pixel, 0 none.
+        names: of the numbers, counted from 0, which has none: "" where nothing names the thing.
+    """
+
+    labels: NDArray[np.uint8]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Masks:
     """Where the manipulated object is, frame by frame.
 
@@ -186,12 +199,14 @@ class Masks:
         object: (T, H, W) bool, pixels of the manipulated object, at the size that was asked for.
         score: (T,) float32 in [0, 1], the detector's confidence, 0 where nothing was found.
         robot: (T, H, W) bool, the arm and gripper, or None where the backend does not find them.
+        things: what else could be handled, or None where the backend does not find it.
         report: what made the choice: prompts, candidates, scores. JSON types only.
     """
 
     object: NDArray[np.bool_]
     score: NDArray[np.float32]
     robot: NDArray[np.bool_] | None = None
+    things: Things | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
 
 

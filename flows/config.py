@@ -50,7 +50,7 @@ def _masks_backend(value: Any) -> Any:
     """`motion` is the name of what nano's masks have taken the place of."""
     if value != "motion":
         return _yaml_off(value)
-    log.warning("masks.backend=motion is nano now: a small network says which thing, motion still draws its border")
+    log.warning("masks.backend=motion is nano now: a small network sees the object, the robot and other things")
     return "nano"
 
 
@@ -132,10 +132,7 @@ class MasksConfig(Section):
         None, description="folder of sam3 or sam (.pth of segment-anything); none: model folder"
     )
     detector_weights: str | None = Field(None, description="folder of Grounding DINO; none: the model folder")
-    nano_working_px: int = Field(128, ge=64, le=512, description="nano: longer side that its network sees, pixels")
-    motion_working_px: int = Field(
-        256, ge=64, le=1024, description="nano: longer side of the images in which the object is followed, pixels"
-    )
+    nano_working_px: int = Field(160, ge=64, le=512, description="nano: longer side that its network sees, pixels")
 
 
 class DepthConfig(Section):
@@ -459,6 +456,10 @@ _RETIRED = {
     "camera_px": "; whether the camera moves is measured once, on the clip's pictures (extractors/camera_motion.py)",
     "slow_px": "; did you mean 'slow_speed' (widths per second)?",
     "jerk_rows": "; did you mean 'jerk_least_s' (seconds)?",
+    **dict.fromkeys(
+        ("motion_working_px", "motion_max_candidates", "motion_min_score"),
+        "; nano's network draws the masks and has no such setting: leave it out",
+    ),
 }
 """Keys of earlier versions whose nearest name would mislead, and what became of them."""
 

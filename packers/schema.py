@@ -341,6 +341,15 @@ _SPECS = (
     ),
     DatasetSpec("masks/robot", "bool", ("T", "H", "W"), "1", "the arm and gripper", storage="maps"),
     DatasetSpec(
+        "masks/things",
+        "uint8",
+        ("T", "H", "W"),
+        "number",
+        "other things that could be handled, each with a number, 0 none; the attribute names names the numbers",
+        storage="maps",
+        attributes=("names",),
+    ),
+    DatasetSpec(
         "depth/relative",
         "uint16",
         ("T", "H", "W"),

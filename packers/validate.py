@@ -272,11 +272,12 @@ def _check_dataset(packet: _Examination, name: str) -> None:
 
 
 def _check_dataset_attributes(packet: _Examination, name: str, spec: DatasetSpec, attributes: dict[str, Any]) -> None:
-    names, width = attributes.get("names"), packet.form.datasets[name].shape[-1]
-    if names is not None and not (
-        isinstance(names, list) and len(names) == width and all(isinstance(each, str) for each in names)
-    ):
-        packet.add(name, f"attribute 'names': wanted {width} texts, got {str(names)[:80]}", breaks=True)
+    names = attributes.get("names")
+    # Of columns, unless the schema asks for names: then of values.
+    width = None if "names" in spec.attributes else packet.form.datasets[name].shape[-1]
+    if names is not None and not (_are_names(names) and width in (None, len(names))):
+        wanted = "a text for each number" if width is None else f"{width} texts"
+        packet.add(name, f"attribute 'names': wanted {wanted}, got {str(names)[:80]}", breaks=True)
     onset = attributes.get("contact_onset", -1)
     if isinstance(onset, bool) or not isinstance(onset, int):
         packet.add(name, f"attribute 'contact_onset': wanted a frame's number, got {onset!r}", breaks=True)
@@ -296,9 +297,13 @@ def _check_dataset_attributes(packet: _Examination, name: str, spec: DatasetSpec
         packet.add(name, f"stage_key {key!r} is not the key of any stage in the root attribute 'stages'")
 
 
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
+
+
 def _check_phase_attributes(packet: _Examination, attributes: dict[str, Any]) -> None:
     phases = attributes.get("phases", ["unknown"])
-    if not (isinstance(phases, list) and phases and all(isinstance(each, str) for each in phases)):
+    if not _are_names(phases):
         packet.add("phase", f"attribute 'phases': wanted the codes' names, got {str(phases)[:80]}", breaks=True)
     if not isinstance(attributes.get("acts_on", ""), str):
         packet.add("phase", f"attribute 'acts_on': wanted a dataset's path, got {attributes['acts_on']!r}", breaks=True)
@@ -485,6 +490,14 @@ def _check_phase(packet: _Examination) -> None:
         packet.bad_rows("phase", packet.rows("phase") >= len(phases), f"wanted a code of {len(phases)} phases")
 
 
+def _check_things(packet: _Examination) -> None:
+    if packet.has("masks/things") and isinstance(
+        names := plain_value(packet.sound["masks/things"].attrs.get("names")), list
+    ):
+        largest = np.array([labels.max(initial=0) for labels in packet.frames("masks/things")])
+        packet.bad_rows("masks/things", largest >= len(names), f"wanted a number of {len(names)} names")
+
+
 def _check_dilated_masks(packet: _Examination) -> None:
     """Each dilation covers the next smaller one, and the mask itself."""
     radii = {radius: name for name in packet.sound if (radius := dilation_radius(name)) is not None}
@@ -596,6 +609,7 @@ _RULES: tuple[Callable[[_Examination], None], ...] = (
     _check_poses,
     _check_contact,
     _check_phase,
+    _check_things,
     _check_dilated_masks,
     _check_stabilizer,
     _check_queries,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import cv2
@@ -244,9 +245,9 @@ class Layer:
         self._where = _map(self._inside)
         self._patch = (_odd(rule.patch),) * 2
         # A point in a crowd counts for less: what matters is the area that the points stand for.
-        apart = np.square(points[:, None] - points[None]).sum(axis=-1)
-        self._weights = 1.0 / np.exp(-4 * apart / rule.near**2).sum(axis=1)
-        self._total_weight = float(self._weights.sum())
+        apart = sum(np.square(axis[:, None] - axis[None]) for axis in points.T)
+        self.weights: Floats = 1.0 / np.exp(-4 * apart / rule.near**2).sum(axis=1)
+        self._total_weight = float(self.weights.sum())
 
     def follow(self, order: Sequence[int]) -> Floats:
         """Motions (len(order), 2, 3) from the reference frame to the frames `order`, which begins with it."""
@@ -321,7 +322,7 @@ class Layer:
         difference = np.minimum(self._unlike(warped, self._template), cut)
         difference += np.minimum(self._unlike(warped, previous), cut)
         difference[self._outside(motion)] = 2.0 * cut
-        return _Fit(motion, float(self._weights @ difference) / (2.0 * self._total_weight), warped)
+        return _Fit(motion, float(self.weights @ difference) / (2.0 * self._total_weight), warped)
 
     def _predict(self, before: int, frame: int, rest: _Fit, velocity: Floats, trust: Floats, previous: Image) -> _Fit:
         """The best of: `rest`, constant velocity, and what the points' own flow says from either start."""
@@ -333,7 +334,7 @@ class Layer:
             starts = [place, place + velocity] if np.abs(velocity).max() > 1.0 else [place]
             for start in starts:
                 end, loop = self._flow(before, frame, place, start)
-                weights = self._weights * trust * np.exp(-((loop / rule.loop) ** 2))
+                weights = self.weights * trust * np.exp(-((loop / rule.loop) ** 2))
                 end = np.where(np.isfinite(loop)[:, None], end, place)
                 step = fit_update(place, end, weights, fit_px=rule.fit, affinity=rule.affinity)
                 fits.append(self._fit(frame, compose(step, rest.motion), previous))
@@ -383,7 +384,7 @@ class Layer:
         end[lost] = self._inside[lost]
         colour = _sampled(cv2.blur(reference, self._patch), self._where)
         unlike = np.abs(sample(blurred, end) - colour) @ _MEAN_COLOUR
-        return end, self._weights * np.exp(-np.square(unlike / rule.noise) - np.square(loop / rule.loop))
+        return end, self.weights * np.exp(-np.square(unlike / rule.noise) - np.square(loop / rule.loop))
 
 
 def _weighted_median(values: Floats, weights: Floats) -> float:
@@ -529,15 +530,18 @@ class _Judge:
         self._rule = rule
         self.frames: list[int] = sample_indices(len(images), rule.judged).tolist()
         self.colours = sample(cv2.blur(images[frame], (3, 3)), points).astype(np.float64)
-        apart = np.square(points[:, None] - points[None]).sum(axis=-1)
+        self._apart = sum(np.square(axis[:, None] - axis[None]) for axis in points.T)
         unlike = sum(np.abs(channel[:, None] - channel[None]) for channel in self.colours.T) / 3
-        closeness = apart / rule.near**2 + np.square(unlike / rule.poor)
-        # A point in a crowd counts for less: what matters is the area that the points stand for.
-        self._weights = 1.0 / np.exp(-4 * apart / rule.near**2).sum(axis=1)
+        self._closeness = self._apart / rule.near**2 + np.square(unlike / rule.poor)
+        self._weights = self._layer.weights
         # Points that are hidden whenever it matters follow their like-coloured neighbours.
-        alike = self._weights * np.exp(-closeness / 2)
+        alike = self._weights * np.exp(-self._closeness / 2)
         self._smooth = alike / alike.sum(axis=1, keepdims=True)
-        self._nearness = self._weights * np.exp(-closeness / 8) + 1e-12 / (1.0 + apart)
+
+    @cached_property
+    def _nearness(self) -> Floats:
+        # Only those who pick layers need it.
+        return np.asarray(self._weights * np.exp(-self._closeness / 8) + 1e-12 / (1.0 + self._apart))
 
     def cost(self, motions: Floats, behind: Sequence[Backdrop] = ()) -> Floats:
         """(N,) mean colour difference over `frames`, smoothed over neighbours of like colour.

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from extractors.backends.devices import is_out_of_memory
 from extractors.errors import ConfigError, DeviceMemoryError
+from extractors.instruction import parse_instruction
 from extractors.mask_choice import ChooseBy, choose_candidate
 from extractors.mask_watching import Candidate
 from extractors.prompts import DEFAULT_PROMPTS, resolve_prompts
+from extractors.things import named_things
 from extractors.types import Episode, Frames, Masks, Size
 
 
@@ -76,7 +78,8 @@ class PromptedSegmenter(ABC):
         """
         prompts = resolve_prompts(self.prompts, episode.language_instruction)
         robot_text = (self.robot_prompt or "").strip()
-        asked = [*prompts.texts, *([robot_text] if robot_text and robot_text not in prompts.texts else [])]
+        told = parse_instruction(episode.language_instruction)
+        asked = list(dict.fromkeys(text for text in (*prompts.texts, robot_text, told.target) if text))
         report: dict[str, Any] = {
             "backend": self.backend,
             "prompts": list(prompts.texts),
@@ -112,7 +115,13 @@ class PromptedSegmenter(ABC):
         chosen = field[choice.index]
         masks = np.stack([np.asarray(mask, np.bool_) for mask in chosen.masks])
         score = np.clip(chosen.confidence, 0, 1).astype(np.float32) * masks.any(axis=(1, 2))
-        return Masks(masks, score, robot=robot, report=report)
+        covered = masks if robot is None else masks | robot
+        # A text of ours names nothing: only the instruction's words do.
+        names = {text: text for text in (told.object, told.target) if text}
+        others = [each for each in found.candidates if each is not chosen and each.prompt != robot_text]
+        others.sort(key=lambda each: each.prompt != told.target)
+        things = named_things([(each.masks, names.get(each.prompt, "")) for each in others], covered)
+        return Masks(masks, score, robot=robot, things=things, report=report)
 
 
 def _union(candidates: Sequence[Candidate], n_frames: int, size: Size) -> NDArray[np.bool_]:

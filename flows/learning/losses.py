@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor
 
-from extractors.backends.nano.network import Answer
+from extractors.backends.nano.network import CLASSES, Answer
 
 CLASS_WEIGHTS = (0.8, 1.0, 1.6, 1.0)
 """Of scene, robot, object, thing. The object covers a hundredth of the picture, but weights as unequal as that draw it
 too wide: Dice asks for it instead."""
 
-DICE_WEIGHTS = {1: 0.5, 2: 1.0}
+OBJECT = CLASSES.index("object")
+
+DICE_WEIGHTS = {CLASSES.index("robot"): 0.5, OBJECT: 1.0}
 """Of robot and object."""
 
 UNTOLD = 255
@@ -24,12 +26,15 @@ FOCUS = 1.5
 TRIMMED = 0.2
 """Share of the worst pixels that the depth loss leaves out (Ranftl et al., 2020)."""
 
+FARTHER = 4.0
+"""Times the clip's typical depth: farther pixels count as if they were as far, or the sky would outweigh the table."""
+
 SCALES = 4
 """Of the gradient term, each half as large as the one before (Li and Snavely, 2018)."""
 
 
 def class_loss(answer: Answer, classes: Tensor, n_clips: int = 1) -> Tensor:
-    """Focal cross-entropy, Dice of robot and object over each clip, and cross-entropy of the coarse answer.
+    """Focal, Dice of robot and object over each clip, cross-entropy of the coarse answer and of there being an object.
 
     Args:
         answer: of whole clips of equal length, one after the other.
@@ -46,14 +51,15 @@ def class_loss(answer: Answer, classes: Tensor, n_clips: int = 1) -> Tensor:
     small = classes[:, 2::4, 2::4]
     first = F.cross_entropy(answer.first, small, weight=weights, ignore_index=UNTOLD, reduction="sum")
     first = first / (small != UNTOLD).sum().clamp(min=1)
-    total = 2 * focal + 0.4 * first
+    handled = (classes == OBJECT).reshape(n_clips, -1).any(1).float()
+    total = 2 * focal + 0.4 * first + 0.2 * F.binary_cross_entropy_with_logits(answer.handled, handled)
     for k, weight in DICE_WEIGHTS.items():
         total = total + weight * _dice(log_share[:, k].exp() * asked, (classes == k).float(), n_clips)
     return total
 
 
 def depth_loss(predicted: Tensor, target: Tensor, n_clips: int = 1) -> Tensor:
-    """Trimmed absolute error after each clip's best scale and shift, and its gradient at `SCALES` sizes.
+    """Trimmed relative error of depth after each clip's best scale and shift; the error's gradient at `SCALES` sizes.
 
     Args:
         predicted: (n_clips * T, H, W).
@@ -72,8 +78,11 @@ def depth_loss(predicted: Tensor, target: Tensor, n_clips: int = 1) -> Tensor:
     # The scale is kept positive, so that near stays near.
     scale = (mean(off * aim) / (mean(off.square()) + 1e-3)).clamp(min=0.05)
     error = given * (scale * off - aim)
+    # An error of inverse depth, divided by it, is the relative error of depth, by which depth is judged.
+    by_depth = (mean(target) / target.clamp(min=1e-3)).clamp(max=FARTHER)
+    relative = error / mean(by_depth) * by_depth
     # A quarter of the pixels tells the trimmed mean well enough, and sorting all costs as much as a convolution.
-    size = error[:, ::2, ::2].abs().reshape(n_clips, -1)
+    size = relative[:, ::2, ::2].abs().reshape(n_clips, -1)
     total = size.sort(1).values[:, : int(size.shape[1] * (1 - TRIMMED))].mean() * (1 - TRIMMED)
     for level in range(SCALES):
         part = error[:, :: 2**level, :: 2**level]

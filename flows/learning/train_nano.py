@@ -1,6 +1,6 @@
 """Trains the nano network on generated scenes.
 
-    python -m flows.learning.train_nano --work WORK [--clips 3200] [--minutes 75] [--seed 0]
+    python -m flows.learning.train_nano --work WORK [--clips 3200] [--minutes 85] [--seed 0]
 
 WORK gets the clips (drawn once) and the best weights so far. Stops after `--minutes`; the weights that do best on
 clips of another seed are kept. Multiplies in bfloat16 unless `--single`. The packaged ones: docs/nano.md.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 from time import monotonic
@@ -19,16 +18,18 @@ from time import monotonic
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from extractors.backends.nano.inputs import Scenery, median_picture, network_inputs, still_inputs
-from extractors.backends.nano.network import Answer, NanoNetwork
+from extractors.backends.nano.network import CLASSES, Answer, NanoNetwork
 from extractors.backends.nano.weights import save_weights
 from flows.learning.clips import Clip, generate, read_clip
 from flows.learning.losses import UNTOLD, class_loss, depth_loss
 
 CLIPS_AT_ONCE, FRAMES_AT_ONCE, SIDE = 4, 8, 96
 """A step's clips, frames of each, and their side in pixels."""
+
+WEIGHT_DECAY = 0.01
 
 STOP_SEED = 900
 """Of the clips on which training stops early; training clips have other seeds."""
@@ -52,12 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for clips and weights")
     parser.add_argument("--clips", type=int, default=3200, help="training clips; default: 3200")
-    parser.add_argument("--minutes", type=float, default=75.0, help="of training; default: 75")
-    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate; default: 0.002")
+    parser.add_argument("--minutes", type=float, default=85.0, help="of training; default: 85")
+    parser.add_argument("--rate", type=float, default=4e-3, help="highest learning rate; default: 0.004")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--single", action="store_true", help="single precision: for CPUs that lack bfloat16")
     parser.add_argument("--growing", action="store_true", help="train on the clips that are there, draw none")
     options = parser.parse_args()
+    cv2.setNumThreads(1)
     stop = list(generate(options.work / "stop", N_STOP, STOP_SEED))
     if not options.growing:
         for _ in generate(options.work / "train", options.clips, 100 + options.seed):
@@ -81,34 +83,71 @@ def train(
 ) -> None:
     """Trains on the clips in the folders `pools`, as much on one as on another; writes `out` when `stop` goes better.
 
-    Clips are varied in a thread of their own. With `half`, convolutions multiply in bfloat16; weights and losses are in
-    single precision all the same.
+    Clips are varied between the steps: on two cores a thread of their own held the steps up. With `half`, convolutions
+    multiply in bfloat16; weights and losses are in single precision all the same.
     """
     torch.manual_seed(seed)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01, fused=True)
+    optimizer = _Optimizer(network, rate)
     averaged = deepcopy(network)
     begin, share, step, best, losses = monotonic(), 0.0, 0, -np.inf, []
     draws = _draws(pools, seed)
-    with ThreadPoolExecutor(1) as beside:
-        coming = beside.submit(next, draws)
-        while share < 1:
+    while share < 1:
+        # Up over the first hundred steps, down as a cosine over the time that is left.
+        optimizer.set_rate(rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6)
+        losses.append(_step(network, optimizer, next(draws), half=half))
+        _follow(averaged, network)
+        step, share = step + 1, (monotonic() - begin) / (60 * minutes)
+        if step % TOLD_EVERY == 0 or share >= 1:
+            scores = evaluate(averaged, stop)
+            line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            mean = np.mean(losses[-TOLD_EVERY:], axis=0)
+            print(f"{share:.2f} step {step} classes {mean[0]:.3f} depth {mean[1]:.3f} | {line}", flush=True)
+            value = scores["object J"] + 0.3 * scores["robot J"] + 0.1 * scores.get("idle", 0) - scores["AbsRel"]
+            if value > best:
+                best = value
+                save_weights(averaged, out)
+
+
+class _Optimizer:
+    """Muon (Jordan et al., 2024) for the convolutions inside, AdamW for the rest: stem, heads, norms, linear layers.
+
+    In five minutes of training, object J of the stopping clips was 0.40 with it and 0.33 with AdamW alone.
+    """
+
+    def __init__(self, network: NanoNetwork, rate: float) -> None:
+        """Of a network whose weights are in channels-last order."""
+        ends = ("stem", "first", "head")
+        self._inside = [p for name, p in network.named_parameters() if p.ndim == 4 and name.split(".")[0] not in ends]
+        taken = {id(p) for p in self._inside}
+        rest = [p for p in network.parameters() if id(p) not in taken]
+        # Muon takes matrices, which channels-last weights are, seen another way.
+        self._matrices = [nn.Parameter(_as_matrix(p.detach())) for p in self._inside]
+        self._both = (
+            torch.optim.AdamW(rest, lr=rate, weight_decay=WEIGHT_DECAY, fused=True),
+            torch.optim.Muon(self._matrices, lr=rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        )
+
+    def set_rate(self, rate: float) -> None:
+        for optimizer in self._both:
             for group in optimizer.param_groups:
-                # Up over the first hundred steps, down as a cosine over the time that is left.
-                group["lr"] = rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6
-            drawn, coming = coming.result(), beside.submit(next, draws)
-            losses.append(_step(network, optimizer, drawn, half=half))
-            _follow(averaged, network)
-            step, share = step + 1, (monotonic() - begin) / (60 * minutes)
-            if step % TOLD_EVERY == 0 or share >= 1:
-                scores = evaluate(averaged, stop)
-                line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
-                mean = np.mean(losses[-TOLD_EVERY:], axis=0)
-                print(f"{share:.2f} step {step} classes {mean[0]:.3f} depth {mean[1]:.3f} | {line}", flush=True)
-                value = scores["object J"] + 0.3 * scores["robot J"] - scores["AbsRel"]
-                if value > best:
-                    best = value
-                    save_weights(averaged, out)
+                group["lr"] = rate
+
+    def zero_grad(self) -> None:
+        for parameter in self._inside:
+            parameter.grad = None
+        self._both[0].zero_grad()
+
+    def step(self) -> None:
+        for parameter, matrix in zip(self._inside, self._matrices, strict=True):
+            matrix.grad = None if parameter.grad is None else _as_matrix(parameter.grad)
+        for optimizer in self._both:
+            optimizer.step()
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """(out, height * width * in) of a convolution's (out, in, height, width), in the same memory."""
+    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
 
 
 @torch.no_grad()
@@ -122,14 +161,14 @@ def _follow(averaged: NanoNetwork, network: NanoNetwork, *, share: float = 0.01)
             value.copy_(latest[name])
 
 
-def _step(network: NanoNetwork, optimizer: torch.optim.Optimizer, drawn: Drawn, *, half: bool) -> tuple[float, float]:
+def _step(network: NanoNetwork, optimizer: _Optimizer, drawn: Drawn, *, half: bool) -> tuple[float, float]:
     network.train()
     optimizer.zero_grad()
     inputs, classes, depth = drawn
     n_clips = len(inputs) // FRAMES_AT_ONCE
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         answer = network(inputs.contiguous(memory_format=torch.channels_last), n_clips)
-    answer = Answer(answer.logits.float(), answer.first.float(), answer.inverse_depth.float())
+    answer = Answer(answer.logits.float(), answer.first.float(), answer.inverse_depth.float(), answer.handled.float())
     of_classes, of_depth = class_loss(answer, classes, n_clips), depth_loss(answer.inverse_depth, depth, n_clips)
     torch.autograd.backward([of_classes + of_depth])
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -197,20 +236,26 @@ def clip_inputs(pixels: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def evaluate(network: NanoNetwork, paths: Sequence[Path]) -> dict[str, float]:
-    """Means over clips: J of object and robot over all frames, AbsRel of depth after one scale and shift in 1/m."""
+    """Means over clips: J of object and robot over all frames, AbsRel of depth after one scale and shift in 1/m.
+
+    `idle` is the share of the clips without an object in which none is seen.
+    """
     network.eval()
-    rows = []
+    rows: list[dict[str, float]] = []
     for path in paths:
         clip = read_clip(path)
         answer = network(clip_inputs(clip.pixels))
         found = answer.logits.argmax(1).numpy()
-        js = [_jaccard(found == k, clip.classes == k) for k in (2, 1)]
-        rows.append([*js, _abs_rel(answer.inverse_depth.numpy(), clip.inverse_depth)])
-    return dict(zip(("object J", "robot J", "AbsRel"), np.nanmean(np.array(rows), axis=0).tolist(), strict=True))
+        row = {f"{CLASSES[k]} J": _jaccard(found == k, clip.classes == k) for k in (2, 1) if (clip.classes == k).any()}
+        if "object J" not in row:
+            row["idle"] = float(not (found == CLASSES.index("object")).any())
+        rows.append(row | {"AbsRel": _abs_rel(answer.inverse_depth.numpy(), clip.inverse_depth)})
+    names = ("object J", "robot J", "idle", "AbsRel")
+    return {name: float(np.mean(of)) for name in names if (of := [row[name] for row in rows if name in row])}
 
 
 def _jaccard(found: np.ndarray, truth: np.ndarray) -> float:
-    return float((found & truth).sum() / (found | truth).sum()) if truth.any() else float("nan")
+    return float((found & truth).sum() / (found | truth).sum())
 
 
 def _abs_rel(predicted: np.ndarray, target: np.ndarray) -> float:

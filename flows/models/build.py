@@ -38,7 +38,7 @@ def _masks_settings(config: MasksConfig) -> dict[str, Any]:
         WeightsError: a checkpoint that it needs is missing.
     """
     if config.backend == "nano":
-        return {"working_px": config.motion_working_px, "network_px": config.nano_working_px}
+        return {"working_px": config.nano_working_px}
     if config.backend not in ("sam3", "grounded-sam"):
         return {}
     common = {"prompts", "choose", "robot_prompt", "every", "max_objects", "threshold", "precision"}

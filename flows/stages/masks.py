@@ -22,10 +22,9 @@ from packers.writer import encode
 def _settings(config: Config) -> Mapping[str, Any]:
     settings = config.masks.model_dump(mode="json", exclude={"dilate", "weights", "detector_weights"})
     of_all = {"backend", "repair"}
-    of_nano = {"motion_working_px", "nano_working_px"}
-    of_texts = settings.keys() - of_nano
+    of_texts = settings.keys() - {"nano_working_px"}
     read = {
-        "nano": {*of_all, *of_nano},
+        "nano": {*of_all, "nano_working_px"},
         "sam3": of_texts,
         "grounded-sam": of_texts,
     }
@@ -50,6 +49,10 @@ def _run(inputs: StageInputs) -> StageOutput:
     datasets["masks/score"] = encode("masks/score", masks.score)
     if masks.robot is not None:
         datasets["masks/robot"] = encode("masks/robot", masks.robot)
+    if masks.things is not None:
+        names = list(masks.things.names)
+        datasets["masks/things"] = encode("masks/things", masks.things.labels, names=names)
+        report["things"] = len(names) - 1
     if config.backend != "recorded" and inputs.episode.recorded_masks is not None:
         report["recorded_j"] = _agreement(objects, recorded_masks(inputs.episode, size=inputs.size))
     return StageOutput(
@@ -70,4 +73,4 @@ def _weights(config: Config) -> Sequence[str]:
     return ("nano",) if config.masks.backend == "nano" else models.masks_weights(config.masks)
 
 
-MASKS = Stage(name="masks", version=6, inputs=("source",), settings=_settings, run=_run, weights=_weights)
+MASKS = Stage(name="masks", version=7, inputs=("source",), settings=_settings, run=_run, weights=_weights)

@@ -300,7 +300,10 @@ def _filled(packet: Packet, dataset: str, first: int, last: int) -> tuple[NDArra
     if values.ndim == 3 and dataset.startswith(("depth/", "masks/")):
         size = min(DEPTH_SIZE[0], values.shape[1]), min(DEPTH_SIZE[1], values.shape[2])
         if dataset.startswith("masks/"):
-            return cell_shares(values, size).reshape(len(values), -1), np.ones((len(values), 1), np.float32)
+            # A number of a thing covers as much as a mask does.
+            return cell_shares((values > 0).astype(np.float32), size).reshape(len(values), -1), np.ones(
+                (len(values), 1), np.float32
+            )
         coarse, share = weighted_cells(values, pixel_weights("full", values, None), size)
         return coarse.reshape(len(values), -1), share.reshape(len(values), -1)
     values = values.reshape(len(values), -1)

@@ -12,7 +12,7 @@ from extractors.types import DESCRIPTOR_NAMES
 from packers.atomic import built_aside
 from packers.reader import Packet
 from packers.viewer.episode import TRACK_SETS, object_points
-from packers.viewer.frames import RING_RGB, ROBOT_RGB, FramePictures, encode_image
+from packers.viewer.frames import RING_RGB, ROBOT_RGB, FramePictures, encode_image, thing_rgb
 from packers.viewer.hand import OBJECT_RGB
 
 _OBJECT_ID, _ROBOT_ID = 1, 2
@@ -72,6 +72,9 @@ def _log_constant(rr: Any, recording: Any, packet: Packet) -> None:
     pinhole = rr.Pinhole(image_from_camera=packet.read("intrinsics"), resolution=[width, height])
     recording.log("camera", pinhole, static=True)
     classes = [(_OBJECT_ID, "object", OBJECT_RGB), (_ROBOT_ID, "robot", ROBOT_RGB)]
+    if "masks/things" in packet:
+        names = packet.dataset_attributes("masks/things")["names"]
+        classes += [(_ROBOT_ID + k, name or f"thing {k}", thing_rgb(k)) for k, name in enumerate(names) if k]
     recording.log("camera/masks", rr.AnnotationContext(classes), static=True)
     recording.log("about", rr.TextDocument(_about(attributes), media_type="text/markdown"), static=True)
     _log_base_constant(rr, recording, packet)
@@ -115,6 +118,10 @@ def _log_frame(rr: Any, recording: Any, packet: Packet, pictures: FramePictures,
         labels = packet.read("masks/object", t, t + 1)[0].astype(np.uint8) * _OBJECT_ID
         if "masks/robot" in packet:
             labels[packet.read("masks/robot", t, t + 1)[0] & (labels == 0)] = _ROBOT_ID
+        if "masks/things" in packet:
+            things = packet.read("masks/things", t, t + 1)[0]
+            free = (things > 0) & (labels == 0)
+            labels[free] = np.minimum(things[free], 255 - _ROBOT_ID) + _ROBOT_ID
         recording.log("camera/masks", rr.SegmentationImage(labels))
     for name in ("metric", "aligned", "relative", "stabilized"):
         if f"depth/{name}" in packet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from packers.reader import Packet
 from packers.schema import dilation_radius
 from packers.viewer.hand import OBJECT_RGB, draw_hand, hand_marks
 
-VIEW_VERSION = 3
+VIEW_VERSION = 4
 """Raised by hand when pictures or pages' data change, so that kept ones are made again."""
 
 SHEET_COLUMNS = SHEET_ROWS = 4
@@ -31,7 +32,7 @@ RING_RGB = ((86, 180, 233), (0, 158, 115), (204, 121, 167))
 
 NO_READING_GREY = 176
 
-_OBJECT_ALPHA, _RING_ALPHA, _ROBOT_ALPHA = 120, 95, 60
+_OBJECT_ALPHA, _RING_ALPHA, _ROBOT_ALPHA, _THING_ALPHA = 120, 95, 60, 90
 _SAMPLED_FRAMES = 24
 _DEPTHS = {
     "depth": "depth/relative",
@@ -93,7 +94,7 @@ class FramePictures:
         """The panels that this packet has something for, in the order they are shown."""
         there = set(self.packet.modalities)
         found: list[PanelName] = ["rgb"]
-        if "masks/object" in there or "masks/robot" in there:
+        if {"masks/object", "masks/robot", "masks/things"} & there:
             found.append("masks")
         if "hand_pose" in there and ("extrinsics" in there or "camera_pose" in there):
             found.append("hand")
@@ -212,9 +213,13 @@ class FramePictures:
             layers.append((self.packet.read("masks/robot", start, stop), ROBOT_RGB, _ROBOT_ALPHA))
         if "masks/object" in there:
             layers.append((self.packet.read("masks/object", start, stop), OBJECT_RGB, _OBJECT_ALPHA))
+        things = np.zeros((stop - start, height, width), np.uint8)
+        if "masks/things" in there:
+            things = self.packet.read("masks/things", start, stop)
+        of_number = np.array([(0, 0, 0, 0), *((*thing_rgb(k), _THING_ALPHA) for k in range(1, 256))], np.uint8)
         pictures = []
         for t in range(stop - start):
-            overlay = np.zeros((height, width, 4), np.uint8)
+            overlay = of_number[things[t]]
             for masks, colour, alpha in layers:
                 overlay[masks[t]] = (*colour, alpha)
             pictures.append(self._reduced(overlay, nearest=True))
@@ -316,6 +321,9 @@ def panel_legend(pictures: FramePictures) -> dict[str, dict[str, Any]]:
             for radius, colour in zip(pictures.radii, _cycled(len(pictures.radii)), strict=True)
         ]
         marks += [{"name": "robot", "rgb": ROBOT_RGB}] if "masks/robot" in there else []
+        if "masks/things" in there:
+            names = pictures.packet.dataset_attributes("masks/things")["names"]
+            marks += [{"name": name or f"thing {k}", "rgb": thing_rgb(k)} for k, name in enumerate(names) if k]
         legend["masks"]["marks"] = marks
     if "object_depth" in legend:
         legend["object_depth"]["dataset"] = pictures.object_depth
@@ -336,6 +344,12 @@ def _ghost(frame: Image) -> Image:
     """The frame in light greys: shows where the object is without competing with its colours."""
     grey = frame.astype(np.float32).mean(axis=-1, keepdims=True)
     return np.repeat((205 + grey * (50 / 255)).astype(np.uint8), 3, axis=-1)
+
+
+def thing_rgb(number: int) -> tuple[int, int, int]:
+    """Colour of thing `number`: hues a golden section apart, paler than every other mark."""
+    red, green, blue = (round(255 * part) for part in hsv_to_rgb(number * 0.618 % 1, 0.4, 0.9))
+    return red, green, blue
 
 
 def _cycled(count: int) -> list[tuple[int, int, int]]:

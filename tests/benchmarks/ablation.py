@@ -1,18 +1,16 @@
 """What each module, cue and rule of the weight-free backends earns: each is switched off alone, on episodes with truth.
 
     python -m tests.benchmarks.ablation ../shared/data/groundtruth_dev sample          # all switches
-    python -m tests.benchmarks.ablation ../shared/data/groundtruth_dev --only motion   # those of one part
+    python -m tests.benchmarks.ablation ../shared/data/groundtruth_dev --only choice   # those of one part
     python -m tests.benchmarks.ablation --count                                        # lines and hand-set numbers
 
 A switch is a piece of source text and its replacement, applied to a copy of `extractors/` that a process of its own
 measures. A switch whose text is no longer in the source is an error, so that this table cannot fall behind the code.
 
-Masks are judged by J at packet size (DAVIS 2017), the mean over episodes with a fixed camera, each episode counting
-once; the choice by how often the true mask is taken out of the fields of mask_choice.py; tracks by TAP-Vid delta_avg
-and AJ on the truth's own object queries and on the moving and static points of its grid, the mean over all episodes.
-What earns less than 0.01 of all its metrics is deleted, where that also holds on generated episodes (`cuepack sample
---scenes`): four parts that the truth episodes call useless carry 0.01 to 0.07 there. docs/benchmarks.md names what was
-kept, and why.
+The choice is judged by how often the true mask is taken out of the fields of mask_choice.py; tracks by TAP-Vid
+delta_avg and AJ on the truth's own object queries and on the moving and static points of its grid, the mean over all
+episodes. What earns less than 0.01 of all its metrics is deleted, where that also holds on generated episodes (`cuepack
+sample --scenes`). docs/benchmarks.md names what was kept, and why.
 
 Counted as a line: what is neither blank, comment nor docstring. Counted as a hand-set number: a numeric literal other
 than 0, 1, 2 and 255 (and their negatives) that is not part of a subscript.
@@ -34,15 +32,13 @@ import time
 import tokenize
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MOTION = "extractors/backends/motion"
 WING = (
-    MOTION,
     "extractors/backends/nano/segmenter.py",
     "extractors/backends/lucas_kanade.py",
     "extractors/backends/lucas_kanade_layers.py",
@@ -61,7 +57,7 @@ class Switch:
     """One thing that is switched off.
 
     Attributes:
-        part: "motion", "choice" or "tracks".
+        part: "choice" or "tracks".
         name: what is off.
         file: path in the repository.
         old, new: the text that is replaced, and what replaces it.
@@ -74,41 +70,12 @@ class Switch:
     new: str
 
 
-PROPOSALS, SCENE, LABELS = f"{MOTION}/proposals.py", f"{MOTION}/scene.py", f"{MOTION}/labels.py"
-FOLLOWING, EXTENT = f"{MOTION}/following.py", f"{MOTION}/extent.py"
 LAYERS, TRACKER = "extractors/backends/lucas_kanade_layers.py", "extractors/backends/lucas_kanade.py"
 WATCHING, CHOICE = "extractors/mask_watching.py", "extractors/mask_choice.py"
 
 CUES = ("still_before", "moves", "with_gripper", "inside", "follows", "same_look")
 
 SWITCHES = (
-    Switch(
-        "motion", "second window", PROPOSALS, "for _ in range(2):\n        window", "for _ in range(1):\n        window"
-    ),
-    Switch("motion", "second look", PROPOSALS, "TOLERANCES = (20.0, 13.0)", "TOLERANCES = (13.0,)"),
-    Switch("motion", "shading", SCENE, "np.where(shaded, np.minimum(rest, plain), plain)", "plain"),
-    Switch(
-        "motion",
-        "texture under a shadow",
-        SCENE,
-        " & _same_texture(image.mean(axis=-1), home.mean(axis=-1))",
-        "",
-    ),
-    Switch("motion", "home: commonest, not median", SCENE, "home[changed] = colour", "pass"),
-    Switch("motion", "follow: flow fit", FOLLOWING, "tried = [*_flow_fit(", "tried = [][:0] and [*_flow_fit("),
-    Switch("motion", "follow: search", FOLLOWING, "tried.append(_search(", "n_fits or tried.append(_search("),
-    Switch("motion", "follow: rotation and scale", FOLLOWING, "ridge = 20.0", "ridge = 1e9"),
-    Switch("motion", "extent: stillness", EXTENT, "& (scene.stillness[where] > 0.4)", ""),
-    Switch(
-        "motion",
-        "labels: refined extent",
-        LABELS,
-        "extent = _refined_extent(scene, proposal, motions, cost)",
-        "extent = proposal.extent",
-    ),
-    Switch("motion", "labels: moment before", LABELS, "if self._before is not None:", "if False:"),
-    Switch("motion", "labels: arm colours", LABELS, "0.5 * lookup(self._arm, image) + ", ""),
-    Switch("motion", "labels: colours", LABELS, "self._likelihood(moment))", "0 * self._likelihood(moment))"),
     *(Switch("choice", f"cue {cue}", CHOICE, f'        "{cue}": ', f'        "{cue}": None and ') for cue in CUES),
     Switch("tracks", "settled by neighbours", LAYERS, "winner = self._settled(costs, kept)", "pass"),
     Switch("tracks", "hiding", LAYERS, "hiding: float = 0.87", "hiding: float = 1.0"),
@@ -133,7 +100,7 @@ SWITCHES = (
     Switch("tracks", "rest is kept", LAYERS, "if fit.score < self._rule.rest:", "if fit.score < 0:"),
     Switch("tracks", "velocity", LAYERS, "mean(axis=0) - place.mean(axis=0)", "mean(axis=0) * 0"),
     Switch("tracks", "registration again", LAYERS, "self._attempts if fit.score", "1 if fit.score"),
-    Switch("tracks", "points weighed by trust", LAYERS, "self._weights * trust * np", "self._weights * np"),
+    Switch("tracks", "points weighed by trust", LAYERS, "self.weights * trust * np", "self.weights * np"),
     Switch(
         "tracks",
         "support points",
@@ -160,25 +127,6 @@ SWITCHES = (
     Switch("tracks", "layers altogether", LAYERS, "for cells in rule.cells:", "for cells in ():"),
 )
 """Everything that can be switched off, one at a time."""
-
-
-def measure_masks(truth: list[str]) -> dict[str, float]:
-    """Mean J of `motion` over the fixed cameras, played at BridgeData's 5 fps, and the CPU seconds of all of them."""
-    from extractors.build import SEGMENTERS
-    from extractors.masks import recorded_masks
-    from scoring.truth.davis import region_similarity
-
-    region, seconds = [], 0.0
-    for each in _episodes(truth):
-        if each.moving_camera:
-            continue
-        start = time.process_time()
-        masks = SEGMENTERS["motion"]().segment(replace(each.episode, fps=5.0), size=(224, 224))
-        seconds += time.process_time() - start
-        region.append(
-            float(region_similarity(masks.object, recorded_masks(each.episode, size=(224, 224)).object).mean())
-        )
-    return {"J": float(np.mean(region)), "least J": float(np.min(region)), "cpu s": seconds}
 
 
 def measure_choice(truth: list[str]) -> dict[str, float]:
@@ -224,7 +172,7 @@ def _episodes(truth: list[str]) -> Iterator:  # type: ignore[type-arg]
 
 
 def measured(switch: Switch | None, kind: str, truth: list[str]) -> dict[str, float]:
-    """What a process finds that runs `kind` ("masks" or "tracks") on a copy of the source with `switch` applied."""
+    """What a process finds that runs `kind` ("choice" or "tracks") on a copy of the source with `switch` applied."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("scoring", "tests", "flows", "packers"):
             (Path(folder) / name).symlink_to(REPOSITORY / name)
@@ -285,10 +233,10 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("truth", nargs="*", help="folders of ground-truth episodes (*.npz), or: sample")
-    parser.add_argument("--only", nargs="+", help="parts (motion, choice, tracks) or names of switches; default: all")
+    parser.add_argument("--only", nargs="+", help="parts (choice, tracks) or names of switches; default: all")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once; default: 2")
     parser.add_argument("--count", action="store_true", help="print lines and hand-set numbers, and measure nothing")
-    parser.add_argument("--measure", choices=("masks", "choice", "tracks"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=("choice", "tracks"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.count:
         found = counts()
@@ -296,26 +244,22 @@ def main() -> None:
             print(f"{name:45s} {row[0]:6d} lines {row[1]:6d} of code {row[2]:5d} hand-set numbers")
         return
     if options.measure:
-        measure = {"masks": measure_masks, "choice": measure_choice, "tracks": measure_tracks}[options.measure]
+        measure = {"choice": measure_choice, "tracks": measure_tracks}[options.measure]
         print(json.dumps(measure(options.truth)))
         return
     truth = [name if name == "sample" else str(Path(name).resolve()) for name in options.truth]
     chosen = [each for each in SWITCHES if not options.only or {each.part, each.name} & {*options.only}]
-    kinds = sorted({_kind(each) for each in chosen})
+    kinds = sorted({each.part for each in chosen})
     print(f"{platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
     with ThreadPoolExecutor(options.jobs) as pool:
         bases = {kind: pool.submit(measured, None, kind, truth) for kind in kinds}
-        results = [(each, pool.submit(measured, each, _kind(each), truth)) for each in chosen]
+        results = [(each, pool.submit(measured, each, each.part, truth)) for each in chosen]
         for kind in kinds:
             print(_row(f"[{kind}] as it is", bases[kind].result()), flush=True)
         for each, result in results:
-            base = bases[_kind(each)].result()
+            base = bases[each.part].result()
             lost = {name: value - base.get(name, float("nan")) for name, value in result.result().items()}
             print(_row(f"{each.part}: {each.name}", lost), flush=True)
-
-
-def _kind(switch: Switch) -> str:
-    return "masks" if switch.part == "motion" else switch.part
 
 
 def _row(name: str, values: dict[str, float]) -> str:

@@ -5,7 +5,8 @@
 The episodes are played at 5 frames a second, BridgeData's rate, which they imitate in length and in motion from frame
 to frame; `--fps 20` says what it costs when the stated rate is four times too high. Masks are compared at packet size,
 over all frames; the mean is over the episodes with a fixed camera, each counting once. Frames in which neither shows
-the object count 1. Contact is found from the masks and the gripper signal alone, without tracks.
+the object count 1. Contact is found from the masks and the gripper signal alone, without tracks. `things` is the mean
+over the other things of generated episodes of the overlap with the number that covers each best.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +27,11 @@ from extractors.build import SEGMENTERS
 from extractors.contact import estimate_contact
 from extractors.geometry import intersection_over_union, resize_masks
 from extractors.masks import recorded_masks
-from extractors.types import Episode, Masks, Size
+from extractors.types import Episode, Masks, Size, Things
 from scoring.truth.davis import contour_accuracy, region_similarity
+
+LEAST_SHOWN = 0.001
+"""Share of the frame that a thing shows on average, at least: 50 pixels of a packet."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class MaskResult:
     region: float
     contour: float
     robot: float
+    things: float
     contact: float
     is_empty: bool
     confidence: float
@@ -51,6 +57,23 @@ def contact_f1(episode: Episode, masks: Masks, truth: NDArray[np.bool_]) -> floa
     found = estimate_contact(episode.gripper, fps=episode.fps, masks=masks.object, robot_masks=masks.robot)
     said = found.probability > 0.5
     return float(2 * (said & truth).sum() / (said.sum() + truth.sum())) if truth.any() else float("nan")
+
+
+def things_found(found: Things | None, truth: NDArray[np.uint8]) -> float:
+    """Mean over the other things of `truth` (T, H, W), numbers from 3 on, of the best overlap over the clip; or NaN.
+
+    Of those that show `LEAST_SHOWN` of a frame on average.
+    """
+    numbers = [k for k in range(3, int(truth.max(initial=0)) + 1) if (truth == k).mean() >= LEAST_SHOWN]
+    if found is None or not numbers:
+        return float("nan")
+    sizes = np.bincount(found.labels.ravel(), minlength=256)
+    overlaps = []
+    for number in numbers:
+        own = truth == number
+        common = np.bincount(found.labels[own], minlength=256)
+        overlaps.append(float((common / np.maximum(sizes + own.sum() - common, 1))[1:].max()))
+    return float(np.mean(overlaps))
 
 
 def load_episode(path: Path, index: int, *, gripper: bool = True, fps: float = 5.0) -> tuple[Episode, bool]:
@@ -91,12 +114,16 @@ def measure(
         truth = recorded_masks(episode, size=size).object
         with np.load(path) as data:
             contact, robot = data["contact"].astype(bool), resize_masks(data["robot_mask"] > 0, size)
+            others = data["things"] if "things" in data else np.zeros((episode.n_frames, 1, 1), np.uint8)
+        height, width = size
+        others = np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_NEAREST_EXACT) for each in others])
         yield MaskResult(
             name=path.stem,
             moving_camera=moving_camera,
             region=float(region_similarity(masks.object, truth).mean()),
             contour=float(contour_accuracy(masks.object, truth).mean()),
             robot=float("nan") if masks.robot is None else float(intersection_over_union(masks.robot, robot).mean()),
+            things=things_found(masks.things, others),
             contact=contact_f1(episode, masks, contact),
             is_empty=bool(truth.any() and not masks.object.any()),
             confidence=float(masks.score.mean()),
@@ -119,21 +146,23 @@ def main() -> None:
     if not any(arguments.folder.glob("*.npz")):
         parser.error(f"no *.npz in {arguments.folder}")
     fixed = []
-    print(f"{'episode':32} {'J':>6} {'F':>6} {'robot':>6} {'touch':>6} {'score':>6} {'frames':>6} {'cpu s':>6}")
+    columns = ("J", "F", "robot", "things", "touch", "score", "frames", "cpu s")
+    print(f"{'episode':32} " + " ".join(f"{column:>6}" for column in columns))
     for result in measure(
         arguments.folder, arguments.backend, gripper=not arguments.no_gripper, fps=arguments.fps, **settings
     ):
         if not result.moving_camera:
             fixed.append(result)
         print(
-            f"{result.name:32} {result.region:6.3f} {result.contour:6.3f} {result.robot:6.3f} {result.contact:6.3f} "
+            f"{result.name:32} {result.region:6.3f} {result.contour:6.3f} {result.robot:6.3f} "
+            f"{result.things:6.3f} {result.contact:6.3f} "
             f"{result.confidence:6.2f} "
             f"{result.n_frames:6d} {result.cpu_s:6.1f}  {result.note}",
             flush=True,
         )
     if fixed:
         # A benchmark's column may be empty: no robot masks, no contact.
-        rows = np.array([[each.region, each.contour, each.robot, each.contact] for each in fixed])
+        rows = np.array([[each.region, each.contour, each.robot, each.things, each.contact] for each in fixed])
         means = [np.mean(column[np.isfinite(column)]) if np.isfinite(column).any() else np.nan for column in rows.T]
         print(f"{f'mean of {len(fixed)} fixed cameras':32} " + " ".join(f"{mean:6.3f}" for mean in means))
         print(

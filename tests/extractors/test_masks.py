@@ -10,7 +10,6 @@ from extractors.geometry import resize_mask
 from extractors.masks import recorded_masks, repair_flicker
 from extractors.types import Episode
 from tests.extractors.backends import tiny_models
-from tests.extractors.backends.motion.test_segmenter import ByColour, pick_clip
 
 
 def clip(pixels, *, gripper=None, masks=None, robot=None):
@@ -45,6 +44,7 @@ ODD_CLIPS = {
 }
 
 
+PROMPTED_BACKENDS = ("sam3", "grounded-sam")
 PROMPTED = {"prompts": ("object",), "max_objects": 3}
 
 
@@ -62,7 +62,7 @@ def segmenters(tmp_path_factory):
 
 
 def _settings(backend, folder):
-    if backend not in ("sam3", "grounded-sam"):
+    if backend not in PROMPTED_BACKENDS:
         return {}
     pytest.importorskip("transformers", reason=f"{backend} needs the transformers package (extra `sam`)")
     if backend == "sam3":
@@ -88,23 +88,12 @@ def test_every_segmenter_keeps_the_contract_on_odd_clips(segmenters, backend, na
     json.dumps(masks.report, allow_nan=False)
     if not masks.object.any():
         assert masks.report["reason"]
-    if backend != "recorded":
+    if backend in PROMPTED_BACKENDS:
         assert_tells_the_choice(masks)
 
 
-def test_nano_tells_what_it_chose_from():
-    pixels, _ = pick_clip()
-    still = dataclasses.replace(clip(pixels), camera_moves=False)
-    masks = ByColour().segment(still, size=(48, 48))
-    assert masks.object.any()
-    assert masks.report["candidates"][0].keys() >= {"departure", "area"}
-    assert_tells_the_choice(masks)
-
-
 def assert_tells_the_choice(masks):
-    """The report has the chosen candidate first, the others by falling score, the margin, and where texts were asked
-    for, the rule, the prompt and the cues.
-    """
+    """The report has the chosen candidate first, the others by falling score, the margin, rule, prompt and cues."""
     report = masks.report
     rows = report["candidates"]
     scores = [row["score"] for row in rows]
@@ -112,8 +101,6 @@ def assert_tells_the_choice(masks):
     assert scores[1:] == sorted(scores[1:], reverse=True)
     assert len({(row.get("prompt"), row["name"]) for row in rows}) == len(rows)
     assert -1 <= report["margin"] <= 1
-    if report["backend"] == "nano":
-        return
     assert report["choose"] in ("best", "first")
     if masks.object.any():
         assert report["prompt"] == rows[0]["prompt"]

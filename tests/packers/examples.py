@@ -32,6 +32,8 @@ def arrays(
     masks = np.zeros((frames, height, width), bool)
     for frame in range(frames - 1):
         masks[frame, 8:14, 4 + frame % 8 : 10 + frame % 8] = True
+    things = np.zeros((frames, height, width), np.uint8)
+    things[:, 1:4, 1:4], things[:, 18:22, 20:30] = 1, 2
     dilated = {radius: _square_dilation(masks, radius) for radius in (2, 4)}
     z = np.broadcast_to(np.linspace(0.5, 2.0, height, dtype=np.float32)[:, None], (frames, height, width)).copy()
     z[:, :, 0] = 0
@@ -84,6 +86,7 @@ def arrays(
         "masks/object_dilate4": ("masks", dilated[4], {}),
         "masks/score": ("masks", valid * 0.8, {}),
         "masks/robot": ("masks", np.zeros_like(masks), {}),
+        "masks/things": ("masks", things, {"names": ["", "plate", ""]}),
         "depth/relative": ("depth", relative, {}),
         "depth/stabilized": ("depth", stabilized, {}),
         "depth/stabilizer": ("depth", stabilizer, {}),

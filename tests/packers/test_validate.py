@@ -160,6 +160,8 @@ STRUCTURE = [
     (_attribute("intrinsics", "source", "guessed"), "intrinsics", "wanted one of"),
     (_attribute("intrinsics", "sigma", None), "intrinsics", "attribute 'sigma' is missing"),
     (_attribute("contact", "contact_onset", None), "contact", "attribute 'contact_onset' is missing"),
+    (_attribute("masks/things", "names", 3), "masks/things", "attribute 'names': wanted a text for each number"),
+    (_attribute("masks/things", "names", ["", "plate"]), "masks/things", "wanted a number of 2 names (in 6 frames)"),
     (_attribute("phase", "phases", 3), "phase", "attribute 'phases': wanted the codes' names"),
     (_attribute("phase", "acts_on", 3), "phase", "attribute 'acts_on': wanted a dataset's path"),
     (_attribute("phase", "active_span", [4, 2]), "phase", "attribute 'active_span': wanted two frames of the clip"),

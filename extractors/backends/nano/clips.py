@@ -71,9 +71,9 @@ def read_context(network: NanoNetwork, frames: Pixels, scenery: Scenery) -> Cont
     parts = [network.encode(_inputs(frames, at[i : i + AT_ONCE], scenery)) for i in range(0, len(at), AT_ONCE)]
     features = Features(*(torch.cat([getattr(part, name) for part in parts]) for name in Features.__slots__))
     pooled = pool(features)
-    first = network.first_answer(features, pooled)[1]
+    maps, first = network.first_answer(features, pooled)
     until, since = ((pooled.fine[way], pooled.coarse[way]) for way in (0, 1))
-    return Context(at, until, since, network.looks(features, first))
+    return Context(at, until, since, network.looks(features, maps, first))
 
 
 @torch.inference_mode()

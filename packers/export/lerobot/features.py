@@ -6,7 +6,8 @@ LeRobot's rules a key that begins with `observation` or `action` is an input or 
 model should not pass for an observation. Nothing loses a bit but video:
 
 * numbers and flags: columns of float32, float64 or bool; what is constant over an episode is repeated in each row.
-* masks: 1-bit PNG images, which LeRobot reads as 0.0 and 1.0.
+* masks: 1-bit PNG images, which LeRobot reads as 0.0 and 1.0; numbers of things: 8-bit ones, of which it reads number k
+  as k / 255.
 * depth: float32 TIFF images, which LeRobot reads as they are (a PNG of codes would need scale and offset beside it,
   and these differ between packets). NaN where the reading is missing.
 """
@@ -197,7 +198,7 @@ def _kind(spec: DatasetSpec, pixels: Literal["video", "png"]) -> Kind:
     if spec.storage == "frames":
         return pixels
     if spec.storage == "maps":
-        return "mask"
+        return "mask" if spec.dtype == "bool" else "png"
     return "depth" if spec.storage == "depth" else "numbers"
 
 

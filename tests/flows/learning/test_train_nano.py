@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from extractors.backends.nano.inputs import CHANNELS
 from extractors.backends.nano.network import Answer, NanoNetwork
 from extractors.backends.nano.weights import load_network
 from flows.learning import train_nano
-from flows.learning.clips import read_clip
+from flows.learning.clips import read_clip, write_clip
 from flows.learning.losses import UNTOLD, class_loss, depth_loss
 
 
@@ -41,6 +43,30 @@ def test_a_few_steps_learn_and_the_best_weights_are_kept(clips, monkeypatch, cap
     assert load_network(out).stem[0].weight.abs().sum() > 0
 
 
+def test_every_parameter_is_moved_by_a_step():
+    network = NanoNetwork().to(memory_format=torch.channels_last)
+    optimizer = train_nano._Optimizer(network, 0.1)
+    optimizer.set_rate(0.01)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    for value in network.parameters():
+        value.grad = torch.randn_like(value)
+    optimizer.step()
+    moved = {name: float((value - before[name]).detach().abs().mean()) for name, value in network.named_parameters()}
+    assert all(0 < way < 0.02 for way in moved.values()), moved
+    optimizer.zero_grad()
+    assert all(value.grad is None for value in network.parameters())
+
+
+def test_a_clip_without_an_object_is_told_so():
+    right = Answer(
+        torch.zeros(2, 4, 16, 16), torch.zeros(2, 4, 4, 4), torch.zeros(2, 16, 16), torch.tensor([9.0, -9.0])
+    )
+    wrong = replace(right, handled=-right.handled)
+    classes = torch.zeros(2, 16, 16, dtype=torch.long)
+    classes[0, 2:5, 2:5] = 2
+    assert float(class_loss(right, classes, 2)) < float(class_loss(wrong, classes, 2)) - 1
+
+
 def test_depth_loss_does_not_ask_for_scale_and_shift():
     truth = torch.rand(2, 16, 16) + 0.5
     assert float(depth_loss(3 * truth - 7, truth)) == pytest.approx(0, abs=0.02)
@@ -54,7 +80,7 @@ def test_frames_without_classes_are_not_asked():
     classes[1] = UNTOLD
     wrong = torch.zeros(2, 4, 16, 16)
     wrong[0, 0], wrong[1, 3] = 20, 20
-    answer = Answer(wrong, wrong[:, :, ::4, ::4], torch.zeros(2, 16, 16))
+    answer = Answer(wrong, wrong[:, :, ::4, ::4], torch.zeros(2, 16, 16), torch.full((1,), -20.0))
     assert float(class_loss(answer, classes)) < 1e-3
 
 
@@ -63,3 +89,9 @@ def test_a_clip_has_inputs_for_each_frame(clips):
     assert train_nano.clip_inputs(clip.pixels).shape == (16, CHANNELS, 64, 64)
     scores = train_nano.evaluate(NanoNetwork(), [clips / "stop" / "clip000000.npz"])
     assert scores.keys() == {"object J", "robot J", "AbsRel"}
+    idle = clip.classes.copy()
+    idle[idle == 2] = 0
+    write_clip(clips / "idle.npz", replace(clip, classes=idle))
+    scores = train_nano.evaluate(NanoNetwork(), [clips / "idle.npz"])
+    assert scores.keys() == {"robot J", "idle", "AbsRel"}
+    assert scores["idle"] in (0, 1)

@@ -54,8 +54,7 @@ def test_the_place_of_weights_does_not_enter_the_key_and_prompts_do(folders):
     ("backend", "read", "unread"),
     [
         ("nano", "masks.nano_working_px=96", "masks.choose=first"),
-        ("nano", "masks.motion_working_px=128", "masks.every=3"),
-        ("sam3", "masks.choose=first", "masks.motion_working_px=128"),
+        ("sam3", "masks.choose=first", "masks.nano_working_px=96"),
         ("recorded", "masks.repair=true", "masks.choose=first"),
     ],
 )
@@ -69,14 +68,20 @@ def test_settings_of_other_backends_make_nothing_work_again(backend, read, unrea
 
 
 def test_settings_of_nano_reach_it():
-    config = load_config(assignments=["masks.backend=nano", "masks.motion_working_px=128"])
-    assert models.segmenter(config.masks).settings.working_px == 128
+    config = load_config(assignments=["masks.backend=nano", "masks.nano_working_px=96"])
+    assert models.segmenter(config.masks).working_px == 96
 
 
 def test_motion_is_nano_now_and_says_so(caplog):
     config = load_config(assignments=["masks.backend=motion"])
     assert config.masks.backend == "nano"
     assert "masks.backend=motion is nano now" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["motion_working_px", "motion_max_candidates", "motion_min_score"])
+def test_settings_that_are_gone_say_what_became_of_them(name):
+    with pytest.raises(ConfigError, match=f"'{name}'.*nano's network draws the masks.*leave it out"):
+        load_config(assignments=[f"masks.{name}=1"])
 
 
 def test_missing_weights_are_refused_before_any_work(tmp_path, monkeypatch):
@@ -97,7 +102,7 @@ def test_missing_weights_are_refused_before_any_work(tmp_path, monkeypatch):
         "masks.choose=worst",
         "masks.every=0",
         "masks.threshold=1",
-        "masks.motion_working_px=0",
+        "masks.nano_working_px=0",
     ],
 )
 def test_settings_that_make_no_sense_are_refused(bad):

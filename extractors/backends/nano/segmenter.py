@@ -86,8 +86,21 @@ class NanoSegmenter(OnCpu):
                 # More than all others together: no pixel is of two classes.
                 seen[name][moment] = at_size > 0.5
                 if name == "object" and seen[name][moment].any():
+                    seen[name][moment] = _largest_piece(seen[name][moment], at_size)
                     score[moment] = at_size[seen[name][moment]].mean()
         return seen, score
+
+
+def _largest_piece(mask: NDArray[np.bool_], share: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The connected part of `mask` that has most of `share`: one thing is handled.
+
+    What else looks like it, a finger of its colour, moves before it is touched, and would hide when that is.
+    """
+    count, pieces = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    if count <= 2:
+        return mask
+    weights = np.bincount(pieces.ravel(), share.ravel(), minlength=count)
+    return np.asarray(pieces == 1 + weights[1:].argmax(), np.bool_)
 
 
 def _camera_moves(episode: Episode, frames: Pixels) -> bool:

@@ -129,6 +129,22 @@ def test_what_is_the_robots_or_the_objects_is_no_other_things(monkeypatch):
     assert masks.things.names == ("", "")
 
 
+def test_of_several_pieces_the_one_that_is_seen_most_is_the_object(monkeypatch):
+    def answers(network, frames, scenery, context):
+        for _ in frames:
+            shares = np.zeros((len(CLASSES), *frames.shape[1:3]), np.float32)
+            at = CLASSES.index("object")
+            shares[at, 8:40, 8:40], shares[at, 60:90, 100:150] = 0.9, 0.6  # the second has 1.46 times the pixels
+            shares[0] = 1 - shares.sum(axis=0)
+            yield shares, shares[0]
+
+    monkeypatch.setattr(segmenter, "answers", answers)
+    masks = segment(episode(pick_clip()[0]))
+    assert masks.object[:, 12:36, 12:36].all()
+    assert not masks.object[:, 50:].any()
+    np.testing.assert_allclose(masks.score, 0.9, atol=0.03)
+
+
 def test_a_moving_camera_is_reported_and_gives_no_mask():
     world = np.tile(table(), (1, 3, 1)).clip(0, 255).astype(np.uint8)
     pixels = np.stack([world[:, 4 * t : 4 * t + SIDE] for t in range(20)])

@@ -43,7 +43,7 @@ def resting_things(seen: Bools, covered: Bools) -> NDArray[np.uint8]:
 
 
 def named_things(found: Sequence[tuple[Frames, str]], covered: Bools) -> Things:
-    """Masks of T frames (H, W) and their names as things, in their order; pixels of `covered` (T, H, W) are no thing's.
+    """Masks of T frames (H, W) and their names as things, in their order, without the pixels of `covered` (T, H, W).
 
     A mask that mostly lies on `covered`, or on a thing before it, shows what is known already; a name that comes with
     it is given to a thing without one.

@@ -276,8 +276,8 @@ def _check_dataset_attributes(packet: _Examination, name: str, spec: DatasetSpec
     # Of columns, unless the schema asks for names: then of values.
     width = None if "names" in spec.attributes else packet.form.datasets[name].shape[-1]
     if names is not None and not (_are_names(names) and width in (None, len(names))):
-        wanted = "a text for each number" if width is None else f"{width} texts"
-        packet.add(name, f"attribute 'names': wanted {wanted}, got {str(names)[:80]}", breaks=True)
+        texts = "a text for each number" if width is None else f"{width} texts"
+        packet.add(name, f"attribute 'names': wanted {texts}, got {str(names)[:80]}", breaks=True)
     onset = attributes.get("contact_onset", -1)
     if isinstance(onset, bool) or not isinstance(onset, int):
         packet.add(name, f"attribute 'contact_onset': wanted a frame's number, got {onset!r}", breaks=True)

@@ -78,8 +78,8 @@ class PromptedSegmenter(ABC):
         """
         prompts = resolve_prompts(self.prompts, episode.language_instruction)
         robot_text = (self.robot_prompt or "").strip()
-        told = parse_instruction(episode.language_instruction)
-        asked = list(dict.fromkeys(text for text in (*prompts.texts, robot_text, told.target) if text))
+        instruction = parse_instruction(episode.language_instruction)
+        asked = list(dict.fromkeys(text for text in (*prompts.texts, robot_text, instruction.target) if text))
         report: dict[str, Any] = {
             "backend": self.backend,
             "prompts": list(prompts.texts),
@@ -117,9 +117,9 @@ class PromptedSegmenter(ABC):
         score = np.clip(chosen.confidence, 0, 1).astype(np.float32) * masks.any(axis=(1, 2))
         covered = masks if robot is None else masks | robot
         # A text of ours names nothing: only the instruction's words do.
-        names = {text: text for text in (told.object, told.target) if text}
+        names = {text: text for text in (instruction.object, instruction.target) if text}
         others = [each for each in found.candidates if each is not chosen and each.prompt != robot_text]
-        others.sort(key=lambda each: each.prompt != told.target)
+        others.sort(key=lambda each: each.prompt != instruction.target)
         things = named_things([(each.masks, names.get(each.prompt, "")) for each in others], covered)
         return Masks(masks, score, robot=robot, things=things, report=report)
 

@@ -137,8 +137,8 @@ class NanoNetwork(nn.Module):
         """Logit (n,) from the object's share (n, pixels) and the maps (n, T, 64, h, w) of whole clips."""
         pixels = maps.transpose(1, 2).flatten(2)
         of_object = torch.einsum("np,ncp->nc", share, pixels) / (share.sum(1, keepdim=True) + 1)
-        told = [of_object, pixels.amax(2), share.amax(1, keepdim=True), share.mean(1, keepdim=True)]
-        logit: Tensor = self.handled(torch.cat(told, 1))[:, 0]
+        clues = [of_object, pixels.amax(2), share.amax(1, keepdim=True), share.mean(1, keepdim=True)]
+        logit: Tensor = self.handled(torch.cat(clues, 1))[:, 0]
         return logit
 
     def answer(self, features: Features, maps: Tensor, first: Tensor, looks: Looks) -> Answer:

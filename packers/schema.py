@@ -95,6 +95,11 @@ class DatasetSpec:
     needs: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
 
+    @property
+    def names_values(self) -> bool:
+        """Whether the attribute `names` names values, as it does where it is asked for; columns elsewhere."""
+        return "names" in self.attributes
+
 
 _INVERSE = "affine-invariant inverse depth on the model's own scale, larger is nearer"
 

@@ -273,8 +273,7 @@ def _check_dataset(packet: _Examination, name: str) -> None:
 
 def _check_dataset_attributes(packet: _Examination, name: str, spec: DatasetSpec, attributes: dict[str, Any]) -> None:
     names = attributes.get("names")
-    # Of columns, unless the schema asks for names: then of values.
-    width = None if "names" in spec.attributes else packet.form.datasets[name].shape[-1]
+    width = None if spec.names_values else packet.form.datasets[name].shape[-1]
     if names is not None and not (_are_names(names) and width in (None, len(names))):
         texts = "a text for each number" if width is None else f"{width} texts"
         packet.add(name, f"attribute 'names': wanted {texts}, got {str(names)[:80]}", breaks=True)

@@ -245,7 +245,7 @@ class Layer:
         self._where = _map(self._inside)
         self._patch = (_odd(rule.patch),) * 2
         # A point in a crowd counts for less: what matters is the area that the points stand for.
-        apart = sum(np.square(axis[:, None] - axis[None]) for axis in points.T)
+        apart = _squares_apart(points)
         self.weights: Floats = 1.0 / np.exp(-4 * apart / rule.near**2).sum(axis=1)
         self._total_weight = float(self.weights.sum())
 
@@ -385,6 +385,12 @@ class Layer:
         colour = _sampled(cv2.blur(reference, self._patch), self._where)
         unlike = np.abs(sample(blurred, end) - colour) @ _MEAN_COLOUR
         return end, self.weights * np.exp(-np.square(unlike / rule.noise) - np.square(loop / rule.loop))
+
+
+def _squares_apart(points: Floats) -> Floats:
+    """(N, N) squared distances of `points` (N, 2) from each other."""
+    x, y = (np.square(axis[:, None] - axis[None]) for axis in points.T)
+    return np.asarray(x + y)
 
 
 def _weighted_median(values: Floats, weights: Floats) -> float:
@@ -530,7 +536,7 @@ class _Judge:
         self._rule = rule
         self.frames: list[int] = sample_indices(len(images), rule.judged).tolist()
         self.colours = sample(cv2.blur(images[frame], (3, 3)), points).astype(np.float64)
-        self._apart = sum(np.square(axis[:, None] - axis[None]) for axis in points.T)
+        self._apart = _squares_apart(points)
         unlike = sum(np.abs(channel[:, None] - channel[None]) for channel in self.colours.T) / 3
         self._closeness = self._apart / rule.near**2 + np.square(unlike / rule.poor)
         self._weights = self._layer.weights

@@ -117,10 +117,10 @@ class PromptedSegmenter(ABC):
         score = np.clip(chosen.confidence, 0, 1).astype(np.float32) * masks.any(axis=(1, 2))
         covered = masks if robot is None else masks | robot
         # A text of ours names nothing: only the instruction's words do.
-        names = {text: text for text in (instruction.object, instruction.target) if text}
+        names = (instruction.object, instruction.target)
         others = [each for each in found.candidates if each is not chosen and each.prompt != robot_text]
         others.sort(key=lambda each: each.prompt != instruction.target)
-        things = named_things([(each.masks, names.get(each.prompt, "")) for each in others], covered)
+        things = named_things([(each.masks, each.prompt if each.prompt in names else "") for each in others], covered)
         return Masks(masks, score, robot=robot, things=things, report=report)
 
 

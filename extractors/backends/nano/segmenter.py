@@ -78,11 +78,11 @@ class NanoSegmenter(OnCpu):
         height, width = size
         scenery = clip_scenery(frames)
         context = read_context(self._network, frames, scenery)
-        seen = {name: np.empty((len(frames), *size), np.bool_) for name in CLASSES}
+        seen = {name: np.empty((len(frames), *size), np.bool_) for name in CLASSES if name != "scene"}
         score = np.zeros(len(frames), np.float32)
         for moment, (shares, _) in enumerate(answers(self._network, frames, scenery, context)):
-            for name, share in zip(CLASSES, shares, strict=True):
-                at_size = cv2.resize(share, (width, height))
+            for name in seen:
+                at_size = cv2.resize(shares[CLASSES.index(name)], (width, height))
                 # More than all others together: no pixel is of two classes.
                 seen[name][moment] = at_size > 0.5
                 if name == "object" and seen[name][moment].any():

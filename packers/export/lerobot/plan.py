@@ -273,8 +273,9 @@ class _Survey:
         if is_per_frame(dataset) and shape[0] != packet.n_frames:
             raise PacketError(f"{packet.path.name}: wanted {packet.n_frames} rows of {dataset}, got {shape[0]}")
         first = self.rows.setdefault(dataset, (row, attributes, packet.path.name))
-        # Things have other names in every clip; columns must not.
-        alike = ("units", "convention", *(() if dataset == "masks/things" else ("names",)))
+        spec = dataset_spec(dataset)
+        # Values have other names in every clip, as things do; columns must not.
+        alike = ("units", "convention", *(() if spec is not None and spec.names_values else ("names",)))
         for what, expected, got in (
             ("rows", first[0], row),
             *((word, first[1].get(word), attributes.get(word)) for word in alike),

@@ -24,6 +24,7 @@ from extractors.backends.nano.inputs import Scenery, median_picture, network_inp
 from extractors.backends.nano.network import CLASSES, Answer, NanoNetwork
 from extractors.backends.nano.weights import save_weights
 from flows.learning.clips import Clip, generate, read_clip
+from flows.learning.looks import other_look
 from flows.learning.losses import UNTOLD, class_loss, depth_loss
 
 CLIPS_AT_ONCE, FRAMES_AT_ONCE, SIDE = 4, 8, 96
@@ -206,24 +207,15 @@ def _varied(rng: Rng, clip: Clip) -> Drawn:
         return np.stack([cv2.resize(np.ascontiguousarray(each), (SIDE, SIDE), interpolation=how) for each in part])
 
     pixels = cut(clip.pixels, cv2.INTER_LINEAR)
-    if rng.random() < 0.3:
-        pixels = pixels[..., rng.permutation(3)]
-    pixels = _other_tones(rng, pixels)
-    classes = torch.from_numpy(cut(clip.classes, cv2.INTER_NEAREST_EXACT).astype(np.int64))
+    shown = cut(clip.classes, cv2.INTER_NEAREST_EXACT)
+    pixels = other_look(rng, pixels, shown, len(CLASSES))
+    classes = torch.from_numpy(shown.astype(np.int64))
     inverse = torch.from_numpy(cut(clip.inverse_depth, cv2.INTER_NEAREST_EXACT))
     inputs = clip_inputs(pixels)
     if rng.random() < 0.5:  # at inference, the depth of the clip's background is asked for
         at, still = int(rng.integers(len(chosen))), median_picture(pixels)
         inputs[at], classes[at], inverse[at] = still_inputs(still)[0], UNTOLD, inverse.median(0).values
     return inputs, classes, inverse
-
-
-def _other_tones(rng: Rng, pixels: np.ndarray) -> np.ndarray:
-    """The whole clip under one tone curve of each channel."""
-    level = np.arange(256) / 255
-    curves = [np.clip(rng.uniform(0.75, 1.25) * level ** np.exp(rng.normal(0, 0.2)), 0, 1) for _ in range(3)]
-    tones = (np.array(curves) * 255).astype(np.uint8)
-    return np.stack([tones[channel][pixels[..., channel]] for channel in range(3)], axis=-1)
 
 
 def clip_inputs(pixels: np.ndarray) -> Tensor:

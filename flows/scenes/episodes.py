@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import ConfigError
 from extractors.types import Size
-from flows.scenes.camera_effects import spoil
+from flows.scenes.camera_effects import shade, spoil
 from flows.scenes.drawing import Drawn, Painter
 from flows.scenes.skills import SKILLS
 from flows.scenes.truth import tracks_and_centroids
@@ -28,6 +28,9 @@ MOST_ARM = 0.55
 """Or where the arm covers more in the first and the middle frame."""
 
 TRIES = 12
+
+SHADED = 0.4
+"""Share of the episodes with shaded corners, as light from all sides leaves them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +85,8 @@ def record(
         if (body[-1] == target).mean() >= SEEN_SHARE and (body == target).any() and arm < MOST_ARM:
             break
     drawn = painter.draw(world, size)
-    return Recording(world, drawn, spoil(rng, drawn.rgb), (*seed, draw))
+    rgb = shade(rng, drawn.rgb, drawn.depth) if rng.random() < SHADED else drawn.rgb
+    return Recording(world, drawn, spoil(rng, rgb), (*seed, draw))
 
 
 def write_scenes(

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from flows.scenes.parts import Part
 from flows.scenes.poses import Floats, pose, turn
 from flows.scenes.textures import Rng
 from flows.scenes.things import Thing
@@ -55,8 +56,7 @@ class Task:
         open_m: widest opening of the fingers, metres.
         speed: of the hand, metres a second.
         yaw, tilt: of the hand, rad.
-        handle: of a drawer or door, in the thing's frame (3,), metres.
-        hinge: of a door, in the thing's frame (3,), None for a drawer.
+        part: how a drawer, door, lid or lever moves.
     """
 
     thing: Thing
@@ -66,8 +66,7 @@ class Task:
     speed: float
     yaw: float
     tilt: float
-    handle: Floats | None = None
-    hinge: Floats | None = None
+    part: Part | None = None
     path: list[Waypoint] = field(default_factory=list)
 
     def begin(self, rng: Rng) -> None:
@@ -123,17 +122,29 @@ def pull(rng: Rng, task: Task) -> None:
 
 
 def opens(rng: Rng, task: Task) -> None:
-    """A drawer or door by its handle, once or there and back."""
-    assert task.handle is not None
-    grip = (task.at @ [*task.handle, 1])[:3]
-    task.yaw += rng.normal(0, 0.1)
-    task.go(above(grip, rng.uniform(0.06, 0.15)), yaw=task.yaw, opening=task.open_m)
+    """A drawer, door, lid or lever by its handle: opened, closed, or there and back."""
+    part, closed = task.part, task.at
+    assert part is not None
+    shares = [0.0, rng.uniform(0.5, 1.0)][:: 1 if rng.random() < 0.65 else -1]
+    if rng.random() < 0.2:
+        shares.append(shares[0])
+    task.at = closed @ part.opened(shares[0])
+    if part.axis[0]:  # the hand rolls with the lid, about its hinge
+        task.yaw, task.tilt = float(np.arctan2(closed[1, 0], closed[0, 0])), 0.0
+        task.path = [replace(each, yaw=task.yaw, tilt=0.0) for each in task.path]
+    elif part.hinge is None or rng.random() < 0.5:
+        task.yaw += rng.normal(0, 0.1)
+    roll = shares[0] * part.most * part.axis[0]
+    grip = (task.at @ [*part.handle, 1])[:3]
+    away = task.at[:3, 2] * rng.uniform(0.06, 0.15)
+    task.go(grip + away, yaw=task.yaw, roll=roll, opening=task.open_m)
     task.go(grip)
     task.go(opening=0.015, seconds=rng.uniform(0.2, 0.6), touches=True)
-    amount = rng.uniform(0.5, 1.0)
-    for way in (1.0, -1.0)[: 1 + int(rng.random() < 0.25)]:
-        _swing(task, way * amount)
+    for begin, end in pairwise(shares):
+        _swing(task, part, closed, begin, end)
     task.go(seconds=0.3, opening=task.open_m, holds=False)
+    at_hand = task.path[-1]
+    task.go(np.array(at_hand.xyz) + at_hand.hand[:3, 2] * rng.uniform(0.05, 0.1), touches=False, holds=False)
     _leave(rng, task)
 
 
@@ -234,18 +245,17 @@ def _drag(rng: Rng, task: Task, *, beside: bool) -> None:
     _leave(rng, task)
 
 
-def _swing(task: Task, amount: float) -> None:
-    """The handle drawn along the drawer's y axis, or about the door's hinge, by a share of what it can."""
-    at_hand = task.path[-1]
-    if task.hinge is None:
-        axis = task.at[:3, :3] @ (0, -1, 0)
-        task.go(np.array(at_hand.xyz) + axis * amount * 0.14, holds=True, touches=True)
-        return
-    hinge = (task.at @ [*task.hinge, 1])[:3]
-    for step in range(1, 7):
-        angle = amount * 1.4 * step / 6
-        arm = turn(2, -angle) @ (np.array(at_hand.xyz) - hinge)
-        task.go(hinge + arm, yaw=at_hand.yaw - angle, holds=True, touches=True)
+def _swing(task: Task, part: Part, closed: Floats, begin: float, end: float) -> None:
+    """The part from `begin` to `end`, shares of all it can; the hand keeps its hold, and turns with it."""
+    at_hand, before = task.path[-1], np.linalg.inv(closed @ part.opened(begin))
+    steps = 1 if part.hinge is None else 6
+    for step in range(1, steps + 1):
+        share = (end - begin) * step / steps
+        moved = closed @ part.opened(begin + share) @ before
+        turned = 0.0 if part.hinge is None else share * part.most
+        xyz = (moved @ [*at_hand.xyz, 1])[:3]
+        yaw, roll = at_hand.yaw + turned * part.axis[2], at_hand.roll + turned * part.axis[0]
+        task.go(xyz, yaw=yaw, roll=roll, holds=True, touches=True)
 
 
 def _leave(rng: Rng, task: Task) -> None:

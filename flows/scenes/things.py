@@ -234,6 +234,87 @@ def _granules(rng: Rng, name: str, size: float) -> Thing:
     return Thing(name, "beans", body, "", size * 0.6, 2 * radius, (radius, size * 0.4))
 
 
+def _board(rng: Rng, name: str, size: float) -> Thing:
+    """Books, lids, trays, boxes of cards: large and flat."""
+    half = np.array([size * rng.uniform(0.6, 1.0), size * rng.uniform(0.4, 0.8), rng.uniform(0.003, 0.02)])
+    paint = painted(rng, name)
+    body, height = geom("box", half, (0, 0, half[2]), paint), 2 * half[2]
+    if rng.random() < 0.4:  # a knob or a handle on top
+        bar = plain(rng)
+        body += geom("capsule", (0.006, rng.uniform(0.005, 0.02)), (0, 0, height + 0.014), bar, "0 1.5708 0")
+        body += geom("cylinder", (0.005, 0.008), (0, 0, height + 0.006), bar)
+        return Thing(name, "board", body, "", float(np.hypot(*half[:2])), height + 0.02, (height + 0.012, 0.012))
+    return Thing(name, "board", body, "", float(np.hypot(*half[:2])), height, (half[2], 0.03))
+
+
+def _plate(rng: Rng, name: str, size: float) -> Thing:
+    """Round and flat; with a knob it is a lid."""
+    radius, half = size * rng.uniform(0.5, 0.9), rng.uniform(0.003, 0.012)
+    body, height = geom("cylinder", (radius, half), (0, 0, half), painted(rng, name)), 2 * half
+    if rng.random() < 0.5:
+        body += geom("cylinder", (radius * rng.uniform(0.5, 0.9), half * 0.3), (0, 0, height), painted(rng, name))
+    if rng.random() < 0.4:
+        knob = radius * rng.uniform(0.12, 0.25)
+        body += geom("sphere", (knob,), (0, 0, height + knob * 0.7), plain(rng))
+        return Thing(name, "plate", body, "", radius, height + 1.7 * knob, (height + 0.7 * knob, 2 * knob))
+    return Thing(name, "plate", body, "", radius, height, (half, 0.03))
+
+
+def _ring(rng: Rng, name: str, size: float) -> Thing:
+    """Tape, nuts, wheels, magnifying glasses: a ring that lies, some with a handle or spokes."""
+    count, radius = int(rng.choice([4, 6, 16])), size * rng.uniform(0.35, 0.5)
+    thick, paint = radius * rng.uniform(0.12, 0.4), painted(rng, name)
+    angle = np.arange(count) / count * 2 * np.pi
+    side, round_ = radius * np.sin(np.pi / count), rng.random() < 0.5
+    body = ""
+    for each in angle:
+        place = (radius * np.cos(each), radius * np.sin(each), thick)
+        if round_:
+            body += geom("capsule", (thick, side), place, paint, f"1.5708 0 {each:.4g}")
+        else:
+            body += geom("box", (thick * 0.7, side + thick * 0.5, thick), place, paint, f"0 0 {each:.4g}")
+    reach = radius + thick
+    if rng.random() < 0.4:
+        long = size * rng.uniform(0.4, 1.0)
+        bar = paint if rng.random() < 0.6 else plain(rng)
+        body += geom("box", (long / 2, thick * 0.8, thick * 0.8), (reach + long / 2 - thick, 0, thick), bar)
+        reach += long
+    return Thing(name, "ring", body, "", reach, 2 * thick, (thick, 2 * reach if reach < 0.04 else 0.02))
+
+
+def _basket(rng: Rng, name: str, size: float) -> Thing:
+    """A box without a top: bins, baskets, drawers that stand about."""
+    x, y = size * rng.uniform(0.4, 0.6), size * rng.uniform(0.35, 0.6)
+    height, thin, paint = size * rng.uniform(0.15, 0.8), size * rng.uniform(0.015, 0.05), painted(rng, name)
+    body = geom("box", (x, y, thin), (0, 0, thin), paint)
+    for side in (-1, 1):
+        body += geom("box", (thin, y, height / 2), (side * x, 0, height / 2), paint)
+        body += geom("box", (x, thin, height / 2), (0, side * y, height / 2), paint)
+    return Thing(name, "box", body, "", float(np.hypot(x, y)), height, (height * 0.8, 0.02))
+
+
+def _chain(rng: Rng, name: str, size: float) -> Thing:
+    """Letters, brackets, pliers, figures: bars end to end, each turned against the one before."""
+    count, paint = int(rng.integers(2, 5)), painted(rng, name)
+    long, thick = size * rng.uniform(0.7, 1.2) / count**0.5, size * rng.uniform(0.06, 0.16)
+    at, heading, ends, bars = np.zeros(2), 0.0, [np.zeros(2)], []
+    for _ in range(count):
+        step = long * rng.uniform(0.5, 1.0) * np.array([np.cos(heading), np.sin(heading)])
+        bars.append((at + step / 2, float(np.linalg.norm(step)) / 2, heading))
+        at = at + step
+        ends.append(at)
+        heading += rng.choice([-1, 1]) * rng.uniform(0.4, 2.0)
+    middle = np.mean(ends, axis=0)
+    body = "".join(
+        geom("box", (half + thick * 0.5, thick, thick), (*(centre - middle), thick), paint, f"0 0 {turned:.4g}")
+        for centre, half, turned in bars
+    )
+    if rng.random() < 0.3:
+        body += geom("cylinder", (thick * 1.3, thick * 1.2), (*(ends[1] - middle), thick), plain(rng))
+    reach = float(np.linalg.norm(np.array(ends) - middle, axis=1).max()) + thick
+    return Thing(name, "tool", body, "", reach, 2 * thick, (thick, 2 * thick))
+
+
 KINDS: dict[str, Callable[[Rng, str, float], Thing]] = {
     "block": _block,
     "ball": _ball,
@@ -247,6 +328,11 @@ KINDS: dict[str, Callable[[Rng, str, float], Thing]] = {
     "toy": _toy,
     "sheet": _sheet,
     "granules": _granules,
+    "board": _board,
+    "plate": _plate,
+    "ring": _ring,
+    "basket": _basket,
+    "chain": _chain,
 }
 """Name -> maker."""
 

@@ -12,16 +12,16 @@ import cv2
 import numpy as np
 
 from flows.scenes.arms import Robot, random_robot
+from flows.scenes.parts import Part, housing, moving_part
 from flows.scenes.poses import Floats, look_at, pose, turn
+from flows.scenes.rooms import SURFACES, surroundings
 from flows.scenes.skills import SKILLS, Task, play
 from flows.scenes.textures import Picture, Rng, random_picture, tiled
-from flows.scenes.things import KINDS, PICTURES, Thing, geom, painted, plain, random_thing, text
+from flows.scenes.things import KINDS, PICTURES, Thing, random_thing, text
 
-SURFACES = 4
-"""Pictures of table, floor and walls."""
-
-GRASPABLE = ("block", "ball", "can", "mug", "vase", "rock", "stick", "pot", "toy", "bowl")
-DRAGGED = ("block", "can", "mug", "bowl", "stick", "pot", "toy", "sheet", "granules", "rock")
+GRASPABLE = ("block", "ball", "can", "mug", "vase", "rock", "stick", "pot", "toy", "bowl", "board", "plate", "ring",
+             "basket", "chain")  # fmt: skip
+DRAGGED = (*GRASPABLE, "sheet", "granules")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,18 +67,17 @@ def random_world(rng: Rng, *, skill: str | None = None, fps: float | None = None
     """
     skill = skill or str(rng.choice(list(SKILLS), p=[0.47, 0.2, 0.1, 0.15, 0.08]))
     azimuth, camera, fovy = _camera(rng)
-    thing, at = _target(rng, skill)
+    thing, at, part = _target(rng, skill)
     others, places = _others(rng, at[:3, 3], thing.radius, azimuth)
     robot = _robot(rng, skill)
     goal, support = _goal(rng, skill, at[:3, 3], others, places)
-    task = Task(
-        thing, at, goal, robot.most_open, rng.uniform(0.05, 0.2), rng.uniform(-1.5, 1.5), _tilt(rng),
-        *(_articulation(thing) if skill == "open" else (None, None)),
-    )  # fmt: skip
+    yaw, tilt = rng.uniform(-1.5, 1.5), _tilt(rng)
+    task = Task(thing, at, goal, robot.most_open, rng.uniform(0.05, 0.2), yaw, tilt, part)
+    fixed = housing(rng, thing, at) if part is not None else ""
     task.begin(rng)
     SKILLS[skill](rng, task)
     times = _times(rng, sum(each.seconds for each in task.path), fps, frames)
-    hands, openings, moved, contact = play(task.path, at, times)
+    hands, openings, moved, contact = play(task.path, task.at, times)
     names = ["base", "upper", "fore", "hand", *(f"finger{i}" for i in range(robot.fingers))]
     poses = np.array(
         [
@@ -88,9 +87,9 @@ def random_world(rng: Rng, *, skill: str | None = None, fps: float | None = None
     )
     bodies = {**robot.bodies, "object": thing.geoms, **{other.name: other.geoms for other in others}}
     assets = "".join(each.assets for each in (thing, *others))
-    surroundings = _surroundings(rng, azimuth) + (_cabinet(thing, at) if skill == "open" else "")
+    around = surroundings(rng, azimuth) + fixed
     return World(
-        xml=_mjcf(rng, bodies, assets, surroundings, fovy),
+        xml=_mjcf(rng, bodies, assets, around, fovy),
         pictures=_pictures(rng),
         bodies=[*names, "object", *(other.name for other in others)],
         poses=poses,
@@ -128,51 +127,14 @@ def _camera(rng: Rng) -> tuple[float, Floats, float]:
     return azimuth, look_at(target + direction * distance, target, rng.normal(0, 0.06)), float(np.degrees(wide))
 
 
-def _target(rng: Rng, skill: str) -> tuple[Thing, Floats]:
+def _target(rng: Rng, skill: str) -> tuple[Thing, Floats, Part | None]:
     at = pose(turn(2, rng.uniform(0, 2 * np.pi)), (*rng.uniform(-0.17, 0.17, 2), 0.0))
     if skill == "open":
-        return _moving_part(rng), at
+        thing, part = moving_part(rng, at)
+        return thing, at, part
     size = float(np.exp(rng.uniform(np.log(0.03), np.log(0.13))))
     kinds = DRAGGED if skill in ("push", "pull") else GRASPABLE
-    return random_thing(rng, "object", size, kinds), at
-
-
-def _moving_part(rng: Rng) -> Thing:
-    """A drawer that slides along -y, or a door that turns about its right edge; its handle in front."""
-    wide, tall, deep = rng.uniform(0.1, 0.26), rng.uniform(0.06, 0.22), 0.16
-    paint, thin = painted(rng, "object"), 0.006
-    door = rng.random() < 0.5
-    body = geom("box", (wide / 2, thin, tall / 2), (0, 0, tall / 2), paint)
-    if not door:
-        for side in (-1, 1):
-            body += geom("box", (thin / 2, deep / 2, tall * 0.35), (side * wide * 0.46, deep / 2, tall * 0.4), paint)
-        body += geom("box", (wide * 0.46, deep / 2, thin / 2), (0, deep / 2, tall * 0.1), paint)
-    x = wide * -0.35 if door else 0.0
-    bar = plain(rng)
-    body += geom("capsule", (0.006, 0.025), (x, -0.035, tall * 0.7), bar, f"0 {0 if door else 1.5708} 0")
-    for side in (-1, 1):
-        where = (x, -0.018, tall * 0.7 + side * 0.02) if door else (x + side * 0.02, -0.018, tall * 0.7)
-        body += geom("capsule", (0.004, 0.014), where, bar, "1.5708 0 0")
-    return Thing("object", "door" if door else "drawer", body, "", wide / 2, tall, (tall * 0.7, 0.012))
-
-
-def _articulation(thing: Thing) -> tuple[Floats, Floats | None]:
-    """Handle and hinge in the moving part's frame."""
-    wide = 2 * thing.radius
-    handle = np.array([-0.35 * wide if thing.noun == "door" else 0.0, -0.035, 0.7 * thing.height])
-    return handle, np.array([wide / 2, 0.0, 0.0]) if thing.noun == "door" else None
-
-
-def _cabinet(thing: Thing, at: Floats) -> str:
-    """The box around a drawer or behind a door, open in front."""
-    half, tall, deep, thin = thing.radius + 0.008, thing.height + 0.012, 0.18, 0.005
-    paint = f'material="picture{PICTURES - 1}"'
-    walls = geom("box", (half, deep / 2, thin), (0, deep / 2 + 0.008, tall + thin), paint)
-    walls += geom("box", (half, thin, tall / 2), (0, deep, tall / 2), paint)
-    for side in (-1, 1):
-        walls += geom("box", (thin, deep / 2, tall / 2 + thin), (side * half, deep / 2 + 0.008, tall / 2), paint)
-    yaw = float(np.arctan2(at[1, 0], at[0, 0]))
-    return f'<body pos="{text(at[:3, 3])}" euler="0 0 {yaw:.5g}">{walls}</body>'
+    return random_thing(rng, "object", size, kinds), at, None
 
 
 def _others(rng: Rng, taken: Floats, radius: float, azimuth: float) -> tuple[list[Thing], list[Floats]]:
@@ -186,7 +148,12 @@ def _others(rng: Rng, taken: Floats, radius: float, azimuth: float) -> tuple[lis
             break
         big = rng.random() < 0.2
         size = rng.uniform(0.1, 0.2) if big else float(np.exp(rng.uniform(np.log(0.025), np.log(0.11))))
-        thing = random_thing(rng, f"thing{number}", size, ("bowl", "pot", "block", "sheet") if big else tuple(KINDS))
+        thing = random_thing(
+            rng,
+            f"thing{number}",
+            size,
+            ("bowl", "pot", "block", "sheet", "board", "plate", "basket") if big else tuple(KINDS),
+        )
         xy = rng.normal(0, 0.22, 2)
         clear = all(np.linalg.norm(xy - centre) > radius + thing.radius + 0.01 for centre, radius in circles)
         towards_camera = xy @ (np.cos(azimuth), np.sin(azimuth))
@@ -200,11 +167,13 @@ def _others(rng: Rng, taken: Floats, radius: float, azimuth: float) -> tuple[lis
 def _goal(rng: Rng, skill: str, start: Floats, others: list[Thing], places: list[Floats]) -> tuple[Floats, str]:
     """Where the thing goes: the table, or, for what is carried, in or on another thing now and then."""
     flat = [
-        index for index, each in enumerate(others) if each.noun in ("bowl", "block", "cloth") and each.radius > 0.04
+        index
+        for index, each in enumerate(others)
+        if each.noun in ("bowl", "block", "cloth", "board", "plate", "box") and each.radius > 0.04
     ]
     if skill == "pick-place" and flat and rng.random() < 0.6:
         chosen = int(rng.choice(flat))
-        height = 0.1 * others[chosen].height if others[chosen].noun == "bowl" else others[chosen].height
+        height = others[chosen].height * (0.1 if others[chosen].noun in ("bowl", "box") else 1.0)
         return places[chosen][:3, 3] + (0, 0, height), f"to the {others[chosen].noun}"
     while True:
         goal = np.array([*rng.uniform(-0.22, 0.22, 2), 0.0])
@@ -221,52 +190,19 @@ def _robot(rng: Rng, skill: str) -> Robot:
     return random_robot(rng, float(np.hypot(distance + 0.3, height + 0.1)), shoulder, hanging=bool(hanging))
 
 
-def _surroundings(rng: Rng, azimuth: float) -> str:
-    """Table, floor, walls, furniture; a tray or sink around the work now and then. No furniture before the camera."""
-    half = rng.uniform(0.35, 1.0, 2)
-    yaw = rng.uniform(0, 3.14)
-    out = geom("box", (*half, 0.02), (0, 0, -0.02), 'material="surface0"', f"0 0 {yaw:.4g}")
-    drop = rng.uniform(0.05, 0.9)
-    out += f'<geom type="plane" size="5 5 .1" pos="0 0 {-drop:.4g}" material="surface1" contype="0" conaffinity="0"/>'
-    for side in range(6):
-        angle, distance = azimuth + np.pi / 3 * side + rng.normal(0, 0.15), rng.uniform(0.5, 2.0)
-        # The camera stands within the room.
-        distance = max(distance, 2.2) if side in (0, 1, 5) else distance
-        paint = f'material="surface{rng.integers(2, SURFACES)}"'
-        centre = (distance * np.cos(angle), distance * np.sin(angle), 1.0)
-        out += geom("box", (0.02, 3.0, 2.5), centre, paint, f"0 0 {angle:.4g}")
-    for _ in range(int(rng.integers(0, 7))):
-        angle, distance = azimuth + np.pi + rng.uniform(-1.9, 1.9), rng.uniform(0.34, 0.8)
-        size = rng.uniform(0.03, 0.2, 3)
-        place = (distance * np.cos(angle), distance * np.sin(angle), size[2] * rng.uniform(0.2, 1.0))
-        turned = f"0 0 {angle + rng.normal(0, 0.2):.4g}"
-        out += geom(
-            str(rng.choice(["box", "cylinder"])), np.minimum(size, distance - 0.26), place, painted(rng, ""), turned
-        )
-    if rng.random() < 0.25:
-        out += _tray(rng, float(yaw))
-    return out
-
-
-def _tray(rng: Rng, yaw: float) -> str:
-    x, y, height = (*rng.uniform(0.2, 0.32, 2), rng.uniform(0.015, 0.1))
-    paint, thin = f'material="picture{rng.integers(PICTURES)}"', rng.uniform(0.004, 0.02)
-    walls = geom("box", (x, y, 0.0006), (0, 0, 0.0), paint)
-    for side in (-1, 1):
-        walls += geom("box", (thin, y, height / 2), (side * x, 0, height / 2), paint)
-        walls += geom("box", (x, thin, height / 2), (0, side * y, height / 2), paint)
-    return f'<body euler="0 0 {yaw:.4g}">{walls}</body>'
-
-
 def _pictures(rng: Rng) -> dict[str, bytes]:
     busy = rng.choice([0.3, 0.8, 1.0])
     pictures: dict[str, Picture] = {f"picture{i}": random_picture(rng, busy=0.6) for i in range(PICTURES)}
+    # In half of the rooms tables and walls are duller than things, as they mostly are.
+    dull = rng.uniform(0.3, 0.95) if rng.random() < 0.5 else 0.0
     for i in range(SURFACES):
-        pictures[f"surface{i}"] = tiled(random_picture(rng, busy=float(busy)), int(rng.integers(1, 5)))
+        surface = tiled(random_picture(rng, busy=float(busy)), int(rng.integers(1, 5)))
+        grey = surface.mean(axis=2, keepdims=True)
+        pictures[f"surface{i}"] = np.asarray(surface + dull * (grey - surface), np.uint8)
     return {f"{name}.png": cv2.imencode(".png", each[..., ::-1])[1].tobytes() for name, each in pictures.items()}
 
 
-def _mjcf(rng: Rng, bodies: dict[str, str], assets: str, surroundings: str, fovy: float) -> str:
+def _mjcf(rng: Rng, bodies: dict[str, str], assets: str, around: str, fovy: float) -> str:
     materials = ""
     for name in [*(f"picture{i}" for i in range(PICTURES)), *(f"surface{i}" for i in range(SURFACES))]:
         kind = "2d" if name == "surface1" else "cube"
@@ -275,12 +211,12 @@ def _mjcf(rng: Rng, bodies: dict[str, str], assets: str, surroundings: str, fovy
         materials += f'<material name="{name}" texture="{name}" {_gloss(rng)} {repeat}/>'
     materials += "".join(f'<material name="plain{i}" {_gloss(rng)}/>' for i in range(4))
     moving = "".join(f'<body name="{name}" mocap="true">{geoms}</body>' for name, geoms in bodies.items())
-    ambient = rng.uniform(0.15, 0.5)
+    ambient = rng.uniform(0.1, 0.65)
     return f"""<mujoco><compiler angle="radian" balanceinertia="true" boundmass="1e-6" boundinertia="1e-9"/>
 <visual><quality offsamples="4" numslices="16" numstacks="8" numquads="1"/><map znear="0.03" zfar="8"/>
 <headlight ambient="{text([ambient] * 3)}" diffuse="{text([rng.uniform(0, 0.3)] * 3)}" specular="0 0 0"/></visual>
 <statistic extent="1" center="0 0 0"/><asset>{materials}{assets}</asset>
-<worldbody>{_lights(rng)}<camera name="camera" fovy="{fovy:.5g}" mode="fixed"/>{surroundings}{moving}</worldbody>
+<worldbody>{_lights(rng)}<camera name="camera" fovy="{fovy:.5g}" mode="fixed"/>{around}{moving}</worldbody>
 </mujoco>"""
 
 

@@ -52,6 +52,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(train_nano, "monotonic", lambda: float(next(steps)))
     monkeypatch.setattr(train_nano, "TOLD_EVERY", 10)
     monkeypatch.setattr(train_nano, "SIDE", 48)
+    # Dark would not be near in an inverted picture.
+    monkeypatch.setattr(train_nano, "other_look", lambda _rng, pixels, _shown, _count: pixels)
     monkeypatch.setattr(distilling, "RATE", 1e-2)
     monkeypatch.setattr(distilling, "generate", scenes)
     monkeypatch.setattr(distilling, "SCENES", 2)

@@ -6,11 +6,12 @@ import pytest
 
 from extractors.errors import ConfigError
 from flows.commands.sources import SCENE_KINDS
-from flows.scenes.camera_effects import h264, spoil
+from flows.scenes.camera_effects import h264, shade, spoil
 from flows.scenes.drawing import Painter
 from flows.scenes.episodes import arrays, record, write_scenes
+from flows.scenes.parts import moving_part
 from flows.scenes.poses import look_at, pose, quaternion, turn
-from flows.scenes.skills import SKILLS, Waypoint, play
+from flows.scenes.skills import SKILLS, Task, Waypoint, opens, play
 from flows.scenes.things import KINDS, random_thing
 from flows.scenes.world import random_world
 from tests.benchmarks.groundtruth import read_groundtruth
@@ -116,6 +117,45 @@ def test_things_have_the_size_they_are_asked_for(kind):
         assert 0.01 < thing.radius < 0.15
         assert 0.002 < thing.height < 0.2
         assert 0 <= thing.grasp[0] <= thing.height + 0.02
+
+
+def test_a_moving_part_keeps_to_its_hinge_and_lids_open_upwards():
+    kinds = {}
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        closed = pose(turn(2, rng.uniform(0, 6)), (0.1, -0.05, 0.0))
+        thing, part = moving_part(rng, closed)
+        task = Task(thing, closed, np.zeros(3), 0.08, 0.2, 0.3, 0.2, part)
+        task.begin(rng)
+        opens(rng, task)
+        times = np.linspace(0, sum(each.seconds for each in task.path), 60)
+        _, _, poses, contact = play(task.path, task.at, times)
+        away = np.array([(each @ [*part.handle, 1])[:3] for each in poses]) - (closed @ [*part.handle, 1])[:3]
+        assert np.linalg.norm(away, axis=1).max() > 0.02
+        assert any(contact)
+        if part.hinge is not None:
+            hinge = np.array([(each @ [*part.hinge, 1])[:3] for each in poses])
+            # Between two way-points the hand goes straight.
+            assert np.linalg.norm(hinge - hinge[0], axis=1).max() < 0.006
+        else:
+            sideways = away - np.outer(away @ closed[:3, 1], closed[:3, 1])
+            assert np.abs(sideways).max() < 1e-6
+        if thing.noun == "lid":
+            assert away[:, 2].min() > -1e-3
+        kinds[thing.noun] = kinds.get(thing.noun, 0) + 1
+    assert set(kinds) == {"drawer", "door", "lid", "lever"}
+
+
+def test_corners_get_less_light_and_planes_keep_theirs():
+    y = np.arange(64.0)
+    plane = np.broadcast_to((1 + 0.002 * y)[:, None], (2, 64, 64)).astype(np.float32)
+    corner = plane.copy()
+    corner[:, 30:34] += 0.04
+    pixels = np.full((2, 64, 64, 3), 200, np.uint8)
+    for seed in range(5):
+        flat, bent = (shade(np.random.default_rng(seed), pixels, depth) for depth in (plane, corner))
+        assert flat[:, 16:48].min() >= 198
+        assert bent[:, 31:33].max() < 196
 
 
 def test_quaternions_and_cameras_are_right_handed():

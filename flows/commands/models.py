@@ -97,16 +97,18 @@ def check(names: Sequence[str], as_json: bool) -> None:
 @click.option("--out", required=True, type=LocalPath(), help="Weights file to be written.")
 @click.option("--minutes", type=click.FloatRange(min=0.1), default=20.0, show_default=True, help="Of training.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Fixes the draws.")
-def distil(given: Opened, out: Path, minutes: float, seed: int) -> None:
+@click.option("--device", default="auto", show_default=True, help="To train on: auto, cpu or cuda.")
+def distil(given: Opened, out: Path, minutes: float, seed: int, device: str) -> None:
     """Teach nano's depth what Video-Depth-Anything saw in the packets of DIR.
 
     Half of the lessons are generated scenes (pip install 'cuepack[scenes]'), so that nano does not forget the rest. Use
     the weights with --set depth.backend=nano --set depth.weights=FILE. Clips are kept in FILE.work.
     """
+    from extractors.backends.devices import choose_device
     from flows.learning.distil import distil as distil_packets
 
-    work = out.with_name(f"{out.name}.work")
-    count = distil_packets(fetched(given, packet_files(given)), work, out, minutes=minutes, seed=seed)
+    chosen, work = choose_device(device), out.with_name(f"{out.name}.work")
+    count = distil_packets(fetched(given, packet_files(given)), work, out, minutes=minutes, seed=seed, device=chosen)
     print(f"taught by {count} packets -> {out}")
 
 

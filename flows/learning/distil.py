@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from extractors.backends.nano.weights import load_network
@@ -20,7 +21,7 @@ from extractors.errors import ConfigError, PacketError
 from extractors.geometry import resize_rgb
 from flows.learning.clips import DRAWN, N_FRAMES, Clip, generate, write_clip
 from flows.learning.losses import UNTOLD
-from flows.learning.train_nano import STOP_SEED, train
+from flows.learning.train_nano import CPU, STOP_SEED, Schedule, train
 from packers.reader import Packet
 
 log = logging.getLogger("cuepack")
@@ -42,7 +43,9 @@ NEAR, FAR = 1.5, 0.5
 LEAST_PACKETS = 8
 
 
-def distil(packets: Sequence[Path], work: Path, out: Path, *, minutes: float, seed: int = 0) -> int:
+def distil(
+    packets: Sequence[Path], work: Path, out: Path, *, minutes: float, seed: int = 0, device: torch.device = CPU
+) -> int:
     """Writes to `out` the packaged weights taught by the depth of `packets`; returns how many packets taught.
 
     Args:
@@ -51,6 +54,7 @@ def distil(packets: Sequence[Path], work: Path, out: Path, *, minutes: float, se
         out: weights, for `depth.weights` of the backend nano.
         minutes: of training; clips come first.
         seed: fixes the draws.
+        device: that the network is trained on.
 
     Raises:
         ConfigError: too few packets hold the teacher's depth, or MuJoCo is missing.
@@ -64,7 +68,8 @@ def distil(packets: Sequence[Path], work: Path, out: Path, *, minutes: float, se
     for _ in generate(work / "scenes", SCENES, 100 + seed):
         pass
     stop = [*generate(work / "stop", STOP_SCENES, STOP_SEED), *sorted((work / "taught_stop").glob("*.npz"))]
-    train(load_network(), [work / "scenes", work / "taught"], stop, out, minutes=minutes, rate=RATE, seed=seed)
+    schedule = Schedule(minutes=minutes, rate=RATE, seed=seed)
+    train(load_network(), [work / "scenes", work / "taught"], stop, out, schedule, device=device)
     return len(taught)
 
 

@@ -77,7 +77,7 @@ def _inverted(_rng: Rng, pixels: Pixels) -> Pixels:
 
 
 def _unevenly_lit(rng: Rng, pixels: Pixels) -> Pixels:
-    cells = rng.normal(0, rng.uniform(0.1, 0.4), (4, 4)).astype(np.float32)
+    cells = rng.normal(0, rng.uniform(0.1, 0.3), (4, 4)).astype(np.float32)
     light = np.exp(cv2.resize(cells, pixels.shape[2:0:-1], interpolation=cv2.INTER_CUBIC))
     return _bytes(pixels * light[..., None])
 

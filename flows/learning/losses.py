@@ -43,7 +43,7 @@ def class_loss(answer: Answer, classes: Tensor, n_clips: int = 1) -> Tensor:
     """
     asked = (classes != UNTOLD).float()
     index = classes.clamp(max=len(CLASS_WEIGHTS) - 1)
-    weights = torch.tensor(CLASS_WEIGHTS)
+    weights = torch.tensor(CLASS_WEIGHTS, device=classes.device)
     log_share = answer.logits.log_softmax(1)
     own = log_share.gather(1, index[:, None])[:, 0]
     other = 1 - own.exp()

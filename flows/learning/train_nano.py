@@ -1,6 +1,6 @@
 """Trains the nano network on generated scenes.
 
-    python -m flows.learning.train_nano --work WORK [--clips 3200] [--minutes 85] [--seed 0]
+    python -m flows.learning.train_nano --work WORK [--clips 4000] [--minutes 98] [--seed 0] [--device cpu]
 
 WORK gets the clips (drawn once) and the best weights so far. Stops after `--minutes`; the weights that do best on
 clips of another seed are kept. Multiplies in bfloat16 unless `--single`. The packaged ones: docs/nano.md.
@@ -12,6 +12,7 @@ import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from extractors.backends.devices import choose_device
 from extractors.backends.nano.inputs import Scenery, median_picture, network_inputs, still_inputs
 from extractors.backends.nano.network import CLASSES, Answer, NanoNetwork
 from extractors.backends.nano.weights import save_weights
@@ -53,22 +55,41 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for clips and weights")
-    parser.add_argument("--clips", type=int, default=3200, help="training clips; default: 3200")
-    parser.add_argument("--minutes", type=float, default=85.0, help="of training; default: 85")
+    parser.add_argument("--clips", type=int, default=4000, help="training clips; default: 4000")
+    parser.add_argument("--minutes", type=float, default=98.0, help="of training; default: 98")
     parser.add_argument("--rate", type=float, default=4e-3, help="highest learning rate; default: 0.004")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="auto, cpu or cuda; default: cpu")
     parser.add_argument("--single", action="store_true", help="single precision: for CPUs that lack bfloat16")
     parser.add_argument("--growing", action="store_true", help="train on the clips that are there, draw none")
     options = parser.parse_args()
+    device = choose_device(options.device)
     cv2.setNumThreads(1)
     stop = list(generate(options.work / "stop", N_STOP, STOP_SEED))
     if not options.growing:
         for _ in generate(options.work / "train", options.clips, 100 + options.seed):
             pass
     network, out = NanoNetwork(), options.work / "nano.safetensors"
-    pools = [options.work / "train"]
-    half = not options.single
-    train(network, pools, stop, out, minutes=options.minutes, rate=options.rate, seed=options.seed, half=half)
+    schedule = Schedule(minutes=options.minutes, rate=options.rate, seed=options.seed)
+    train(network, [options.work / "train"], stop, out, schedule, half=not options.single, device=device)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long, how fast, and with which draws.
+
+    Attributes:
+        minutes: of training.
+        rate: highest learning rate.
+        seed: of the order and the looks of the clips.
+    """
+
+    minutes: float
+    rate: float
+    seed: int = 0
+
+
+CPU = torch.device("cpu")
 
 
 def train(
@@ -76,29 +97,28 @@ def train(
     pools: Sequence[Path],
     stop: Sequence[Path],
     out: Path,
+    schedule: Schedule,
     *,
-    minutes: float,
-    rate: float,
-    seed: int,
     half: bool = False,
+    device: torch.device = CPU,
 ) -> None:
     """Trains on the clips in the folders `pools`, as much on one as on another; writes `out` when `stop` goes better.
 
     Clips are varied between the steps: on two cores a thread of their own held the steps up. With `half`, convolutions
     multiply in bfloat16; weights and losses are in single precision all the same.
     """
-    torch.manual_seed(seed)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = _Optimizer(network, rate)
+    torch.manual_seed(schedule.seed)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = _Optimizer(network, schedule.rate)
     averaged = deepcopy(network)
     begin, share, step, best, losses = monotonic(), 0.0, 0, -np.inf, []
-    draws = _draws(pools, seed)
+    draws = _draws(pools, schedule.seed)
     while share < 1:
         # Up over the first hundred steps, down as a cosine over the time that is left.
-        optimizer.set_rate(rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6)
-        losses.append(_step(network, optimizer, next(draws), half=half))
+        optimizer.set_rate(schedule.rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6)
+        losses.append(_step(network, optimizer, next(draws), half=half, device=device))
         _follow(averaged, network)
-        step, share = step + 1, (monotonic() - begin) / (60 * minutes)
+        step, share = step + 1, (monotonic() - begin) / (60 * schedule.minutes)
         if step % TOLD_EVERY == 0 or share >= 1:
             scores = evaluate(averaged, stop)
             line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
@@ -162,12 +182,14 @@ def _follow(averaged: NanoNetwork, network: NanoNetwork, *, share: float = 0.01)
             value.copy_(latest[name])
 
 
-def _step(network: NanoNetwork, optimizer: _Optimizer, drawn: Drawn, *, half: bool) -> tuple[float, float]:
+def _step(
+    network: NanoNetwork, optimizer: _Optimizer, drawn: Drawn, *, half: bool, device: torch.device
+) -> tuple[float, float]:
     network.train()
     optimizer.zero_grad()
-    inputs, classes, depth = drawn
+    inputs, classes, depth = (each.to(device) for each in drawn)
     n_clips = len(inputs) // FRAMES_AT_ONCE
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         answer = network(inputs.contiguous(memory_format=torch.channels_last), n_clips)
     answer = Answer(answer.logits.float(), answer.first.float(), answer.inverse_depth.float(), answer.handled.float())
     of_classes, of_depth = class_loss(answer, classes, n_clips), depth_loss(answer.inverse_depth, depth, n_clips)
@@ -233,15 +255,16 @@ def evaluate(network: NanoNetwork, paths: Sequence[Path]) -> dict[str, float]:
     `idle` is the share of the clips without an object in which none is seen.
     """
     network.eval()
+    device = next(network.parameters()).device
     rows: list[dict[str, float]] = []
     for path in paths:
         clip = read_clip(path)
-        answer = network(clip_inputs(clip.pixels))
-        found = answer.logits.argmax(1).numpy()
+        answer = network(clip_inputs(clip.pixels).to(device))
+        found = answer.logits.argmax(1).cpu().numpy()
         row = {f"{CLASSES[k]} J": _jaccard(found == k, clip.classes == k) for k in (2, 1) if (clip.classes == k).any()}
         if "object J" not in row:
             row["idle"] = float(not (found == CLASSES.index("object")).any())
-        rows.append(row | {"AbsRel": _abs_rel(answer.inverse_depth.numpy(), clip.inverse_depth)})
+        rows.append(row | {"AbsRel": _abs_rel(answer.inverse_depth.cpu().numpy(), clip.inverse_depth)})
     names = ("object J", "robot J", "idle", "AbsRel")
     return {name: float(np.mean(of)) for name in names if (of := [row[name] for row in rows if name in row])}
 

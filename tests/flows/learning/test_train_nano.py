@@ -36,7 +36,8 @@ def test_a_few_steps_learn_and_the_best_weights_are_kept(clips, monkeypatch, cap
     monkeypatch.setattr(train_nano, "TOLD_EVERY", 5)
     monkeypatch.setattr(train_nano, "CLIPS_AT_ONCE", 1)
     stop, out = sorted((clips / "stop").glob("*.npz")), clips / "nano.safetensors"
-    train_nano.train(NanoNetwork(), [clips / "train"], stop, out, minutes=22 / 60, rate=2e-3, seed=0, half=half)
+    schedule = train_nano.Schedule(minutes=22 / 60, rate=2e-3)
+    train_nano.train(NanoNetwork(), [clips / "train"], stop, out, schedule, half=half)
     lines = capsys.readouterr().out.splitlines()
     first, last = (float(line.split("classes ")[1].split()[0]) for line in (lines[0], lines[-1]))
     assert last < first

@@ -13,9 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Rng = np.random.Generator
-
-Pixels = NDArray[np.uint8]
+from extractors.backends.nano.inputs import Pixels
+from flows.scenes.textures import Rng
 
 
 def other_look(rng: Rng, pixels: Pixels, classes: NDArray[np.uint8], n_classes: int) -> Pixels:
@@ -55,9 +54,7 @@ def _repainted(rng: Rng, pixels: Pixels, classes: NDArray[np.uint8], n_classes: 
         if mean is None or rng.random() < 0.3:
             continue
         painted = values[..., rng.permutation(3)] if rng.random() < 0.5 else values
-        grey = painted.mean(-1, keepdims=True)
-        painted = grey + np.float32(rng.uniform(0, 1.3)) * (painted - grey)
-        painted = painted * rng.uniform(0.6, 1.4, 3).astype(np.float32)
+        painted = _with_colour(painted, rng.uniform(0, 1.3)) * rng.uniform(0.6, 1.4, 3).astype(np.float32)
         other = means[int(rng.integers(n_classes))]
         if other is not None and rng.random() < 0.3:
             painted = painted + np.float32(rng.uniform(0.3, 1)) * (other - mean)
@@ -68,8 +65,7 @@ def _repainted(rng: Rng, pixels: Pixels, classes: NDArray[np.uint8], n_classes: 
 
 
 def _dull(rng: Rng, pixels: Pixels) -> Pixels:
-    grey = pixels.mean(-1, keepdims=True, dtype=np.float32)
-    return _bytes(grey + np.float32(rng.uniform(0, 0.8)) * (pixels - grey))
+    return _bytes(_with_colour(pixels, rng.uniform(0, 0.8)))
 
 
 def _inverted(_rng: Rng, pixels: Pixels) -> Pixels:
@@ -92,15 +88,8 @@ def _coarse(rng: Rng, pixels: Pixels) -> Pixels:
     height, width = pixels.shape[1:3]
     small = max(int(width * rng.uniform(0.3, 0.8)), 1), max(int(height * rng.uniform(0.3, 0.8)), 1)
     how = cv2.INTER_LINEAR if rng.random() < 0.7 else cv2.INTER_NEAREST
-    return np.stack(
-        [
-            np.asarray(
-                cv2.resize(cv2.resize(each, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=how),
-                np.uint8,
-            )
-            for each in pixels
-        ]
-    )
+    shrunk = [cv2.resize(each, small, interpolation=cv2.INTER_AREA) for each in pixels]
+    return np.stack([np.asarray(cv2.resize(each, (width, height), interpolation=how), np.uint8) for each in shrunk])
 
 
 def _noisy(rng: Rng, pixels: Pixels) -> Pixels:
@@ -117,6 +106,12 @@ _CHANGES: tuple[tuple[float, Callable[[Rng, Pixels], Pixels]], ...] = (
     (0.2, _noisy),
 )
 """How often, and what."""
+
+
+def _with_colour(values: NDArray[Any], share: float) -> NDArray[np.float32]:
+    """Values (..., 3) with `share` of their distance from grey."""
+    grey = values.mean(-1, keepdims=True, dtype=np.float32)
+    return np.asarray(grey + np.float32(share) * (values - grey), np.float32)
 
 
 def _bytes(values: NDArray[Any]) -> Pixels:

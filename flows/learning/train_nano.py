@@ -28,6 +28,7 @@ from extractors.backends.nano.weights import save_weights
 from flows.learning.clips import Clip, generate, read_clip
 from flows.learning.looks import other_look
 from flows.learning.losses import UNTOLD, class_loss, depth_loss
+from flows.scenes.textures import Rng
 
 CLIPS_AT_ONCE, FRAMES_AT_ONCE, SIDE = 4, 8, 96
 """A step's clips, frames of each, and their side in pixels."""
@@ -44,8 +45,6 @@ TOLD_EVERY = 800
 
 LISTED_EVERY = 100
 """Steps between two looks at the folders: clips may still be drawn, and sorting thousands of names takes time."""
-
-Rng = np.random.Generator
 
 Drawn = tuple[Tensor, Tensor, Tensor]
 """Inputs (n, CHANNELS, SIDE, SIDE), classes (n, SIDE, SIDE) int64 and inverse depth (n, SIDE, SIDE) in 1/m."""
@@ -116,7 +115,7 @@ def train(
     while share < 1:
         # Up over the first hundred steps, down as a cosine over the time that is left.
         optimizer.set_rate(schedule.rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6)
-        losses.append(_step(network, optimizer, next(draws), half=half, device=device))
+        losses.append(_step(network, optimizer, next(draws), half=half))
         _follow(averaged, network)
         step, share = step + 1, (monotonic() - begin) / (60 * schedule.minutes)
         if step % TOLD_EVERY == 0 or share >= 1:
@@ -182,10 +181,9 @@ def _follow(averaged: NanoNetwork, network: NanoNetwork, *, share: float = 0.01)
             value.copy_(latest[name])
 
 
-def _step(
-    network: NanoNetwork, optimizer: _Optimizer, drawn: Drawn, *, half: bool, device: torch.device
-) -> tuple[float, float]:
+def _step(network: NanoNetwork, optimizer: _Optimizer, drawn: Drawn, *, half: bool) -> tuple[float, float]:
     network.train()
+    device = next(network.parameters()).device
     optimizer.zero_grad()
     inputs, classes, depth = (each.to(device) for each in drawn)
     n_clips = len(inputs) // FRAMES_AT_ONCE

@@ -36,24 +36,6 @@ def spoil(rng: Rng, pixels: Pixels) -> Pixels:
     return h264(out, int(rng.integers(16, 33))) if chance < 0.75 else out
 
 
-def shade(rng: Rng, pixels: Pixels, depth: NDArray[np.float32]) -> Pixels:
-    """The clip as light from all sides would show it: what lies behind its surroundings gets less.
-
-    Depth's unsharp mask (Luft, Colditz and Deussen, 2006); MuJoCo's lamps leave corners as bright as ridges.
-
-    Args:
-        rng: strength and width are drawn from it.
-        pixels: (T, H, W, 3).
-        depth: (T, H, W) metres, 0 where nothing is seen.
-    """
-    strength, width = rng.uniform(5, 25), rng.uniform(0.012, 0.05) * pixels.shape[2]
-    near = np.log(np.where(depth > 0, depth, 10.0)).astype(np.float32)
-    behind = np.stack([each - cv2.GaussianBlur(each, (0, 0), width) for each in near])
-    # What is far behind has air around it.
-    kept = np.exp(-strength * np.clip(behind, 0, None) * np.exp(-((behind / 0.06) ** 2)))
-    return np.asarray(pixels * kept[..., None], np.uint8)
-
-
 def _jpeg(frame: Pixels, quality: int) -> Pixels:
     packed = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]

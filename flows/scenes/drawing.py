@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError
 from extractors.types import Size
 from flows.scenes.poses import quaternion, turn
+from flows.scenes.textures import Rng
 from flows.scenes.world import World
 
 
@@ -129,3 +131,21 @@ class Painter:
         near, far = model.vis.map.znear, model.vis.map.zfar
         metres = near / (1 - depth * (1 - near / far))
         return np.flipud(rgb), np.flipud(metres), np.flipud(geom_of[np.minimum(number, scene.ngeom)])
+
+
+def shade(rng: Rng, pixels: NDArray[np.uint8], depth: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The clip as light from all sides would show it: what lies behind its surroundings gets less.
+
+    Depth's unsharp mask (Luft, Colditz and Deussen, 2006); MuJoCo's lamps leave corners as bright as ridges.
+
+    Args:
+        rng: strength and width are drawn from it.
+        pixels: (T, H, W, 3).
+        depth: (T, H, W) metres, 0 where nothing is seen.
+    """
+    strength, width = rng.uniform(5, 25), rng.uniform(0.012, 0.05) * pixels.shape[2]
+    near = np.log(np.where(depth > 0, depth, 10.0)).astype(np.float32)
+    behind = np.stack([each - cv2.GaussianBlur(each, (0, 0), width) for each in near])
+    # What is far behind has air around it.
+    kept = np.exp(-strength * np.clip(behind, 0, None) * np.exp(-((behind / 0.06) ** 2)))
+    return np.asarray(pixels * kept[..., None], np.uint8)

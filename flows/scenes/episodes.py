@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from extractors.errors import ConfigError
 from extractors.types import Size
-from flows.scenes.camera_effects import shade, spoil
-from flows.scenes.drawing import Drawn, Painter
+from flows.scenes.camera_effects import spoil
+from flows.scenes.drawing import Drawn, Painter, shade
 from flows.scenes.skills import SKILLS
 from flows.scenes.truth import tracks_and_centroids
 from flows.scenes.world import World, random_world

@@ -8,7 +8,7 @@ import numpy as np
 
 from flows.scenes.poses import Floats, pose, turn
 from flows.scenes.textures import Rng
-from flows.scenes.things import PICTURES, Thing, geom, painted, plain, text
+from flows.scenes.things import PICTURES, Thing, four_walls, geom, painted, plain, text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,17 +36,17 @@ class Part:
         return pose(turned, self.hinge - turned @ self.hinge)
 
 
-def moving_part(rng: Rng, at: Floats) -> tuple[Thing, Part]:
-    """What stays where it is and moves by its handle: a drawer, a door, a lid or a lever. `at` is put right for it."""
+def moving_part(rng: Rng) -> tuple[Thing, Part, float]:
+    """A drawer, a door, a lid or a lever, how it moves, and how far above the table it is, metres."""
     kind = str(rng.choice(["drawer", "door", "lid", "lever"], p=[0.3, 0.25, 0.3, 0.15]))
     if kind == "lever":
-        return _lever(rng)
+        return *_lever(rng), 0.0
     wide, deep, thin = rng.uniform(0.1, 0.26), rng.uniform(0.1, 0.2), rng.uniform(0.003, 0.012)
     tall = rng.uniform(0.06, 0.22)
     paint, bar = painted(rng, "object"), plain(rng)
     if kind == "lid":
         # Flat, on its box; the hinge is along the far edge.
-        at[2, 3] = rng.uniform(0.03, 0.14)
+        height = rng.uniform(0.03, 0.14)
         body = geom("box", (wide / 2, deep / 2, thin), (0, 0, thin), paint)
         if rng.random() < 0.4:  # a rim that grips the box
             body += geom("box", (wide / 2 + thin, deep / 2 + thin, 2 * thin), (0, 0, thin / 2), paint)
@@ -55,7 +55,7 @@ def moving_part(rng: Rng, at: Floats) -> tuple[Thing, Part]:
             grip = np.array([0.0, rng.uniform(-0.45, -0.25) * deep, 2 * thin + 0.012])
         body += geom("capsule", (0.006, rng.uniform(0.006, 0.025)), grip, bar, "0 1.5708 0")
         part = Part(grip, np.array([0.0, deep / 2, 0.0]), (1.0, 0.0, 0.0), -rng.uniform(0.7, 1.5))
-        return Thing("object", "lid", body, "", max(wide, deep) / 2, 2 * thin + 0.02, (thin, 0.012)), part
+        return Thing("object", "lid", body, "", max(wide, deep) / 2, 2 * thin + 0.02, (thin, 0.012)), part, height
     body = geom("box", (wide / 2, thin, tall / 2), (0, 0, tall / 2), paint)
     door = kind == "door"
     if not door:
@@ -71,7 +71,7 @@ def moving_part(rng: Rng, at: Floats) -> tuple[Thing, Part]:
     grip = np.array([x, -0.035, tall * 0.7])
     hinge = np.array([wide / 2, 0.0, 0.0]) if door else None
     part = Part(grip, hinge, (0.0, 0.0, 1.0), -rng.uniform(0.7, 1.4)) if door else Part(grip, None, (0, -1, 0), 0.14)
-    return Thing("object", kind, body, "", wide / 2, tall, (tall * 0.7, 0.012)), part
+    return Thing("object", kind, body, "", wide / 2, tall, (tall * 0.7, 0.012)), part, 0.0
 
 
 def _lever(rng: Rng) -> tuple[Thing, Part]:
@@ -97,9 +97,7 @@ def housing(rng: Rng, thing: Thing, at: Floats) -> str:
     elif thing.noun == "lid":
         tall = float(where[2])
         walls = geom("box", (half, half, thin), (0, 0, thin - tall), paint)
-        for side in (-1, 1):
-            walls += geom("box", (thin, half, tall / 2), (side * half * 0.93, 0, -tall / 2), paint)
-            walls += geom("box", (half, thin, tall / 2), (0, side * half * 0.93, -tall / 2), paint)
+        walls += four_walls((half, half), thin, tall, -tall / 2, paint, inset=0.93)
     else:
         tall, deep = thing.height + 0.012, 0.21
         walls = geom("box", (half, deep / 2, thin), (0, deep / 2 + 0.008, tall + thin), paint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flows.scenes.textures import Rng
-from flows.scenes.things import PICTURES, geom, painted
+from flows.scenes.things import PICTURES, four_walls, geom, painted
 
 SURFACES = 4
 """Pictures of table, floor and walls."""
@@ -73,8 +73,5 @@ def _kitchen(rng: Rng, azimuth: float) -> str:
 def _tray(rng: Rng, yaw: float) -> str:
     x, y, height = (*rng.uniform(0.2, 0.32, 2), rng.uniform(0.015, 0.1))
     paint, thin = f'material="picture{rng.integers(PICTURES)}"', rng.uniform(0.004, 0.02)
-    walls = geom("box", (x, y, 0.0006), (0, 0, 0.0), paint)
-    for side in (-1, 1):
-        walls += geom("box", (thin, y, height / 2), (side * x, 0, height / 2), paint)
-        walls += geom("box", (x, thin, height / 2), (0, side * y, height / 2), paint)
+    walls = geom("box", (x, y, 0.0006), (0, 0, 0.0), paint) + four_walls((x, y), thin, height, height / 2, paint)
     return f'<body euler="0 0 {yaw:.4g}">{walls}</body>'

@@ -70,6 +70,16 @@ def painted(rng: Rng, name: str) -> str:
     return f'material="picture{rng.integers(PICTURES)}"'
 
 
+def four_walls(half: tuple[float, float], thin: float, height: float, z: float, paint: str, inset: float = 1.0) -> str:
+    """The sides of a box without a top; `half` lengths of the walls, `inset` of which they stand from the middle."""
+    x, y = half
+    out = ""
+    for side in (-1, 1):
+        out += geom("box", (thin, y, height / 2), (side * x * inset, 0, z), paint)
+        out += geom("box", (x, thin, height / 2), (0, side * y * inset, z), paint)
+    return out
+
+
 PICTURES = 6
 """Pictures that a world has for its things and furniture."""
 
@@ -286,10 +296,7 @@ def _basket(rng: Rng, name: str, size: float) -> Thing:
     """A box without a top: bins, baskets, drawers that stand about."""
     x, y = size * rng.uniform(0.4, 0.6), size * rng.uniform(0.35, 0.6)
     height, thin, paint = size * rng.uniform(0.15, 0.8), size * rng.uniform(0.015, 0.05), painted(rng, name)
-    body = geom("box", (x, y, thin), (0, 0, thin), paint)
-    for side in (-1, 1):
-        body += geom("box", (thin, y, height / 2), (side * x, 0, height / 2), paint)
-        body += geom("box", (x, thin, height / 2), (0, side * y, height / 2), paint)
+    body = geom("box", (x, y, thin), (0, 0, thin), paint) + four_walls((x, y), thin, height, height / 2, paint)
     return Thing(name, "box", body, "", float(np.hypot(x, y)), height, (height * 0.8, 0.02))
 
 

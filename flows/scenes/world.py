@@ -130,7 +130,7 @@ def _camera(rng: Rng) -> tuple[float, Floats, float]:
 def _target(rng: Rng, skill: str) -> tuple[Thing, Floats, Part | None]:
     at = pose(turn(2, rng.uniform(0, 2 * np.pi)), (*rng.uniform(-0.17, 0.17, 2), 0.0))
     if skill == "open":
-        thing, part = moving_part(rng, at)
+        thing, part, at[2, 3] = moving_part(rng)
         return thing, at, part
     size = float(np.exp(rng.uniform(np.log(0.03), np.log(0.13))))
     kinds = DRAGGED if skill in ("push", "pull") else GRASPABLE

@@ -6,8 +6,8 @@ import pytest
 
 from extractors.errors import ConfigError
 from flows.commands.sources import SCENE_KINDS
-from flows.scenes.camera_effects import h264, shade, spoil
-from flows.scenes.drawing import Painter
+from flows.scenes.camera_effects import h264, spoil
+from flows.scenes.drawing import Painter, shade
 from flows.scenes.episodes import arrays, record, write_scenes
 from flows.scenes.parts import moving_part
 from flows.scenes.poses import look_at, pose, quaternion, turn
@@ -123,8 +123,9 @@ def test_a_moving_part_keeps_to_its_hinge_and_lids_open_upwards():
     kinds = {}
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        closed = pose(turn(2, rng.uniform(0, 6)), (0.1, -0.05, 0.0))
-        thing, part = moving_part(rng, closed)
+        yaw = rng.uniform(0, 6)
+        thing, part, height = moving_part(rng)
+        closed = pose(turn(2, yaw), (0.1, -0.05, height))
         task = Task(thing, closed, np.zeros(3), 0.08, 0.2, 0.3, 0.2, part)
         task.begin(rng)
         opens(rng, task)

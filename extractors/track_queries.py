@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import GeometryError, ShapeError
 from extractors.types import Size
+
+Posed = Literal["anywhere", "grid", "object"]
+"""Where queries are: evenly over the picture, on one object for the most part, or it is not known."""
 
 
 def grid_queries(size: Size, *, side: int = 20, frame: int = 0) -> NDArray[np.float32]:

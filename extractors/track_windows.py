@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ConfigError, MissingDataError
-from extractors.track_queries import check_queries
+from extractors.track_queries import Posed, check_queries
 from extractors.tracks import PointTracker, PreparedClip
 from extractors.types import Frames, Size, Tracks, check_pixels
 
@@ -73,7 +73,7 @@ class _WindowedClip:
         self._tracker, self._pixels, self._windows = tracker, pixels, windows
         self._size: Size = (int(pixels.shape[1]), int(pixels.shape[2]))
 
-    def track(self, queries: NDArray[np.float32], *, is_grid: bool = False) -> Tracks:
+    def track(self, queries: NDArray[np.float32], *, posed: Posed = "anywhere") -> Tracks:
         """Forward through all windows, then back for what was posed in a later one.
 
         Raises:
@@ -82,7 +82,7 @@ class _WindowedClip:
         """
         check_queries(queries, len(self._pixels), self._size)
         queries = np.asarray(queries, np.float32)
-        passes = _Passes(queries, len(self._pixels), self._size, self._windows, is_grid=is_grid)
+        passes = _Passes(queries, len(self._pixels), self._size, self._windows, posed=posed)
         source, kept = iter(self._pixels), list[Frame]()
         for index, window in enumerate(self._windows):
             following = self._windows[index + 1].start if index + 1 < len(self._windows) else window.past
@@ -137,9 +137,9 @@ class _Passes:
     """The tracks of one query set while they grow, window by window."""
 
     def __init__(
-        self, queries: NDArray[np.float32], n_frames: int, size: Size, windows: list[Window], *, is_grid: bool
+        self, queries: NDArray[np.float32], n_frames: int, size: Size, windows: list[Window], *, posed: Posed
     ) -> None:
-        self._queries, self._windows, self._is_grid = queries, windows, is_grid
+        self._queries, self._windows, self._posed = queries, windows, posed
         self._limit = np.array([size[1] - 0.5, size[0] - 0.5], np.float32)
         shape = (n_frames, len(queries))
         self._xy = np.broadcast_to(queries[None, :, 1:], (*shape, 2)).copy()
@@ -195,7 +195,7 @@ class _Passes:
         queries = np.concatenate([part.queries for part in parts])
         if not len(queries):
             return
-        found = clip.track(queries - np.array([window.start, 0, 0], np.float32), is_grid=self._is_grid)
+        found = clip.track(queries - np.array([window.start, 0, 0], np.float32), posed=self._posed)
         first = 0
         for points, _, kept in parts:
             into, column = slice(kept.start, kept.stop), slice(first, first + len(points))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import ShapeError
 from extractors.track_queries import (
+    Posed,
     background_points,
     grid_queries,
     interior,
@@ -28,8 +29,8 @@ Background = Literal["grid", "own"]
 class PreparedClip(Protocol):
     """A clip that a tracker has read once; several query sets share that work."""
 
-    def track(self, queries: NDArray[np.float32], *, is_grid: bool = False) -> Tracks:
-        """As `PointTracker.track`, on the clip that was prepared; `is_grid`: the queries cover the picture evenly."""
+    def track(self, queries: NDArray[np.float32], *, posed: Posed = "anywhere") -> Tracks:
+        """As `PointTracker.track`, on the clip that was prepared, with what is known of where they are `posed`."""
         ...
 
 
@@ -136,7 +137,7 @@ def extract_tracks(
     grid = known_grid
     if grid is None:
         assert clip is not None
-        grid = _in_packet(clip.track(grid_queries(source, side=plan.grid_side), is_grid=True), source, size)
+        grid = _in_packet(clip.track(grid_queries(source, side=plan.grid_side), posed="grid"), source, size)
     sets = {"grid": _as_set(grid, _on_mask(grid.queries, masks, size), masks, size, plan.min_object_tracks, [])}
     if has_object:
         assert masks is not None
@@ -153,7 +154,7 @@ def _track_foreground(
     queries = object_queries(masks, count=plan.count, share=plan.share, seed=plan.seed)
     tracked = rescale_points(grid.queries[:, 1:], size, mask_size)[: None if plan.background == "grid" else 0]
     reused, more = background_points(masks[0], tracked, plan.count - len(queries), seed=plan.seed)
-    tracks = clip.track(rescale_queries(np.concatenate([queries, more]), mask_size, source))
+    tracks = clip.track(rescale_queries(np.concatenate([queries, more]), mask_size, source), posed="object")
     posed_first, background = _some(tracks, slice(len(queries))), _some(tracks, slice(len(queries), None))
     of_object, posed = _top_up(clip, posed_first, masks, source, plan)
     everything = _joined(_in_packet(of_object, source, size), _some(grid, reused), _in_packet(background, source, size))
@@ -217,7 +218,7 @@ def _top_up(
         frame = int(short[np.argmax(area[short])])
         extra = min(int(np.ceil(aim - seen[frame])), spare)
         queries = spread_queries(frame, interior(masks[frame]), extra, np.random.default_rng([plan.seed, number + 1]))
-        tracks = _joined(tracks, clip.track(rescale_queries(queries, mask_size, source)))
+        tracks = _joined(tracks, clip.track(rescale_queries(queries, mask_size, source), posed="object"))
         posed.append({"frame": frame, "count": extra})
     return tracks, posed
 

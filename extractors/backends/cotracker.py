@@ -19,6 +19,7 @@ from extractors.backends.devices import arithmetic
 from extractors.backends.linear import pack_linears
 from extractors.backends.network_tracker import EncodedClip, NetworkSettings, NetworkTracker, on_device
 from extractors.errors import ConfigError, WeightsError
+from extractors.track_queries import Posed
 from extractors.types import Frames, Size
 
 SupportFor = Literal["all", "explicit"]
@@ -143,9 +144,9 @@ class CoTrackerClip(EncodedClip[FeatureMaps]):
         (rows, columns), (height, width) = self._tracker.settings.network_size, self.size
         return np.array([(columns - 1) / max(width - 1, 1), (rows - 1) / max(height - 1, 1)], np.float32)
 
-    def follow(self, queries: NDArray[np.float32], *, is_grid: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def follow(self, queries: NDArray[np.float32], *, posed: Posed) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As `EncodedClip.follow`; frames before a query's own come from the run back."""
-        alone = is_grid and self._tracker.settings.support_for == "explicit"
+        alone = posed == "grid" and self._tracker.settings.support_for == "explicit"
         support = grid(0 if alone else self._tracker.settings.support_grid, self._tracker.settings.network_size)
         points = np.concatenate([queries * np.array([1.0, *self.enlarging], np.float32), support])
         found = self.run(points) if len(queries) else np.zeros((self.maps.n_frames, 0, 4), np.float32)

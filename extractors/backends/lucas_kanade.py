@@ -18,7 +18,7 @@ from extractors.backends.lucas_kanade_layers import (
     apply,
     assign_layers,
 )
-from extractors.track_queries import check_queries
+from extractors.track_queries import Posed, check_queries
 from extractors.types import Frames, OnCpu, Size, Tracks, check_pixels
 
 
@@ -68,8 +68,11 @@ class PreparedFrames:
         """`images` at working size, made from frames of `size`."""
         self._tracker, self._images, self._size = tracker, images, size
 
-    def track(self, queries: NDArray[np.float32], *, is_grid: bool = False) -> Tracks:
-        """Tracks of `queries` (N, 3) as (frame, x, y), in pixels of the frames that were prepared."""
+    def track(self, queries: NDArray[np.float32], *, posed: Posed = "anywhere") -> Tracks:
+        """Tracks of `queries` (N, 3) as (frame, x, y), in pixels of the frames that were prepared.
+
+        Queries posed on the object show it themselves; others get points around them that may belong to it.
+        """
         check_queries(queries, len(self._images), self._size)
         n_frames, n_points = len(self._images), len(queries)
         height, width = self._images[0].shape[:2]
@@ -77,14 +80,16 @@ class PreparedFrames:
         places = (queries[:, 1:].astype(np.float64) + 0.5) * scale - 0.5
         xy = np.zeros((n_frames, n_points, 2))
         difference, confidence = np.zeros((n_frames, n_points)), np.ones((n_frames, n_points))
-        posed = queries[:, 0].astype(int)
-        for frame in np.unique(posed):
-            chosen = np.flatnonzero(posed == frame)
-            xy[:, chosen], difference[:, chosen], confidence[:, chosen] = self._follow(int(frame), places[chosen])
+        first, supported = queries[:, 0].astype(int), posed != "object"
+        for frame in np.unique(first):
+            chosen = np.flatnonzero(first == frame)
+            xy[:, chosen], difference[:, chosen], confidence[:, chosen] = self._follow(
+                int(frame), places[chosen], supported=supported
+            )
         found: NDArray[np.float32] = ((xy + 0.5) / scale - 0.5).astype(np.float32)
-        found[posed, np.arange(n_points)] = queries[:, 1:]
-        difference[posed, np.arange(n_points)] = 0.0
-        confidence[posed, np.arange(n_points)] = 1.0
+        found[first, np.arange(n_points)] = queries[:, 1:]
+        difference[first, np.arange(n_points)] = 0.0
+        confidence[first, np.arange(n_points)] = 1.0
         visibility_score = _falling(difference, self._tracker.visible_difference)
         return Tracks(
             xy=found,
@@ -94,7 +99,7 @@ class PreparedFrames:
             queries=np.asarray(queries, dtype=np.float32),
         )
 
-    def _follow(self, frame: int, places: Floats) -> tuple[Floats, Floats, Floats]:
+    def _follow(self, frame: int, places: Floats, *, supported: bool) -> tuple[Floats, Floats, Floats]:
         """Positions (T, n, 2) of `places` (n, 2) posed on `frame`, colour differences and confidence (T, n).
 
         A layer of which nothing is seen is carried on by guess: confidence is a half for it, and rises with the
@@ -102,7 +107,7 @@ class PreparedFrames:
         """
         visible_difference = self._tracker.visible_difference
         rule = self._tracker.rule.at(self._images[frame])
-        found = assign_layers(self._images, frame, places, rule)
+        found = assign_layers(self._images, frame, places, rule, supported=supported)
         members = [np.flatnonzero(found.layer == index) for index in range(len(found.motions))]
         layers = [Layer(self._images, frame, places[points], rule) if len(points) else None for points in members]
         xy = np.zeros((len(self._images), len(places), 2))

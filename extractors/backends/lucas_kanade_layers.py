@@ -412,15 +412,17 @@ class Assigned:
     layer: NDArray[np.int64]
 
 
-def assign_layers(images: Sequence[Image], frame: int, queries: Floats, rule: LayerRule) -> Assigned:
+def assign_layers(
+    images: Sequence[Image], frame: int, queries: Floats, rule: LayerRule, *, supported: bool = True
+) -> Assigned:
     """Finds the layers that explain `queries` (N, 2) of image `frame` best over all images; `rule` in pixels.
 
     Candidate layers (the background, and regions of like colour at several scales) are followed through the clip;
     greedy selection keeps those that lower the colour difference at the points by more than a layer costs; each
-    kept layer is followed again with all points that it won.
+    kept layer is followed again with all points that it won. Unless `supported`, `queries` are all that is looked at.
     """
     background = _background(images, frame, rule)
-    points = np.concatenate([queries, _support(images, frame, queries, background, rule)])
+    points = np.concatenate([queries, _support(images, frame, queries, background, rule)]) if supported else queries
     judge = _Judge(images, frame, points, rule)
     # Kept for all layers: made again for each of them, they were a tenth of the work.
     behind = [Backdrop(images, frame, t, background[t], rule) for t in judge.frames]

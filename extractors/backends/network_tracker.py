@@ -16,7 +16,7 @@ from extractors.advance import advance
 from extractors.backends.device_memory import DeviceMemory, attempt
 from extractors.backends.devices import Precision, check_precision, choose_device
 from extractors.errors import ConfigError, MissingDataError, ShapeError
-from extractors.track_queries import check_queries
+from extractors.track_queries import Posed, check_queries
 from extractors.types import Frames, Size, Tracks, check_pixels
 
 VisibleBy = Literal["both", "visibility"]
@@ -166,10 +166,10 @@ class EncodedClip(ABC, Generic[Maps]):
         self._settings, self.maps, self.size = tracker.settings, maps, size
 
     @abstractmethod
-    def follow(self, queries: NDArray[np.float32], *, is_grid: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def follow(self, queries: NDArray[np.float32], *, posed: Posed) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The network's answer: (T, N, 2) positions in pixels of the frames, (T, N, 2) visibility and confidence."""
 
-    def track(self, queries: NDArray[np.float32], *, is_grid: bool = False) -> Tracks:
+    def track(self, queries: NDArray[np.float32], *, posed: Posed = "anywhere") -> Tracks:
         """Tracks of `queries` (N, 3) as (frame, x, y), in pixels of the frames that were prepared.
 
         In its own frame a query is visible, with scores of 1, and stays where it was posed.
@@ -180,7 +180,7 @@ class EncodedClip(ABC, Generic[Maps]):
         """
         check_queries(queries, self.maps.n_frames, self.size)
         queries = np.asarray(queries, dtype=np.float32)
-        xy, scores = self.follow(queries, is_grid=is_grid)
+        xy, scores = self.follow(queries, posed=posed)
         own = queries[:, 0].astype(int), np.arange(len(queries))
         xy[own], scores[own] = queries[:, 1:], 1.0
         visibility, confidence = scores[..., 0].copy(), scores[..., 1].copy()

@@ -21,6 +21,7 @@ from extractors.backends.network_tracker import EncodedClip, NetworkSettings, Ne
 from extractors.backends.tapir_features import COARSE_STRIDE, SIDE, FeatureMaps
 from extractors.backends.tapir_network import CPU_CHUNK, ITERATIONS, TEMPERATURE, TapirNetwork, pyramid
 from extractors.errors import ConfigError, WeightsError
+from extractors.track_queries import Posed
 from extractors.types import Frames, Size
 
 OFFLINE_FILE, CAUSAL_FILE = "bootstapir_checkpoint_v2.pt", "causal_bootstapir_checkpoint.pt"
@@ -161,8 +162,8 @@ class TapirClip(EncodedClip[Pyramid]):
         super().__init__(tracker, maps, size)
         self._tracker = tracker
 
-    def follow(self, queries: NDArray[np.float32], *, is_grid: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As `EncodedClip.follow`; queries, in a grid or not, are independent of each other."""
+    def follow(self, queries: NDArray[np.float32], *, posed: Posed) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `EncodedClip.follow`; queries, wherever posed, are independent of each other."""
         n_frames, tokens = self.maps.n_frames, self._tracker.chunk_tokens
         found = np.empty((n_frames, len(queries), 4), np.float32)
         points = queries.copy()

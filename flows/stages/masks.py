@@ -73,4 +73,4 @@ def _weights(config: Config) -> Sequence[str]:
     return ("nano",) if config.masks.backend == "nano" else models.masks_weights(config.masks)
 
 
-MASKS = Stage(name="masks", version=7, inputs=("source",), settings=_settings, run=_run, weights=_weights)
+MASKS = Stage(name="masks", version=8, inputs=("source",), settings=_settings, run=_run, weights=_weights)

@@ -15,7 +15,7 @@ from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode
 
-VERSION = 6
+VERSION = 7
 
 _OF_NETWORKS = frozenset({"iterations", "precision", "visible_by", "window_frames"})
 

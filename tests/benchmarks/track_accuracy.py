@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.build import TRACKERS
+from extractors.track_queries import Posed
 from extractors.tracks import PointTracker, TrackSet, extract_tracks
 from extractors.types import Frames, Tracks
 from scoring.truth.tapvid import TapVidScores, distances_256, split_by_motion, tapvid_scores
@@ -40,7 +41,7 @@ class PlainLucasKanade:
         self._images = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pixels]
         return self
 
-    def track(self, queries: NDArray[np.float32], *, is_grid: bool = False) -> Tracks:
+    def track(self, queries: NDArray[np.float32], *, posed: Posed = "anywhere") -> Tracks:
         xy = np.zeros((len(self._images), len(queries), 2), np.float32)
         visible = np.zeros(xy.shape[:2], np.bool_)
         for frame in np.unique(queries[:, 0]).astype(int):

@@ -213,16 +213,16 @@ class Standing(OnCpu):
     """A tracker under which nothing moves, and points are seen near their own frame only."""
 
     def __init__(self, reach=100):
-        self.reach, self.prepared, self.asked, self.grids = reach, 0, [], []
+        self.reach, self.prepared, self.asked, self.posed = reach, 0, [], []
 
     def prepare(self, pixels):
         self.prepared += 1
         self.n_frames = len(pixels)
         return self
 
-    def track(self, queries, *, is_grid=False):
+    def track(self, queries, *, posed="anywhere"):
         self.asked.append(queries)
-        self.grids.append(is_grid)
+        self.posed.append(posed)
         frames = np.arange(self.n_frames)[:, None]
         visible = np.abs(frames - queries[None, :, 0]) <= self.reach
         score = visible.astype(np.float32)
@@ -256,7 +256,7 @@ def test_background_points_of_its_own_are_tracked_with_the_objects():
         plan=TrackPlan(count=50, background="own", min_object_tracks=20),
     )
     assert [len(asked) for asked in tracker.asked] == [400, 50]
-    assert tracker.grids == [True, False]
+    assert tracker.posed == ["grid", "object"]
     assert len(sets["foreground"].tracks.queries) == 50
     assert int(sets["foreground"].on_object.sum()) == 30
 

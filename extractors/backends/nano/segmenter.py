@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from extractors.backends.nano.clips import answers, clip_scenery, read_context, working_size
 from extractors.backends.nano.inputs import Pixels
 from extractors.backends.nano.network import CLASSES
+from extractors.backends.nano.pieces import keep_one_thing
 from extractors.backends.nano.weights import load_network
 from extractors.camera_motion import clip_camera_motion
 from extractors.geometry import resize_rgb
@@ -79,28 +80,17 @@ class NanoSegmenter(OnCpu):
         scenery = clip_scenery(frames)
         context = read_context(self._network, frames, scenery)
         seen = {name: np.empty((len(frames), *size), np.bool_) for name in CLASSES if name != "scene"}
-        score = np.zeros(len(frames), np.float32)
+        of_object = np.empty((len(frames), *size), np.float16)
         for moment, (shares, _) in enumerate(answers(self._network, frames, scenery, context)):
+            at_size = {name: cv2.resize(shares[CLASSES.index(name)], (width, height)) for name in seen}
+            of_object[moment] = at_size["object"]
             for name in seen:
-                at_size = cv2.resize(shares[CLASSES.index(name)], (width, height))
                 # More than all others together: no pixel is of two classes.
-                seen[name][moment] = at_size > 0.5
-                if name == "object" and seen[name][moment].any():
-                    seen[name][moment] = _largest_piece(seen[name][moment], at_size)
-                    score[moment] = at_size[seen[name][moment]].mean()
-        return seen, score
-
-
-def _largest_piece(mask: NDArray[np.bool_], share: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The connected part of `mask` that has most of `share`: one thing is handled.
-
-    What else looks like it, a finger of its colour, moves before it is touched, and would hide when that is.
-    """
-    count, pieces = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    if count <= 2:
-        return mask
-    weights = np.bincount(pieces.ravel(), share.ravel(), minlength=count)
-    return np.asarray(pieces == 1 + weights[1:].argmax(), np.bool_)
+                seen[name][moment] = at_size[name] > 0.5
+        keep_one_thing(seen["object"], of_object, seen["robot"])
+        masked = zip(of_object, seen["object"], strict=True)
+        score = [share[mask].mean(dtype=np.float32) if mask.any() else 0.0 for share, mask in masked]
+        return seen, np.array(score, np.float32)
 
 
 def _camera_moves(episode: Episode, frames: Pixels) -> bool:

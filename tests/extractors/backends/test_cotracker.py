@@ -287,7 +287,7 @@ def test_a_grid_goes_without_support_where_that_is_for_explicit_queries(tiny: Ca
     pixels, queries = synthetic_clip(4, 48, 64), grid_queries((48, 64), side=2)
     alone, published = tiny(support_grid=0).prepare(pixels), tiny(support_for="explicit").prepare(pixels)
     supported = tiny().track(pixels, queries)
-    np.testing.assert_array_equal(published.track(queries, is_grid=True).xy, alone.track(queries).xy)
+    np.testing.assert_array_equal(published.track(queries, posed="grid").xy, alone.track(queries).xy)
     np.testing.assert_array_equal(published.track(queries).xy, supported.xy)
 
 

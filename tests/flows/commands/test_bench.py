@@ -104,7 +104,7 @@ class _Knows(OnCpu):
         self._n_frames, self._width = len(pixels), pixels.shape[2]
         return self
 
-    def track(self, queries: Any, *, is_grid: bool = False) -> Tracks:
+    def track(self, queries: Any, *, posed: str = "anywhere") -> Tracks:
         since = np.arange(self._n_frames)[:, None] - queries[:, 0]
         step = 2 * self._width / 64
         on_square = np.isin(np.rint((queries[:, 2] + 0.5) * 48 / 256 - 0.5), [19, 22, 25])

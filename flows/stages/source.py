@@ -152,4 +152,4 @@ def _content(report: Mapping[str, Any], datasets: Mapping[str, Dataset], config:
     return {"report": json_digest(report), "arrays": arrays, "settings": dict(source_settings(config))}
 
 
-SOURCE = Stage(name="source", version=4, inputs=(), settings=source_settings, run=_run)
+SOURCE = Stage(name="source", version=5, inputs=(), settings=source_settings, run=_run)

@@ -78,6 +78,31 @@ def test_too_little_to_see_is_not_told():
     assert clip_camera_motion(np.full((8, SIDE, SIDE, 3), 90, np.uint8)).moving is None
 
 
+def test_an_arm_that_fills_the_picture_for_a_third_of_the_clip_tells_nothing():
+    pixels = swept(30)
+    pixels[10:20] = [picture(5 + t)[:, :SIDE] // 2 for t in range(10)]
+    assert clip_camera_motion(pixels).moving is False
+
+
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.75])
+def test_a_camera_that_is_put_far_aside_moves(at):
+    pixels, aside = swept(30), swept(30, seed=5)
+    past = round(at * len(pixels))
+    assert clip_camera_motion(np.concatenate([pixels[:past], aside[past:]])).moving is True
+
+
+@pytest.mark.parametrize("share", [0.15, 0.2, 0.3])
+def test_what_a_camera_carries_does_not_hide_that_it_moves(share):
+    wide, side = picture(3, width=12 * SIDE, height=2 * SIDE), round(share * SIDE)
+    moved = np.stack([wide[3 * t : 3 * t + SIDE, 30 * t : 30 * t + SIDE] for t in range(30)])
+    gripper = picture(4)[:side, :side]
+    moved[:, -side:, 20 : 20 + side] = gripper
+    assert clip_camera_motion(moved).moving is True
+    still = swept(30)
+    still[:, -side:, 20 : 20 + side] = gripper
+    assert clip_camera_motion(still).moving is False
+
+
 def test_another_scene_is_no_motion():
     pixels = np.concatenate([swept(8), swept(8, seed=5)])
     assert clip_camera_motion(pixels).moving is True

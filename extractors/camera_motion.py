@@ -159,15 +159,15 @@ def _steady_frames(frames: Sequence[NDArray[np.uint8]], near_px: float, min_shar
         textured += _parts(corners[:, 0], grey.shape)
         still = [each.at[np.linalg.norm(each.shift, axis=-1) < near_px] for each in found]
         at_rest += _parts(np.concatenate(still), grey.shape)
-    told = [verdict for verdict in verdicts if verdict is not None]
+    telling = [verdict for verdict in verdicts if verdict is not None]
     rest = at_rest > 0.1 * len(verdicts)
     seen = rest | (textured > 0.3 * len(verdicts))
-    if len(told) < _MIN_TOLD * len(verdicts) or rest.sum() < _MIN_REST * seen.sum():
+    if len(telling) < _MIN_TOLD * len(verdicts) or rest.sum() < _MIN_REST * seen.sum():
         return [False] * len(verdicts)
     # Frames that tell nothing of this scene but fit each other show another one: the camera was put elsewhere.
     strange = [grey for grey, verdict in zip(judged, verdicts, strict=True) if verdict is None]
     elsewhere = sum(_steady_frames(strange, near_px, min_share)) if len(strange) > 1 else 0
-    return told + [False] * elsewhere
+    return telling + [False] * elsewhere
 
 
 def _in_place(found: _Found, near_px: float, min_share: float) -> bool | None:

@@ -156,6 +156,19 @@ def test_all_queries_may_lie_off_the_object(tracker):
     assert np.abs(tracks.xy - tracks.xy[:1]).max() < 1
 
 
+@pytest.mark.parametrize("posed", ["object", "grid"])
+def test_what_is_posed_on_the_object_goes_with_it(tracker, posed):
+    pixels, masks = sliding_square(5)
+    queries = grid_queries((64, 64), side=10)
+    on = masks[0][np.rint(queries[:, 2]).astype(int), np.rint(queries[:, 1]).astype(int)]
+    chosen = queries if posed == "grid" else queries[on]
+    tracks = tracker.prepare(pixels).track(chosen, posed=posed)
+    centre = np.array([np.argwhere(mask)[:, ::-1].mean(axis=0) for mask in masks])
+    moved = tracks.xy[:, on] if posed == "grid" else tracks.xy
+    assert on.sum() > 4
+    np.testing.assert_allclose(moved - moved[0], np.broadcast_to((centre - centre[0])[:, None], moved.shape), atol=1)
+
+
 def test_lazy_frames_give_what_an_array_gives_in_one_pass(tracker):
     pixels, _ = sliding_square(5)
     lazy = LazyFrames(pixels)

@@ -71,7 +71,7 @@ class PreparedFrames:
     def track(self, queries: NDArray[np.float32], *, posed: Posed = "anywhere") -> Tracks:
         """Tracks of `queries` (N, 3) as (frame, x, y), in pixels of the frames that were prepared.
 
-        A grid and queries on the object show what moves themselves; others get points around them that may belong to it.
+        A grid and queries on the object show what moves by themselves; others get points around them that may be its.
         """
         check_queries(queries, len(self._images), self._size)
         n_frames, n_points = len(self._images), len(queries)

@@ -6,7 +6,8 @@
 Per episode and as the mean over fixed cameras: J and F of `nano` masks at packet size (DAVIS 2017); TAP-Vid
 delta_avg, OA and AJ of `lucas-kanade` on the truth's own object queries, and on moving and static points of its grid;
 object tracks per frame of the packet's own foreground set, posed with the mask, that are right (seen in truth,
-claimed visible, within 8 px at 256). An episode or metric that is missing counts as 0.
+claimed visible, within 8 px at 256); F1 of contact from these masks, the packet's tracks and the gripper signal. An
+episode or metric that is missing counts as 0; contact where there is none to find does not count.
 """
 
 from __future__ import annotations
@@ -18,20 +19,26 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from extractors.build import SEGMENTERS, TRACKERS
 from extractors.masks import recorded_masks
-from extractors.tracks import extract_tracks
+from extractors.track_queries import rescale_points
+from extractors.tracks import TrackSet, extract_tracks
+from extractors.types import Size
 from flows.sources.bridge import BridgeRawSource
 from flows.sources.sample import write_sample
+from flows.stages.camera import joined_tracks
 from scoring.truth.davis import contour_accuracy, region_similarity
 from tests.benchmarks.groundtruth import GroundTruth, read_folder
+from tests.benchmarks.mask_accuracy import contact_f1
 from tests.benchmarks.track_accuracy import COLUMNS, judge, right_tracks
 
 PACKET = (224, 224)
-TARGETS = {"J": 0.50, "object delta_avg": 0.75, "object AJ": 0.60, "right tracks": 47}
+TARGETS = {"J": 0.50, "object delta_avg": 0.75, "object AJ": 0.60, "right tracks": 47, "contact": 0.90}
 
 
 def main() -> None:
@@ -40,7 +47,11 @@ def main() -> None:
     parser.add_argument("--contains", default="", help="only episodes whose name has this in it")
     options = parser.parse_args()
     print(f"{platform.machine()}, {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
-    print(f"{'episode':26s}{'J':>6s}{'F':>6s}" + "".join(f"{name + ' d/OA/AJ':>19s}" for name in COLUMNS) + "   right")
+    print(
+        f"{'episode':26s}{'J':>6s}{'F':>6s}"
+        + "".join(f"{name + ' d/OA/AJ':>19s}" for name in COLUMNS)
+        + "   right contact"
+    )
     with tempfile.TemporaryDirectory() as folder:
         if options.truth == "sample":
             truths = read_sample(Path(folder), options.contains)
@@ -70,8 +81,20 @@ def measure(truth: GroundTruth) -> dict[str, float]:
         float(right_tracks(truth, sets["foreground"])[seen].mean()) if "foreground" in sets else 0.0
     )
     numbers = {name: value if np.isfinite(value) else 0.0 for name, value in numbers.items()}
+    tracks = joined_tracks([_in_packet(each, truth.episode.size) for each in sets.values()], PACKET[1])
+    numbers["contact"] = contact_f1(truth.episode, masks, truth.contact, tracks)
     print(_line(str(truth.meta.get("name", truth.episode.episode_id)), numbers), flush=True)
     return numbers
+
+
+def _in_packet(found: TrackSet, size: Size) -> dict[str, NDArray[Any]]:
+    tracks = found.tracks
+    return {
+        "xy": rescale_points(tracks.xy, size, PACKET),
+        "visibility": tracks.visibility,
+        "on_object": found.on_object,
+        "queries": tracks.queries,
+    }
 
 
 def report(rows: list[tuple[str, bool, dict[str, float]]]) -> None:
@@ -79,7 +102,7 @@ def report(rows: list[tuple[str, bool, dict[str, float]]]) -> None:
     fixed = [numbers for _, moving, numbers in rows if not moving]
     if not fixed:
         return
-    mean = {name: float(np.mean([numbers[name] for numbers in fixed])) for name in fixed[0]}
+    mean = {name: float(np.nanmean([numbers[name] for numbers in fixed])) for name in fixed[0]}
     print(_line(f"mean of {len(fixed)} fixed", mean))
     for name, target in TARGETS.items():
         print(f"  {name}: {mean[name]:.3f}, target {target}: {'met' if mean[name] >= target else 'MISSED'}")
@@ -123,7 +146,8 @@ def _line(name: str, numbers: dict[str, float]) -> str:
         f"{numbers[f'{column} delta_avg']:7.3f}{numbers[f'{column} OA']:6.3f}{numbers[f'{column} AJ']:6.3f}"
         for column in COLUMNS
     )
-    return f"{name[-25:]:26s}{numbers['J']:6.3f}{numbers['F']:6.3f}{columns}{numbers['right tracks']:8.1f}"
+    masks = f"{name[-25:]:26s}{numbers['J']:6.3f}{numbers['F']:6.3f}"
+    return f"{masks}{columns}{numbers['right tracks']:8.1f}{numbers['contact']:8.3f}"
 
 
 if __name__ == "__main__":

@@ -94,23 +94,50 @@ def _angle(turn: Floats) -> Floats:
     return np.asarray(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
 
 
-def describe(packet: Packet, path: Path) -> list[str]:
+@dataclass
+class Errors:
+    """How far one episode is off; NaN where nothing was found. Lengths in metres, turns in degrees.
+
+    Attributes:
+        observable: the camera was not refused.
+        focal, place, turn: error of the camera's focal length (relative), position and rotation, each with its sigma.
+        object_place, object_turn: median error of the object's pose since the held frame.
+        centroid: median error of `centroids_base`.
+        depth: AbsRel of `depth/aligned`.
+        cost: share of the episode's seconds that calibration and placing take.
+    """
+
+    observable: bool = False
+    focal: tuple[float, float] = (np.nan, np.nan)
+    place: tuple[float, float] = (np.nan, np.nan)
+    turn: tuple[float, float] = (np.nan, np.nan)
+    object_place: float = np.nan
+    object_turn: float = np.nan
+    centroid: float = np.nan
+    depth: float = np.nan
+    cost: float = np.nan
+
+
+def describe(packet: Packet, path: Path) -> tuple[list[str], Errors]:
     """What a packet says of its camera and object, and how far it is off."""
-    truth = read_groundtruth(path)
+    truth, errors = read_groundtruth(path), Errors()
     with np.load(path) as arrays:
         camera_pose, object_pose = arrays["T_world_cam"], arrays["object_pose"]
     report = packet.attributes["stages"]["calibration"]["report"]
     camera = report.get("camera")
+    errors.observable = "calibrated-by-hand" in report["tags"]
     lines = [f"{path.stem}: {', '.join(report['tags'])}"]
     if camera is not None:
         true = truth.episode.camera.resized(*packet.size[::-1])
         found = np.asarray(camera["carrier_from_camera"])
         carrier = np.eye(4) if report["rig"] == "fixed" else hand_of(path)[0]
         apart = np.linalg.inv(camera_pose[0]) @ carrier @ found
+        errors.focal = camera["focal_px"] / true.fx - 1, camera["focal_sigma"]
+        errors.place = float(np.linalg.norm(apart[:3, 3])), camera["position_sigma_m"]
+        errors.turn = float(_angle(apart[:3, :3])), camera["rotation_sigma_deg"]
         lines.append(
-            f"    focal {camera['focal_px'] / true.fx - 1:+.1%} ({camera['focal_sigma']:.1%})  place "
-            f"{np.linalg.norm(apart[:3, 3]) * 100:.1f} cm ({camera['position_sigma_m'] * 100:.1f})  turn "
-            f"{_angle(apart[:3, :3]):.1f} degrees ({camera['rotation_sigma_deg']:.1f})  residual "
+            f"    focal {errors.focal[0]:+.1%} ({errors.focal[1]:.1%})  place {errors.place[0] * 100:.1f} cm "
+            f"({errors.place[1] * 100:.1f})  turn {errors.turn[0]:.1f} degrees ({errors.turn[1]:.1f})  residual "
             f"{camera['residual_px']:.2f} px, {camera['tracks_riding']} of {camera['tracks_moving']} tracks"
         )
     lines += [f"    {reason}" for reason in report["reasons"]]
@@ -122,43 +149,80 @@ def describe(packet: Packet, path: Path) -> list[str]:
         for reason in part.get("reasons", ())
     ]
     if "object_pose" in packet:
-        lines.append(_object(packet, object_pose))
+        lines.append(_object(packet, object_pose, errors))
     if "centroids_base" in packet:
         centre = np.einsum("ij,tj->ti", camera_pose[0][:3, :3], truth.centroid_cam) + camera_pose[0][:3, 3]
         off = np.linalg.norm(packet.read("centroids_base") - centre, axis=1)
         sigma = np.nanmedian(np.linalg.norm(packet.read("centroids_base_sigma"), axis=1))
-        lines.append(f"    centroids_base {np.nanmedian(off) * 100:.1f} cm off, sigma {sigma * 100:.1f}")
+        errors.centroid = float(np.nanmedian(off))
+        lines.append(f"    centroids_base {errors.centroid * 100:.1f} cm off, sigma {sigma * 100:.1f}")
     if "depth/aligned" in packet:
-        lines.append(_depth(packet, truth.depth))
-    return lines
+        lines.append(_depth(packet, truth.depth, errors))
+    return lines, errors
 
 
-def _object(packet: Packet, true: Floats) -> str:
+def _object(packet: Packet, true: Floats, errors: Errors) -> str:
     pose, valid = packet.read("object_pose"), packet.read("object_pose_valid")
     held = np.flatnonzero(packet.read("held") & valid)
     frame = int(held[len(held) // 2]) if len(held) else int(np.flatnonzero(valid)[0])
     still = np.linalg.inv(true[frame]) @ pose[frame]
     apart = np.linalg.inv(true[valid] @ still) @ pose[valid]
     sigma = np.nanmedian(packet.read("object_pose_sigma"), axis=0)
+    errors.object_place = float(np.median(np.linalg.norm(apart[:, :3, 3], axis=1)))
+    errors.object_turn = float(np.median(_angle(apart[:, :3, :3])))
     return (
-        f"    object pose since the held frame {np.median(np.linalg.norm(apart[:, :3, 3], axis=1)) * 100:.1f} cm "
-        f"({sigma[0] * 100:.1f})  {np.median(_angle(apart[:, :3, :3])):.1f} degrees ({sigma[1]:.1f}) in "
-        f"{valid.sum()} of {len(valid)} frames, {len(packet.read('object_points'))} points"
+        f"    object pose since the held frame {errors.object_place * 100:.1f} cm ({sigma[0] * 100:.1f})  "
+        f"{errors.object_turn:.1f} degrees ({sigma[1]:.1f}) in {valid.sum()} of {len(valid)} frames, "
+        f"{len(packet.read('object_points'))} points"
     )
 
 
-def _depth(packet: Packet, true: Floats) -> str:
+def _depth(packet: Packet, true: Floats, errors: Errors) -> str:
     import cv2
 
-    ours = np.nan_to_num(packet.read("depth/aligned"))
-    known = np.stack([cv2.resize(frame, packet.size[::-1], interpolation=cv2.INTER_NEAREST) for frame in true])
-    both = (ours > 0) & (known > 0)
+    aligned = np.nan_to_num(packet.read("depth/aligned"))
+    exact = np.stack([cv2.resize(frame, packet.size[::-1], interpolation=cv2.INTER_NEAREST) for frame in true])
+    both = (aligned > 0) & (exact > 0)
     sigma = packet.dataset_attributes("depth/aligned")["sigma"]
-    return f"    depth/aligned AbsRel {np.mean(np.abs(ours[both] / known[both] - 1)):.1%}, predicted {sigma:.1%}"
+    errors.depth = float(np.mean(np.abs(aligned[both] / exact[both] - 1)))
+    return f"    depth/aligned AbsRel {errors.depth:.1%}, predicted {sigma:.1%}"
+
+
+FAR = (0.08, 0.08)
+"""Relative error of the focal length, and metres, from which a camera counts as wrong."""
+
+
+def summary(rows: list[Errors]) -> list[str]:
+    """What the episodes say together."""
+    solved = [row for row in rows if np.isfinite(row.focal[0])]
+    seen = [row for row in solved if row.observable]
+    wrong = [row for row in solved if abs(row.focal[0]) > FAR[0] or row.place[0] > FAR[1]]
+    lines = [
+        f"{len(rows)} episodes, {len(solved)} with a solution, {len(seen)} observable; of {len(wrong)} that are off by "
+        f"more than {FAR[0]:.0%} or {FAR[1] * 100:.0f} cm {sum(not row.observable for row in wrong)} are refused"
+    ]
+    for name, unit, of in (("focal", "%", "focal"), ("place", "cm", "place"), ("turn", "degrees", "turn")):
+        pairs = np.abs([getattr(row, of) for row in seen]).reshape(-1, 2)
+        if len(pairs):
+            middle, most = np.quantile(pairs[:, 0], (0.5, 0.9)) * (1 if unit == "degrees" else 100)
+            within = np.mean(pairs[:, 0] <= 2 * pairs[:, 1])
+            lines.append(f"{name}: median {middle:.1f} {unit}, nine in ten {most:.1f}, within two sigmas {within:.0%}")
+    for name, unit, factor in (
+        ("object_place", "cm", 100),
+        ("object_turn", "degrees", 1),
+        ("centroid", "cm", 100),
+        ("depth", "% AbsRel", 100),
+        ("cost", "% of the seconds", 100),
+    ):
+        values = np.array([getattr(row, name) for row in rows])
+        values = values[np.isfinite(values)]
+        if len(values):
+            lines.append(f"{name}: median {np.median(values) * factor:.1f} {unit} in {len(values)} episodes")
+    return lines
 
 
 def main() -> None:
-    """Prints one block an episode, and what each stage cost."""
+    """Prints one block an episode, what each stage cost, and what all say together."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
@@ -168,14 +232,20 @@ def main() -> None:
     plan = array_plan(TruthSource(args.folder, args.contains), args.out, ("run.profile=cpu", *args.set))
     with RunProgress(len(plan.jobs), len(ALL_STAGES), quiet=True) as progress:
         outcome = carry_out(plan, progress, run_shard_plainly)
+    found: list[Errors] = []
     for row in sorted(outcome.rows, key=lambda row: str(row["episode_id"])):
         if row["status"] != "done":
             print(f"{row['episode_id']}: {row['status']}: {row.get('error')}")
             continue
         with Packet(args.out / str(row["packet"])) as packet:
-            print("\n".join(describe(packet, args.folder / f"{row['episode_id']}.npz")))
+            lines, errors = describe(packet, args.folder / f"{row['episode_id']}.npz")
+        print("\n".join(lines))
         cost = {stage: row.get(f"seconds_{stage}", 0.0) for stage in ALL_STAGES}
         print("    seconds: " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in cost.items()))
+        if any(cost.values()):
+            errors.cost = (cost["calibration"] + cost["placing"]) / sum(cost.values())
+        found.append(errors)
+    print("\n".join(summary(found)))
 
 
 if __name__ == "__main__":

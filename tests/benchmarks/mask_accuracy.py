@@ -27,7 +27,7 @@ from extractors.build import SEGMENTERS
 from extractors.contact import estimate_contact
 from extractors.geometry import intersection_over_union, resize_masks
 from extractors.masks import recorded_masks
-from extractors.types import Episode, Masks, Size, Things
+from extractors.types import Episode, Masks, SceneTracks, Size, Things
 from scoring.truth.davis import contour_accuracy, region_similarity
 
 LEAST_SHOWN = 0.001
@@ -52,9 +52,11 @@ class MaskResult:
     note: str
 
 
-def contact_f1(episode: Episode, masks: Masks, truth: NDArray[np.bool_]) -> float:
-    """F1 of the frames with contact, from the masks found and the gripper signal; NaN where there is none."""
-    found = estimate_contact(episode.gripper, fps=episode.fps, masks=masks.object, robot_masks=masks.robot)
+def contact_f1(episode: Episode, masks: Masks, truth: NDArray[np.bool_], tracks: SceneTracks | None = None) -> float:
+    """F1 of the frames with contact, from what was found and the gripper signal; NaN where there is none."""
+    found = estimate_contact(
+        episode.gripper, fps=episode.fps, masks=masks.object, robot_masks=masks.robot, tracks=tracks
+    )
     said = found.probability > 0.5
     return float(2 * (said & truth).sum() / (said.sum() + truth.sum())) if truth.any() else float("nan")
 

@@ -87,6 +87,11 @@ def answers(
         yield from _unpacked(_answer(network, features, context, numbers))
 
 
+def handled_chance(context: Context) -> float:
+    """Probability that the robot handles anything in the clip."""
+    return float(context.looks.handled.sigmoid()[0])
+
+
 @torch.inference_mode()
 def background_depth(network: NanoNetwork, background: Pixels, context: Context) -> NDArray[np.float32]:
     """(h, w) inverse depth of the background on the scale of `answers`."""

@@ -73,6 +73,7 @@ def by_colour(network, frames, scenery, context):
 @pytest.fixture
 def sees_colours(monkeypatch):
     monkeypatch.setattr(segmenter, "answers", by_colour)
+    monkeypatch.setattr(segmenter, "handled_chance", lambda _: 0.9)
 
 
 def segment(clip, size=(SIDE, SIDE)):
@@ -99,6 +100,17 @@ def test_an_arm_alone_gets_no_mask_and_a_reason():
     assert masks.robot.any()
 
 
+@pytest.mark.usefixtures("sees_colours")
+@pytest.mark.parametrize(("chance", "drawn"), [(0.69, False), (0.71, True)])
+def test_where_hardly_anything_is_handled_no_object_is_drawn(monkeypatch, chance, drawn):
+    monkeypatch.setattr(segmenter, "handled_chance", lambda _: chance)
+    masks = segment(episode(pick_clip()[0]))
+    assert masks.object.any() == drawn
+    assert masks.robot.any()
+    assert masks.report["handled"] == chance
+    assert ("reason" in masks.report) != drawn
+
+
 def test_what_is_the_robots_or_the_objects_is_no_other_things(monkeypatch):
     names = dict.fromkeys(CLASSES)
     for name in names:
@@ -120,6 +132,7 @@ def test_what_is_the_robots_or_the_objects_is_no_other_things(monkeypatch):
             )
 
     monkeypatch.setattr(segmenter, "answers", answers)
+    monkeypatch.setattr(segmenter, "handled_chance", lambda _: 0.9)
     monkeypatch.setattr(segmenter, "moments", lambda *_: np.arange(16))
     masks = segment(episode(np.full((16, 32, 32, 3), 90, np.uint8)), size=(128, 128))
     shown = {name: np.kron(names[name] > 0.5, np.ones((1, 4, 4), bool)) for name in CLASSES}

@@ -242,7 +242,7 @@ def main() -> None:
         print("\n".join(lines))
         cost = {stage: row.get(f"seconds_{stage}", 0.0) for stage in ALL_STAGES}
         print("    seconds: " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in cost.items()))
-        if any(cost.values()):
+        if cost["calibration"]:
             errors.cost = (cost["calibration"] + cost["placing"]) / sum(cost.values())
         found.append(errors)
     print("\n".join(summary(found)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,11 +13,15 @@ from extractors.backends.nano.inputs import Pixels
 from extractors.backends.nano.network import CLASSES
 from extractors.backends.nano.pieces import keep_one_thing
 from extractors.backends.nano.weights import load_network
+from extractors.backends.nano.window import Window, action_window
 from extractors.camera_motion import clip_camera_motion
 from extractors.geometry import resize_rgb
 from extractors.moments import moments, nearest_moment, picked
 from extractors.things import resting_things
 from extractors.types import Episode, Masks, OnCpu, Size, Things
+
+SEEN = ("robot", "object", "thing")
+"""Classes that are drawn."""
 
 MIN_MOMENTS = 5
 """Fewer do not tell what passes from what stays."""
@@ -70,7 +74,12 @@ class NanoSegmenter(OnCpu):
             report["reason"] = reason
             empty = np.zeros((episode.n_frames, *size), np.bool_)
             return Masks(empty, np.zeros(episode.n_frames, np.float32), report=report)
-        seen, score, report["handled"] = self._look(frames, size)
+        far = self._look(frames)
+        report["handled"] = round(far.handled, 3)
+        found = far.shares[:, SEEN.index("object")] > 0.5
+        window = action_window(found, episode.size) if far.handled >= MIN_HANDLED else None
+        near = None if window is None else self._look(self._cut(episode, at, window))
+        seen, score = _masks(far, window, near, size)
         if not seen["object"].any():
             report["reason"] = "nothing is handled"
         labels = resting_things(seen["thing"], seen["robot"] | seen["object"])
@@ -78,31 +87,51 @@ class NanoSegmenter(OnCpu):
         things = Things(labels[moment], ("",) * (1 + int(labels.max(initial=0))))
         return Masks(seen["object"][moment], score[moment], robot=seen["robot"][moment], things=things, report=report)
 
-    def _look(self, frames: Pixels, size: Size) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.float32], float]:
-        """What is seen in frames (M, h, w, 3).
+    def _cut(self, episode: Episode, at: NDArray[np.int64], window: Window) -> Pixels:
+        """The moments' frames (M, h, w, 3) seen through `window`, from the source's own pixels."""
+        part = slice(window.top, window.bottom), slice(window.left, window.right)
+        size = working_size((window.bottom - window.top, window.right - window.left), self.working_px)
+        return np.stack([resize_rgb(np.asarray(frame)[part], size) for frame in picked(episode.pixels, at)])
 
-        Returns:
-            The classes' masks (M, *size), the object's mean share (M,) in its mask, and the probability that anything
-            is handled.
-        """
-        height, width = size
+    def _look(self, frames: Pixels) -> _Look:
+        """What the network says of frames (M, h, w, 3)."""
         scenery = clip_scenery(frames)
         context = read_context(self._network, frames, scenery)
-        seen = {name: np.empty((len(frames), *size), np.bool_) for name in CLASSES if name != "scene"}
-        of_object = np.empty((len(frames), *size), np.float16)
-        for moment, (shares, _) in enumerate(answers(self._network, frames, scenery, context)):
-            at_size = {name: cv2.resize(shares[CLASSES.index(name)], (width, height)) for name in seen}
-            of_object[moment] = at_size["object"]
-            for name in seen:
-                # More than all others together: no pixel is of two classes.
-                seen[name][moment] = at_size[name] > 0.5
-        chance = handled_chance(context)
-        if chance < MIN_HANDLED:
-            seen["object"][:] = False
-        keep_one_thing(seen["object"], of_object, seen["robot"])
-        masked = zip(of_object, seen["object"], strict=True)
-        score = [share[mask].mean(dtype=np.float32) if mask.any() else 0.0 for share, mask in masked]
-        return seen, np.array(score, np.float32), round(chance, 3)
+        shares = np.empty((len(frames), len(SEEN), *frames.shape[1:3]), np.float16)
+        for moment, (share, _) in enumerate(answers(self._network, frames, scenery, context)):
+            shares[moment] = share[[CLASSES.index(name) for name in SEEN]]
+        return _Look(shares, handled_chance(context))
+
+
+class _Look(NamedTuple):
+    """Shares (M, 3, h, w) of `SEEN`, and the probability that anything is handled."""
+
+    shares: NDArray[np.float16]
+    handled: float
+
+
+def _masks(
+    far: _Look, window: Window | None, near: _Look | None, size: Size
+) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.float32]]:
+    """Masks (M, *size) of `SEEN`, and the object's mean share (M,) in its own; `near` is what `window` shows."""
+    n_moments = len(far.shares)
+    seen = {name: np.empty((n_moments, *size), np.bool_) for name in SEEN}
+    of_object = np.empty((n_moments, *size), np.float16)
+    for moment in range(n_moments):
+        for number, name in enumerate(SEEN):
+            share = cv2.resize(far.shares[moment, number].astype(np.float32), size[::-1])
+            if window is not None and near is not None:
+                window.blend(share, near.shares[moment, number].astype(np.float32))
+            # More than all others together: no pixel is of two classes.
+            seen[name][moment] = share > 0.5
+            if name == "object":
+                of_object[moment] = share
+    if far.handled < MIN_HANDLED:
+        seen["object"][:] = False
+    keep_one_thing(seen["object"], of_object, seen["robot"])
+    masked = zip(of_object, seen["object"], strict=True)
+    score = [share[mask].mean(dtype=np.float32) if mask.any() else 0.0 for share, mask in masked]
+    return seen, np.array(score, np.float32)
 
 
 def _camera_moves(episode: Episode, frames: Pixels) -> bool:

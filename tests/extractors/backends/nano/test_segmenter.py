@@ -100,6 +100,26 @@ def test_an_arm_alone_gets_no_mask_and_a_reason():
     assert masks.robot.any()
 
 
+def test_what_is_small_is_looked_at_again_from_nearer(monkeypatch):
+    seen = []
+
+    def answers(network, frames, scenery, context):
+        seen.append(frames)
+        yield from by_colour(network, frames, scenery, context)
+
+    monkeypatch.setattr(segmenter, "answers", answers)
+    monkeypatch.setattr(segmenter, "handled_chance", lambda _: 0.9)
+    pixels, truth = pick_clip()
+    masks = NanoSegmenter(working_px=96).segment(episode(pixels), size=(SIDE, SIDE))
+    assert [frames.shape[1:3] for frames in seen] == [(96, 96)] * 2
+    of = [(frames == frames[:, :1, :1]).all(axis=3).mean() for frames in seen]
+    assert of[1] < of[0]  # less of it is the plain ground
+    monkeypatch.setattr(segmenter, "action_window", lambda *_: None)
+    once = NanoSegmenter(working_px=96).segment(episode(pixels), size=(SIDE, SIDE))
+    better, worse = (region_similarity(each.object, truth).mean() for each in (masks, once))
+    assert better > worse + 0.02
+
+
 @pytest.mark.usefixtures("sees_colours")
 @pytest.mark.parametrize(("chance", "drawn"), [(0.69, False), (0.71, True)])
 def test_where_hardly_anything_is_handled_no_object_is_drawn(monkeypatch, chance, drawn):
@@ -133,6 +153,7 @@ def test_what_is_the_robots_or_the_objects_is_no_other_things(monkeypatch):
 
     monkeypatch.setattr(segmenter, "answers", answers)
     monkeypatch.setattr(segmenter, "handled_chance", lambda _: 0.9)
+    monkeypatch.setattr(segmenter, "action_window", lambda *_: None)  # these answers are of whole frames
     monkeypatch.setattr(segmenter, "moments", lambda *_: np.arange(16))
     masks = segment(episode(np.full((16, 32, 32, 3), 90, np.uint8)), size=(128, 128))
     shown = {name: np.kron(names[name] > 0.5, np.ones((1, 4, 4), bool)) for name in CLASSES}

@@ -162,11 +162,11 @@ def still_background(pixels: NDArray[np.uint8], foreground: NDArray[np.bool_]) -
     A frame's overall change of colour (exposure) is taken out first; the threshold follows the clip's noise.
     """
     reach = _Reach.of(pixels.shape[2])
-    median = _median_image(pixels)
     blur = (reach.blur, reach.blur)
+    median = cv2.blur(_median_image(pixels), blur)
     change = np.empty(foreground.shape, np.uint8)
     for t, frame in enumerate(pixels):
-        difference = cv2.blur(frame.astype(np.float32), blur) - cv2.blur(median, blur)
+        difference = cv2.blur(frame.astype(np.float32), blur) - median
         # Not more than an exposure changes: else a black frame would agree with an even table.
         difference -= np.clip(np.median(difference.reshape(-1, 3), axis=0), -25, 25)
         change[t] = np.minimum(np.abs(difference).max(-1), 255)

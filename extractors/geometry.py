@@ -46,8 +46,9 @@ def sample_indices(count: int, most: int, *, seed: int = 0) -> NDArray[np.int64]
     if count <= most:
         return np.arange(count, dtype=np.int64)
     parts = np.arange(most) + np.random.default_rng(seed).random(most)
-    # Neighbouring parts that are not whole numbers long may hold the same number.
-    return np.unique(np.minimum(np.floor(parts * (count / most)).astype(np.int64), count - 1))
+    drawn = np.minimum(np.floor(parts * (count / most)).astype(np.int64), count - 1)
+    # Neighbouring parts that are not whole numbers long may hold the same number; they are in order already.
+    return drawn[np.diff(drawn, prepend=-1) > 0]
 
 
 def sample_values(values: NDArray[Any], most: int, *, valid: NDArray[np.bool_] | None = None) -> NDArray[Any]:

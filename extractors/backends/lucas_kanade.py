@@ -71,7 +71,7 @@ class PreparedFrames:
     def track(self, queries: NDArray[np.float32], *, posed: Posed = "anywhere") -> Tracks:
         """Tracks of `queries` (N, 3) as (frame, x, y), in pixels of the frames that were prepared.
 
-        A grid and queries on the object show what moves by themselves; others get points around them that may be its.
+        Queries on the object show it by themselves; others get points around them that may be its.
         """
         check_queries(queries, len(self._images), self._size)
         n_frames, n_points = len(self._images), len(queries)
@@ -80,7 +80,7 @@ class PreparedFrames:
         places = (queries[:, 1:].astype(np.float64) + 0.5) * scale - 0.5
         xy = np.zeros((n_frames, n_points, 2))
         difference, confidence = np.zeros((n_frames, n_points)), np.ones((n_frames, n_points))
-        first, supported = queries[:, 0].astype(int), posed == "anywhere"
+        first, supported = queries[:, 0].astype(int), posed != "object"
         for frame in np.unique(first):
             chosen = np.flatnonzero(first == frame)
             xy[:, chosen], difference[:, chosen], confidence[:, chosen] = self._follow(

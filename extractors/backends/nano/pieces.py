@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 Mask = NDArray[np.bool_]
 
@@ -26,35 +27,49 @@ def keep_one_thing(masks: Mask, shares: NDArray[np.floating], robot: Mask) -> No
     it is touched, and would hide when that is. A piece beside it is kept too where the robot fills the way between them
     and both together are no larger than the thing uncut: a hand that is laid over a handle leaves two pieces of it.
     """
-    pieces = [_pieces(mask, share) for mask, share in zip(masks, shares, strict=True)]
-    sizes = [np.count_nonzero(of[0]) for of in pieces if of]
-    full = np.quantile(sizes, FULL_SIZE) if sizes else 0.0
-    for mask, of, hand in zip(masks, pieces, robot, strict=True):
-        if len(of) > 1:
-            mask[:] = _cut_by(hand, of, full)
+    pieces = [_Pieces.of(mask, share) for mask, share in zip(masks, shares, strict=True)]
+    sizes = [each.sizes[0] for each in pieces if len(each.sizes)]
+    full = float(np.quantile(sizes, FULL_SIZE)) if sizes else 0.0
+    for mask, each, hand in zip(masks, pieces, robot, strict=True):
+        if len(each.sizes) > 1:
+            mask[:] = each.cut_by(hand, full)
 
 
-def _pieces(mask: Mask, share: NDArray[np.floating]) -> list[Mask]:
-    """The connected parts of `mask` (H, W), the one with most of `share` first."""
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    weights = np.bincount(labels.ravel(), share.ravel().astype(np.float64), minlength=count)
-    return [labels == 1 + number for number in np.argsort(-weights[1:], kind="stable")]
+class _Pieces(NamedTuple):
+    """The connected parts of a mask, the one with most of the share first.
 
+    Attributes:
+        labels: (H, W) int32.
+        order: (n,) labels of the pieces.
+        sizes: (n,) pixels of each.
+    """
 
-def _cut_by(hand: Mask, pieces: Sequence[Mask], full: float) -> Mask:
-    """The first of `pieces`, joined with those that `hand` parts from it, to at most `full` pixels."""
-    kept = pieces[0].copy()
-    for piece in pieces[1:]:
-        if np.count_nonzero(kept) + np.count_nonzero(piece) <= full and _between(kept, piece, hand) >= COVERED:
-            kept |= piece
-    return kept
+    labels: NDArray[np.int32]
+    order: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, mask: Mask, share: NDArray[np.floating]) -> _Pieces:
+        count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+        weights = np.bincount(labels.ravel(), share.ravel().astype(np.float64), minlength=count)
+        order = 1 + np.argsort(-weights[1:], kind="stable")
+        return cls(np.asarray(labels, np.int32), order, np.bincount(labels.ravel(), minlength=count)[order])
+
+    def cut_by(self, hand: Mask, full: float) -> Mask:
+        """The first piece, joined with those that `hand` parts from it, to at most `full` pixels."""
+        kept, size = self.labels == self.order[0], int(self.sizes[0])
+        for label, more in zip(self.order[1:], self.sizes[1:], strict=True):
+            if size + more <= full and _between(kept, piece := self.labels == label, hand) >= COVERED:
+                kept, size = kept | piece, size + int(more)
+        return np.asarray(kept, np.bool_)
 
 
 def _between(one: Mask, other: Mask, hand: Mask) -> float:
     """Share of `hand` on the straight way from `one` to `other` where they are nearest; they do not touch."""
     ends = [np.concatenate(_outlines(each)) for each in (one, other)]
-    apart = np.square(ends[0][:, None] - ends[1][None]).sum(axis=2)
-    first, last = (end[at] for end, at in zip(ends, np.unravel_index(apart.argmin(), apart.shape), strict=True))
+    apart, nearest = cKDTree(ends[0]).query(ends[1])
+    last = ends[1][apart.argmin()]
+    first = ends[0][nearest[apart.argmin()]]
     steps = int(np.abs(last - first).max())
     x, y = np.rint(np.linspace(first, last, steps + 1)[1:-1]).astype(int).T
     return float(hand[y, x].mean())

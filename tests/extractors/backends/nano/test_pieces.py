@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -59,3 +61,14 @@ def test_the_piece_with_most_of_the_share_is_kept_not_the_one_with_most_pixels()
 def test_nothing_stays_nothing():
     nothing = np.zeros((N, SIDE, SIDE), np.bool_)
     assert not kept(nothing, nothing).any()
+
+
+def test_thousands_of_specks_take_no_more_memory_than_a_few_pictures():
+    rng = np.random.default_rng(0)
+    masks = rng.random((4, 300, 300)) < 0.1
+    tracemalloc.start()
+    keep_one_thing(masks, masks.astype(np.float16), np.zeros_like(masks))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert masks.any(axis=(1, 2)).all()
+    assert peak < 20 * masks.nbytes

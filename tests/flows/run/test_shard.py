@@ -290,9 +290,9 @@ def on_square(queries):
 
 
 def _counted(track, asked):
-    def counting(self, queries):
+    def counting(self, queries, *, posed="anywhere"):
         asked.append(queries)
-        return track(self, queries)
+        return track(self, queries, posed=posed)
 
     return counting
 

@@ -201,8 +201,8 @@ def summary(rows: list[Errors]) -> list[str]:
         f"{len(rows)} episodes, {len(solved)} with a solution, {len(seen)} observable; of {len(wrong)} that are off by "
         f"more than {FAR[0]:.0%} or {FAR[1] * 100:.0f} cm {sum(not row.observable for row in wrong)} are refused"
     ]
-    for name, unit, of in (("focal", "%", "focal"), ("place", "cm", "place"), ("turn", "degrees", "turn")):
-        pairs = np.abs([getattr(row, of) for row in seen]).reshape(-1, 2)
+    for name, unit in (("focal", "%"), ("place", "cm"), ("turn", "degrees")):
+        pairs = np.abs([getattr(row, name) for row in seen]).reshape(-1, 2)
         if len(pairs):
             middle, most = np.quantile(pairs[:, 0], (0.5, 0.9)) * (1 if unit == "degrees" else 100)
             within = np.mean(pairs[:, 0] <= 2 * pairs[:, 1])

@@ -16,8 +16,7 @@ COVERED = 0.8
 
 FULL_SIZE = 0.75
 """Quantile, over the moments, of the largest piece's size that counts as the thing uncut: not the largest of all, which
-may be a mistake. At 0.5, at 0.75 and without a limit, J of the
-generated clips in docs/nano.md is the same to 0.001."""
+may be a mistake. At 0.5, at 0.75 and without a limit, J of the generated clips in docs/nano.md is the same to 0.001."""
 
 
 def keep_one_thing(masks: Mask, shares: NDArray[np.floating], robot: Mask) -> None:

@@ -76,8 +76,10 @@ class NanoSegmenter(OnCpu):
             return Masks(empty, np.zeros(episode.n_frames, np.float32), report=report)
         far = self._look(frames)
         report["handled"] = round(far.handled, 3)
-        found = far.shares[:, SEEN.index("object")] > 0.5
-        window = action_window(found, episode.size) if far.handled >= MIN_HANDLED else None
+        of_object = far.shares[:, SEEN.index("object")]
+        if far.handled < MIN_HANDLED:
+            of_object[:] = 0
+        window = action_window(of_object > 0.5, episode.size)
         near = None if window is None else self._look(self._cut(episode, at, window))
         seen, score = _masks(far, window, near, size)
         if not seen["object"].any():
@@ -118,16 +120,13 @@ def _masks(
     seen = {name: np.empty((n_moments, *size), np.bool_) for name in SEEN}
     of_object = np.empty((n_moments, *size), np.float16)
     for moment in range(n_moments):
-        for number, name in enumerate(SEEN):
-            share = cv2.resize(far.shares[moment, number].astype(np.float32), size[::-1])
-            if window is not None and near is not None:
-                window.blend(share, near.shares[moment, number].astype(np.float32))
+        shares = np.stack([cv2.resize(share.astype(np.float32), size[::-1]) for share in far.shares[moment]])
+        if window is not None and near is not None:
+            window.blend(shares, near.shares[moment].astype(np.float32))
+        for name, share in zip(SEEN, shares, strict=True):
             # More than all others together: no pixel is of two classes.
             seen[name][moment] = share > 0.5
-            if name == "object":
-                of_object[moment] = share
-    if far.handled < MIN_HANDLED:
-        seen["object"][:] = False
+        of_object[moment] = shares[SEEN.index("object")]
     keep_one_thing(seen["object"], of_object, seen["robot"])
     masked = zip(of_object, seen["object"], strict=True)
     score = [share[mask].mean(dtype=np.float32) if mask.any() else 0.0 for share, mask in masked]

@@ -28,9 +28,9 @@ class Window(NamedTuple):
     right: int
     size: Size
 
-    def blend(self, share: NDArray[np.float32], near: NDArray[np.float32]) -> None:
-        """Puts the mean of both looks into `share` (H, W) of the frame; `near` (h, w) is what the window shows."""
-        (height, width), (rows, columns) = share.shape, near.shape
+    def blend(self, shares: NDArray[np.float32], near: NDArray[np.float32]) -> None:
+        """Puts the mean of both looks into `shares` (C, H, W) of frames; `near` (C, h, w) is what the window shows."""
+        (height, width), (rows, columns) = shares.shape[1:], near.shape[1:]
         # Where each pixel's centre is in `near`: edges of the window need not be edges of the packet's pixels.
         y = (np.arange(height) + 0.5) * self.size[0] / height
         x = (np.arange(width) + 0.5) * self.size[1] / width
@@ -38,8 +38,9 @@ class Window(NamedTuple):
         down = (y[inside[0].ravel()] - self.top) * rows / (self.bottom - self.top) - 0.5
         along = (x[inside[1].ravel()] - self.left) * columns / (self.right - self.left) - 0.5
         columns_at, rows_at = np.meshgrid(along.astype(np.float32), down.astype(np.float32))
-        seen = cv2.remap(near, columns_at, rows_at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        share[inside] = (share[inside] + seen) / 2
+        for share, each in zip(shares, near, strict=True):
+            seen = cv2.remap(each, columns_at, rows_at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            share[inside] = (share[inside] + seen) / 2
 
 
 def action_window(found: NDArray[np.bool_], size: Size) -> Window | None:

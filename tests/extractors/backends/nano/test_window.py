@@ -41,7 +41,7 @@ def test_nothing_and_nearly_all_have_no_window():
 
 def test_both_looks_count_alike_where_both_saw():
     share = np.zeros((40, 40), np.float32)
-    Window(40, 20, 80, 60, (80, 80)).blend(share, np.ones((9, 9), np.float32))
+    Window(40, 20, 80, 60, (80, 80)).blend(share[None], np.ones((1, 9, 9), np.float32))
     assert (share[20:, 10:30] == 0.5).all()
     share[20:, 10:30] = 0
     assert not share.any()
@@ -56,7 +56,7 @@ def test_the_nearer_look_falls_where_the_first_one_does(packet):
     share = resize_rgb(frame, packet)[..., 0].astype(np.float32)
     near = resize_rgb(frame[37:104, 51:118], (160, 160))[..., 0].astype(np.float32)
     blended = share.copy()
-    window.blend(blended, near)
+    window.blend(blended[None], near[None])
     assert (blended != share).mean() > 0.1
     # Half a pixel aside is off by more.
     assert np.abs(blended - share).mean() < 0.1 * np.abs(np.diff(share, axis=1)).mean()

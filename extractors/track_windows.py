@@ -69,6 +69,8 @@ class WindowedTracker:
 
 
 class _WindowedClip:
+    at_once = 1
+
     def __init__(self, tracker: PointTracker, pixels: Frames, windows: list[Window]) -> None:
         self._tracker, self._pixels, self._windows = tracker, pixels, windows
         self._size: Size = (int(pixels.shape[1]), int(pixels.shape[2]))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import ShapeError
+from extractors.side_by_side import side_by_side
 from extractors.track_queries import (
     Posed,
     background_points,
@@ -28,6 +29,11 @@ Background = Literal["grid", "own"]
 
 class PreparedClip(Protocol):
     """A clip that a tracker has read once; several query sets share that work."""
+
+    @property
+    def at_once(self) -> int:
+        """Query sets that may be followed at the same time, by threads: 1 where one set keeps all cores busy."""
+        ...
 
     def track(self, queries: NDArray[np.float32], *, posed: Posed = "anywhere") -> Tracks:
         """As `PointTracker.track`, on the clip that was prepared, with what is known of where they are `posed`."""
@@ -132,35 +138,68 @@ def extract_tracks(
         raise ShapeError(
             f"masks must be (T, h, w) bool with one mask per frame ({len(pixels)}), got {masks.shape} {masks.dtype}"
         )
-    has_object = masks is not None and bool(masks.any())
-    clip = tracker.prepare(pixels) if known_grid is None or has_object else None
-    grid = known_grid
-    if grid is None:
+    shown = masks if masks is not None and masks.any() else None
+    clip = tracker.prepare(pixels) if known_grid is None or shown is not None else None
+    in_grid = grid_queries(source, side=plan.grid_side)
+
+    def follow_grid() -> Tracks:
+        if known_grid is not None:
+            return known_grid
         assert clip is not None
-        grid = _in_packet(clip.track(grid_queries(source, side=plan.grid_side), posed="grid"), source, size)
+        return _in_packet(clip.track(in_grid, posed="grid"), source, size)
+
+    def follow_foreground() -> _Foreground | None:
+        if shown is None:
+            return None
+        assert clip is not None
+        return _follow_foreground(clip, shown, in_grid, source, plan)
+
+    at_once = 1 if clip is None else clip.at_once
+    grid, foreground = side_by_side(follow_grid, follow_foreground, at_once=at_once)
     sets = {"grid": _as_set(grid, _on_mask(grid.queries, masks, size), masks, size, plan.min_object_tracks, [])}
-    if has_object:
-        assert masks is not None
-        assert clip is not None
-        sets["foreground"] = _track_foreground(clip, masks, grid, source, size, plan)
+    if foreground is not None and masks is not None:
+        sets["foreground"] = _foreground_set(foreground, grid, masks, source, size, plan)
     return sets
 
 
-def _track_foreground(
-    clip: PreparedClip, masks: NDArray[np.bool_], grid: Tracks, source: Size, size: Size, plan: TrackPlan
-) -> TrackSet:
-    """The set that favours the object, whose points come first; `grid` and the result are in packet pixels."""
+class _Foreground(NamedTuple):
+    """What was tracked for the set that favours the object, in source pixels.
+
+    Attributes:
+        of_object: on the object, `posed_again` in those frames.
+        reused: numbers of the grid's points that serve as background.
+        background: further such points.
+    """
+
+    of_object: Tracks
+    posed_again: list[dict[str, int]]
+    reused: NDArray[np.intp]
+    background: Tracks
+
+
+def _follow_foreground(
+    clip: PreparedClip, masks: NDArray[np.bool_], grid: NDArray[np.float32], source: Size, plan: TrackPlan
+) -> _Foreground:
+    """`grid` are the grid's queries (N, 3) in source pixels."""
     mask_size: Size = (masks.shape[1], masks.shape[2])
     queries = object_queries(masks, count=plan.count, share=plan.share, seed=plan.seed)
-    tracked = rescale_points(grid.queries[:, 1:], size, mask_size)[: None if plan.background == "grid" else 0]
+    tracked = rescale_points(grid[:, 1:], source, mask_size)[: None if plan.background == "grid" else 0]
     reused, more = background_points(masks[0], tracked, plan.count - len(queries), seed=plan.seed)
     tracks = clip.track(rescale_queries(np.concatenate([queries, more]), mask_size, source), posed="object")
     posed_first, background = _some(tracks, slice(len(queries))), _some(tracks, slice(len(queries), None))
-    of_object, posed = _top_up(clip, posed_first, masks, source, plan)
-    everything = _joined(_in_packet(of_object, source, size), _some(grid, reused), _in_packet(background, source, size))
+    return _Foreground(*_top_up(clip, posed_first, masks, source, plan), reused, background)
+
+
+def _foreground_set(
+    found: _Foreground, grid: Tracks, masks: NDArray[np.bool_], source: Size, size: Size, plan: TrackPlan
+) -> TrackSet:
+    """The object's points come first; `grid` and the result are in packet pixels."""
+    of_object, background = (_in_packet(each, source, size) for each in (found.of_object, found.background))
+    everything = _joined(of_object, _some(grid, found.reused), background)
     # What was posed again takes the place of background points.
     on_object = np.arange(plan.count) < len(of_object.queries)
-    return _as_set(_some(everything, slice(plan.count)), on_object, masks, size, plan.min_object_tracks, posed)
+    chosen = _some(everything, slice(plan.count))
+    return _as_set(chosen, on_object, masks, size, plan.min_object_tracks, found.posed_again)
 
 
 def _on_mask(queries: NDArray[np.float32], masks: NDArray[np.bool_] | None, size: Size) -> NDArray[np.bool_]:

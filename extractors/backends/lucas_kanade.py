@@ -68,6 +68,11 @@ class PreparedFrames:
         """`images` at working size, made from frames of `size`."""
         self._tracker, self._images, self._size = tracker, images, size
 
+    @property
+    def at_once(self) -> int:
+        """As many as OpenCV has threads: small matches leave a second core little to do, another set does not."""
+        return cv2.getNumThreads()
+
     def track(self, queries: NDArray[np.float32], *, posed: Posed = "anywhere") -> Tracks:
         """Tracks of `queries` (N, 3) as (frame, x, y), in pixels of the frames that were prepared.
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.geometry import sample_indices
+from extractors.side_by_side import each
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -430,25 +431,29 @@ def assign_layers(
     kept, layer = [0], np.zeros(len(points), dtype=np.int64)
     still = np.zeros(len(points), dtype=np.bool_)
 
-    def follow(members: NDArray[np.intp], most: int, attempts: int) -> None:
-        chosen = points[members[_thinned(points[members], most)]]
-        followed = follow_both_ways(Layer(images, frame, chosen, rule, attempts=attempts), len(images))
-        apart = np.linalg.norm(_carried(followed, chosen) - _carried(background, chosen), axis=-1)
-        if np.median(apart, axis=1).max() < rule.stir:
-            still[members] = True
-            return
-        motions.append(followed)
-        costs.append(judge.cost(followed, behind))
+    def follow(regions: Sequence[NDArray[np.intp]], most: int, attempts: int) -> None:
+        def one(members: NDArray[np.intp]) -> tuple[Floats, Floats] | None:
+            chosen = points[members[_thinned(points[members], most)]]
+            followed = follow_both_ways(Layer(images, frame, chosen, rule, attempts=attempts), len(images))
+            apart = np.linalg.norm(_carried(followed, chosen) - _carried(background, chosen), axis=-1)
+            if np.median(apart, axis=1).max() < rule.stir:
+                return None
+            return followed, judge.cost(followed, behind)
+
+        for members, found in zip(regions, each(one, regions, at_once=cv2.getNumThreads()), strict=True):
+            if found is None:
+                still[members] = True
+            else:
+                motions.append(found[0])
+                costs.append(found[1])
 
     for cells in rule.cells:
         loose = np.flatnonzero((np.min([costs[index] for index in kept], axis=0) > rule.explained) & ~still)
-        for members in _regions(points, judge.colours, loose, cells, rule):
-            follow(members, rule.draft_points, 2)
+        follow(_regions(points, judge.colours, loose, cells, rule), rule.draft_points, 2)
         before = layer
         kept, layer = judge.select(np.stack(costs))
-        for index in kept[1:]:
-            if not np.array_equal(layer == index, before == index):
-                follow(np.flatnonzero(layer == index), rule.points, 3)
+        won = [layer == index for index in kept[1:] if not np.array_equal(layer == index, before == index)]
+        follow([np.flatnonzero(each_won) for each_won in won], rule.points, 3)
         kept, layer = judge.select(np.stack(costs))
     number = np.full(len(motions), -1)
     number[kept] = np.arange(len(kept))

@@ -161,6 +161,8 @@ class NetworkTracker(ABC, Generic[Maps]):
 class EncodedClip(ABC, Generic[Maps]):
     """A clip's features, ready for any number of query sets."""
 
+    at_once = 1
+
     def __init__(self, tracker: NetworkTracker[Maps], maps: Maps, size: Size) -> None:
         """`maps` made by `tracker` from frames of `size`."""
         self._settings, self.maps, self.size = tracker.settings, maps, size

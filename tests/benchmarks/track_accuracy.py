@@ -37,6 +37,8 @@ COLUMNS = ("object", "moving", "static")
 class PlainLucasKanade:
     """The textbook baseline: grey pyramidal Lucas-Kanade from frame to frame, forward-backward check below 1.5 px."""
 
+    at_once = 1
+
     def prepare(self, pixels: Frames) -> PlainLucasKanade:
         self._images = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pixels]
         return self

@@ -102,7 +102,9 @@ class Scripted(OnCpu):
 
     def prepare(self, pixels):
         frames = np.array([int(frame[0, 0, 0]) for frame in pixels])
-        return type("Clip", (), {"track": lambda _, queries, *, posed="anywhere": self._track(frames, queries)})()
+        return type(
+            "Clip", (), {"at_once": 1, "track": lambda _, queries, *, posed="anywhere": self._track(frames, queries)}
+        )()
 
     def track(self, pixels, queries):
         return self.prepare(pixels).track(queries)

@@ -225,6 +225,8 @@ def test_queries_and_pixels_of_another_shape_are_refused(tracker):
 class Standing(OnCpu):
     """A tracker under which nothing moves, and points are seen near their own frame only."""
 
+    at_once = 1
+
     def __init__(self, reach=100):
         self.reach, self.prepared, self.asked, self.posed = reach, 0, [], []
 

@@ -1,5 +1,6 @@
 """The weight-free tracker: what it does beyond the contract of every tracker."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -84,6 +85,21 @@ def test_large_frames_are_reduced_and_small_ones_enlarged_within_limits():
     assert tracker._working_size((64, 64)) == (256, 256)
     assert tracker._working_size((16, 16)) == (64, 64)
     assert tracker._working_size((1, 1)) == (4, 4)
+
+
+def test_the_number_of_threads_changes_no_track():
+    pixels, masks = sliding_square()
+    before, made = cv2.getNumThreads(), []
+    try:
+        for threads in (1, 2):
+            cv2.setNumThreads(threads)
+            made.append(extract_tracks(pixels, masks, LucasKanade(), size=(64, 64)))
+    finally:
+        cv2.setNumThreads(before)
+    assert made[0].keys() == made[1].keys() == {"grid", "foreground"}
+    for name in made[0]:
+        np.testing.assert_array_equal(made[0][name].tracks.xy, made[1][name].tracks.xy)
+        np.testing.assert_array_equal(made[0][name].tracks.visibility, made[1][name].tracks.visibility)
 
 
 def test_a_blank_clip_has_tracks_at_rest():

@@ -97,6 +97,8 @@ def test_a_folder_without_files_and_no_tracker_are_usage_errors(tmp_path: Path, 
 class _Knows(OnCpu):
     """Gives the truth of the carried square, the centre of the first pixel at 0."""
 
+    at_once = 1
+
     def __init__(self, off: float = 0.0, score: float = 0.75) -> None:
         self._off, self._score = off, score
 

@@ -78,6 +78,31 @@ def object_queries(
     return np.concatenate([spread_queries(frame, interior(masks[frame]), n, rng) for frame, n in parts])
 
 
+def robot_queries(masks: NDArray[np.bool_], *, count: int, seed: int = 0, n_frames: int = 8) -> NDArray[np.float32]:
+    """`count` query points on the robot, spread over it in `n_frames` frames that are spread over those that show it.
+
+    Frames count that show at least half of its 90th percentile area: a hand that comes into view only later has its
+    points all the same, and one that turns has some on each of its sides.
+
+    Args:
+        masks: (T, h, w) bool, True on the robot in at least one frame.
+        count: points.
+        seed: fixes the draw; equal arguments give equal points.
+        n_frames: most frames on which they are posed.
+
+    Returns:
+        (count, 3) float32 as (frame, x, y) in mask pixels; each lies within a pixel of the mask of its frame.
+    """
+    area = masks.sum(axis=(1, 2))
+    shown = np.flatnonzero(area >= max(0.5 * float(np.quantile(area[area > 0], 0.9)), 1.0))
+    ends = np.linspace(0, len(shown) - 1, n_frames + 2).round().astype(int)
+    frames = np.unique(shown[ends[1:-1]]).tolist()
+    rng = np.random.default_rng([seed, *b"robot"])  # another draw than the object's
+    counts = np.diff(np.linspace(0, count, len(frames) + 1).round().astype(int)).tolist()
+    parts = [spread_queries(frame, interior(masks[frame]), n, rng) for frame, n in zip(frames, counts, strict=True)]
+    return np.concatenate(parts)
+
+
 def background_points(
     mask: NDArray[np.bool_], tracked: NDArray[np.float32], count: int, *, seed: int = 0
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:

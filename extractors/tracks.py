@@ -156,9 +156,9 @@ def extract_tracks(
 
     at_once = 1 if clip is None else clip.at_once
     grid, foreground = side_by_side(follow_grid, follow_foreground, at_once=at_once)
-    sets = {"grid": _as_set(grid, _on_mask(grid.queries, masks, size), masks, size, plan.min_object_tracks, [])}
-    if foreground is not None and masks is not None:
-        sets["foreground"] = _foreground_set(foreground, grid, masks, source, size, plan)
+    sets = {"grid": _as_set(grid, _on_mask(grid.queries, shown, size), shown, size, plan.min_object_tracks, [])}
+    if foreground is not None and shown is not None:
+        sets["foreground"] = _foreground_set(foreground, grid, shown, source, size, plan)
     return sets
 
 

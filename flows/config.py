@@ -162,7 +162,13 @@ class TracksConfig(Section):
         description="background points of the foreground-biased set: the grid's tracks, or posed and tracked with it",
     )
     min_object_tracks: int = Field(47, ge=0, description="object points that should be visible where the object is")
-    seed: int = Field(0, ge=0, description="fixes the draw of the foreground-biased set")
+    robot: int = Field(
+        240,
+        ge=0,
+        le=10_000,
+        description="points on the robot, where the source records a state, to calibrate the camera; 0: none",
+    )
+    seed: int = Field(0, ge=0, description="fixes the draw of the foreground-biased set and of the robot's")
     threshold: float | None = Field(
         None,
         ge=0,

@@ -116,6 +116,10 @@ _TRACK_FIELDS: tuple[tuple[str, str, tuple[str | int, ...], str, str, tuple[floa
 """Name, dtype, dimensions, units, description and bounds of each array of a track set."""
 
 
+TRACK_SETS = ("grid", "foreground", "robot")
+"""All that a packet may hold."""
+
+
 def _track_set(name: str, description: str) -> tuple[DatasetSpec, ...]:
     root = f"tracks/{name}"
     names = [field_name for field_name, *_ in _TRACK_FIELDS]
@@ -408,6 +412,7 @@ _SPECS = (
     ),
     *_track_set("grid", "uniform grid on frame 0"),
     *_track_set("foreground", "points that favour the object"),
+    *_track_set("robot", "points on the robot"),
     DatasetSpec(
         "centroids",
         "float32",

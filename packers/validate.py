@@ -28,6 +28,7 @@ from packers.schema import (
     INTRINSICS_SOURCES,
     LARGEST_VALUE,
     SCHEMA,
+    TRACK_SETS,
     Dataset,
     DatasetSpec,
     dataset_spec,
@@ -534,7 +535,7 @@ def _code_error(packet: _Examination, name: str) -> float:
 
 
 def _check_queries(packet: _Examination) -> None:
-    for root in ("tracks/grid", "tracks/foreground"):
+    for root in (f"tracks/{name}" for name in TRACK_SETS):
         name = f"{root}/queries"
         if not packet.has(name, "pixels"):
             continue

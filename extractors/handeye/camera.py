@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from extractors.errors import GeometryError
@@ -71,8 +72,8 @@ def calibrate_camera(
         return _nothing(search.n_tracks, reason, {"groups": len(groups)})
     best = search.beside_rivals(max(found, key=lambda each: each.explained))
     spread = uncertainty(best.problem, best.solution)
-    halves = _halves(best)
-    spread = spread.widened(max(halves, 1.0))
+    halves, farthest = _halves(best)
+    spread = spread.widened(max(farthest, 1.0))
     verdict = judge(best.problem, best.solution, best.riding, spread, limits) + _undecided(best, spread)
     if halves > HALVES_APART:
         what = "every other clip" if len(clips) > 1 else "the clip's two halves"
@@ -91,30 +92,41 @@ def _undecided(found: Found, spread: Uncertainty) -> tuple[str, ...]:
     return ()
 
 
-def _halves(found: Found) -> float:
+def _halves(found: Found) -> tuple[float, float]:
     """Squared distance a parameter, in their own sigmas, of the cameras that two halves of the data tell; about 1.
 
-    A camera that is nudged, an object that slips, poses that are not the hand's and tracks that drift leave their
-    trace here, also where the residual is small: parameters bend to one half or the other. Halves in time of a clip;
-    every other clip of many.
+    First of halves in time (of many clips: every other one), then the largest of these and of halves in space: on
+    either side of the middle of the points, along the two directions in which they are spread most. A camera that is
+    nudged, an object that slips and poses that are not the hand's leave their trace in time; another link of the arm
+    that goes nearly as the hand does, in space; tracks that drift, in both, also where the residual is small.
     """
     seen = found.problem.seen
     frames = np.cumsum([0, *(len(path.timestamp) for path in found.problem.paths)])
     clip_of = np.searchsorted(frames, seen.frame, side="right") - 1
     # Of the clips whose tracks ride, which may be fewer than were given: a half without any tells nothing.
     riding = np.unique(clip_of)
-    first = np.searchsorted(riding, clip_of) % 2 == 0 if len(riding) > 1 else seen.frame < np.median(seen.frame)
-    solved = []
+    early = np.searchsorted(riding, clip_of) % 2 == 0 if len(riding) > 1 else seen.frame < np.median(seen.frame)
+    in_time = _apart(found, early)
+    used = np.unique(seen.track)
+    off = found.solution.points - np.median(found.solution.points[used], axis=0)
+    along = off @ np.linalg.svd(off[used], full_matrices=False)[2][:2].T
+    sides = [axis[seen.track] < np.median(axis[used]) for axis in along.T]
+    return in_time, max(in_time, *(_apart(found, side) for side in sides))
+
+
+def _apart(found: Found, first: NDArray[np.bool_]) -> float:
+    """As `_halves`, of the observations `first` and of the others."""
+    seen, solved = found.problem.seen, []
     for half in (first, ~first):
-        problem = replace(
-            found.problem, seen=Observations(seen.xy[half], seen.frame[half], seen.track[half], seen.n_tracks)
-        )
+        part = Observations(seen.xy[half], seen.frame[half], seen.track[half], seen.n_tracks)
+        problem = replace(found.problem, seen=part)
         solution = solve(problem, found.solution.state, found.solution.points, found.solution.scale)
         solved.append((solution.state, uncertainty(problem, solution).covariance[:7, :7]))
     (one, one_covariance), (other, other_covariance) = solved
     turn = Rotation.from_matrix(one.rotation.T @ other.rotation).as_rotvec()
     apart = np.array([other.log_focal - one.log_focal, *turn, *(other.position - one.position)])
-    return float(apart @ np.linalg.solve(one_covariance + other_covariance, apart)) / len(apart)
+    # What neither half tells, such as the focal length by two points, tells nothing of how far they are apart.
+    return float(apart @ np.linalg.pinv(one_covariance + other_covariance, hermitian=True) @ apart) / len(apart)
 
 
 def _calibration(

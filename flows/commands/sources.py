@@ -15,7 +15,7 @@ from extractors.errors import ConfigError
 from flows.commands.options import FAILED, FINISHED, FilePath, LocalPath, assignments, print_json
 from packers.atomic import built_aside
 
-SCENE_KINDS = ("pick-place", "push", "pull", "open", "idle")
+SCENE_KINDS = ("pick-place", "push", "pull", "open", "idle", "turn")
 """Those of `flows.scenes.skills.SKILLS`, listed here too so that the command line's help loads no OpenCV; a test
 compares both lists."""
 
@@ -111,7 +111,9 @@ def inspect_and_exit(path: str, settings: Sequence[str], *, as_json: bool) -> No
 @click.option("--scenes", type=click.IntRange(1, 1_000_000), help="Generate so many episodes instead (extra `scenes`).")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the generated episodes.")
 @click.option(
-    "--kind", type=click.Choice(SCENE_KINDS), help="What the robot does in generated episodes; none: any of them."
+    "--kind",
+    type=click.Choice(SCENE_KINDS),
+    help="What the robot does in generated episodes; none: any of them but turn.",
 )
 @click.option("--side", type=click.IntRange(32, 1024), default=256, show_default=True, help="Their width, pixels.")
 @click.option("--frames", type=click.IntRange(2, 2000), default=60, show_default=True, help="Their most frames.")

@@ -77,16 +77,17 @@ def _clip_of(packet: Packet) -> PooledClip | str:
     name, attributes = packet.path.stem, packet.attributes
     if "hand_pose" not in packet or "tracks/grid/xy" not in packet:
         return f"{name}: the packet has no {'hand_pose' if 'hand_pose' not in packet else 'tracks'}"
+    rig: Rig = "wrist" if {"wrist-camera", "moving-camera"} & set(attributes["tags"]) else "fixed"
+    of_robot = rig == "fixed" and "tracks/robot/xy" in packet
+    names = ("robot",) if of_robot else ("grid", "foreground")
     sets = [
         {field: packet.read(f"tracks/{each}/{field}") for field in ("xy", "visibility", "on_object", "queries")}
-        for each in ("grid", "foreground")
+        for each in names
         if f"tracks/{each}/xy" in packet
     ]
     tracks: SceneTracks = joined_tracks(sets, packet.size[1])
     camera, intrinsics = packet_camera(packet), packet.dataset_attributes("intrinsics")
     chosen = ~tracks.on_object
-    tags = attributes["tags"]
-    rig: Rig = "wrist" if {"wrist-camera", "moving-camera"} & set(tags) else "fixed"
     clip = TrackedClip(
         tracks.xy[:, chosen],
         tracks.visibility[:, chosen],

@@ -154,14 +154,32 @@ def idle(rng: Rng, task: Task) -> None:
         task.go(np.array([*rng.uniform(-0.25, 0.25, 2), rng.uniform(0.12, 0.35)]), opening=task.open_m * rng.random())
 
 
+def turns(rng: Rng, task: Task) -> None:
+    """Takes the thing, shows it from several sides, and puts it down: a hand that turns tells where its camera is."""
+    _take(rng, task)
+    grip = task.grasp_point()[2] - task.at[2, 3]
+    task.go(above(np.array(task.path[-1].xyz), rng.uniform(0.08, 0.2)), holds=True, touches=True)
+    for _ in range(int(rng.integers(3, 6))):
+        yaw, tilt, roll = task.yaw + rng.normal(0, 0.6), task.tilt + rng.normal(0, 0.35), rng.normal(0, 0.5)
+        task.go(np.array([*rng.uniform(-0.15, 0.15, 2), rng.uniform(0.12, 0.3)]), yaw=yaw, tilt=tilt, roll=roll)
+    task.go(above(task.goal, grip + rng.uniform(0.05, 0.12)), yaw=task.yaw, tilt=task.tilt, roll=0.0)
+    task.go(above(task.goal, grip))
+    task.go(seconds=rng.uniform(0.2, 0.6), opening=task.open_m, holds=False)
+    _leave(rng, task)
+
+
 SKILLS: dict[str, Callable[[Rng, Task], None]] = {
     "pick-place": pick_place,
     "push": push,
     "pull": pull,
     "open": opens,
     "idle": idle,
+    "turn": turns,
 }
 """Name -> what adds its way-points to a task's path."""
+
+MIXTURE = {"pick-place": 0.47, "push": 0.2, "pull": 0.1, "open": 0.15, "idle": 0.08}
+"""How often each happens where none is asked for."""
 
 
 def play(path: list[Waypoint], at: Floats, times: Floats) -> tuple[list[Floats], list[float], list[Floats], list[bool]]:

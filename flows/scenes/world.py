@@ -15,7 +15,7 @@ from flows.scenes.arms import Robot, random_robot
 from flows.scenes.parts import Part, housing, moving_part
 from flows.scenes.poses import Floats, look_at, pose, turn
 from flows.scenes.rooms import SURFACES, surroundings
-from flows.scenes.skills import SKILLS, Task, play
+from flows.scenes.skills import MIXTURE, SKILLS, Task, play
 from flows.scenes.textures import Picture, Rng, random_picture, tiled
 from flows.scenes.things import KINDS, PICTURES, Thing, random_thing, text
 
@@ -56,7 +56,7 @@ class World:
 
 
 def random_world(rng: Rng, *, skill: str | None = None, fps: float | None = None, frames: int = 16) -> World:
-    """A world in which `skill` happens (None: any), at `fps` frames a second.
+    """A world in which `skill` happens (None: one of `MIXTURE`), at `fps` frames a second.
 
     Args:
         rng: everything is drawn from it.
@@ -65,7 +65,7 @@ def random_world(rng: Rng, *, skill: str | None = None, fps: float | None = None
             before the robot is there, nothing tells the thing from others. None: `frames` frames over the episode.
         frames: see `fps`.
     """
-    skill = skill or str(rng.choice(list(SKILLS), p=[0.47, 0.2, 0.1, 0.15, 0.08]))
+    skill = skill or str(rng.choice(list(MIXTURE), p=list(MIXTURE.values())))
     azimuth, camera, fovy = _camera(rng)
     thing, at, part = _target(rng, skill)
     others, places = _others(rng, at[:3, 3], thing.radius, azimuth)

@@ -93,10 +93,12 @@ class StageInputs:
         return None
 
 
-def read_track_sets(inputs: StageInputs, fields: Sequence[str]) -> dict[str, dict[str, NDArray[Any]]]:
-    """The fields of each track set that is there, `grid` first."""
+def read_track_sets(
+    inputs: StageInputs, fields: Sequence[str], names: Sequence[str] = ("grid", "foreground")
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """The fields of each track set of `names` that is there."""
     sets: dict[str, dict[str, NDArray[Any]]] = {}
-    for name in ("grid", "foreground"):
+    for name in names:
         if inputs.has(f"tracks/{name}/xy"):
             found = {field: inputs.read(f"tracks/{name}/{field}") for field in fields}
             sets[name] = {field: array for field, array in found.items() if array is not None}

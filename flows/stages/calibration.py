@@ -157,9 +157,17 @@ def _calibrated(inputs: StageInputs, name: str) -> KnownCamera | None:
     return KnownCamera(found["focal_px"], carrier_from_camera.astype(np.float64), found["delay_s"], covariance)
 
 
+def _on_wrist(inputs: StageInputs) -> bool:
+    return "wrist-camera" in inputs.source["tags"] or inputs.camera_moves is True
+
+
 def tracked_clip(inputs: StageInputs, hand_pose: NDArray[Any], *, of_object: bool = False) -> TrackedClip | None:
-    """The clip's tracks with the hand's pose; those of the object apart, as it may turn in the hand."""
-    tracks = scene_tracks(inputs)
+    """The clip's tracks with the hand's pose; those of the object apart, as it may turn in the hand.
+
+    Of a camera that stands, those on the robot alone, where there are any: others only rarely ride on the hand.
+    """
+    of_robot = not of_object and not _on_wrist(inputs) and inputs.has("tracks/robot/xy")
+    tracks = scene_tracks(inputs, ("robot",) if of_robot else ("grid", "foreground"))
     timestamp = inputs.read("timestamp")
     if tracks is None or timestamp is None:
         return None
@@ -215,7 +223,7 @@ def _refused(rig: Rig, reason: str, *tags: str, **report: Any) -> _Found:
 
 
 def _find_camera(inputs: StageInputs, hand: HandPose) -> _Found:
-    wrist = "wrist-camera" in inputs.source["tags"] or inputs.camera_moves is True
+    wrist = _on_wrist(inputs)
     rig: Rig = "wrist" if wrist else "fixed"
     config = inputs.config.geometry
     if config.calibration == "off":
@@ -391,7 +399,7 @@ def _camera_datasets(found: _Found, hand: HandPose) -> dict[str, Dataset]:
 
 
 CALIBRATION = Stage(
-    name="calibration", version=3, inputs=("source", "masks/*", "tracks/*"), settings=_settings, run=_run
+    name="calibration", version=4, inputs=("source", "masks/*", "tracks/*"), settings=_settings, run=_run
 )
 """Report: `hand` (names, units, convention, or the reason for none), `camera` (its numbers, also where it is refused),
 `reasons` (why no camera is stored), `tags`."""

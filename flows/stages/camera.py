@@ -43,9 +43,9 @@ def packet_camera(inputs: StageInputs, estimated: Camera | None = None) -> Camer
     return camera.resized(inputs.size[1], inputs.size[0])
 
 
-def scene_tracks(inputs: StageInputs) -> SceneTracks | None:
-    """Both track sets side by side; tracks that both hold once; None without any."""
-    sets = list(read_track_sets(inputs, ("xy", "visibility", "on_object", "queries")).values())
+def scene_tracks(inputs: StageInputs, names: Sequence[str] = ("grid", "foreground")) -> SceneTracks | None:
+    """Track sets side by side; tracks that several hold once; None without any."""
+    sets = list(read_track_sets(inputs, ("xy", "visibility", "on_object", "queries"), names).values())
     if not sets:
         return None
     return joined_tracks(sets, inputs.size[1])

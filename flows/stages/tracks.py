@@ -1,11 +1,14 @@
-"""Point tracks: the uniform grid, and the set that favours the object."""
+"""Point tracks: the uniform grid, the set that favours the object, and the one on the robot."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from extractors.tracks import TrackPlan, extract_tracks
+import numpy as np
+
+from extractors.robot_tracks import follow_robot
+from extractors.tracks import TrackPlan, TrackSet, extract_tracks
 from extractors.types import Tracks
 from flows.config import Config, TracksConfig
 from flows.models import build as models
@@ -63,6 +66,9 @@ def _run(inputs: StageInputs) -> StageOutput:
             ),
             known_grid=_known_grid(inputs),
         )
+    of_robot = _of_robot(inputs)
+    if of_robot is not None:
+        sets["robot"] = of_robot
     datasets: dict[str, Dataset] = {}
     for name, found in sets.items():
         for field in _TRACK_FIELDS:
@@ -78,8 +84,19 @@ def _run(inputs: StageInputs) -> StageOutput:
     )
 
 
+def _of_robot(inputs: StageInputs) -> TrackSet | None:
+    """Points on the robot, whatever the backend; where no state says where the hand was, nobody asks for them."""
+    masks, pixels, count = inputs.read("masks/robot"), inputs.read("pixels"), inputs.config.tracks.robot
+    if inputs.read("state") is None or masks is None or not masks.any() or not count:
+        return None
+    assert pixels is not None
+    tracks = follow_robot(pixels, masks, count=count, seed=inputs.config.tracks.seed)
+    report = {"points": count, "visible_share": float(tracks.visibility.mean())}
+    return TrackSet(tracks, np.zeros(count, np.bool_), report)
+
+
 def _known_grid(inputs: StageInputs) -> Tracks | None:
-    """The packet's own grid tracks, where only the masks or the foreground's settings have changed since."""
+    """The packet's own grid tracks, where only the masks or the other sets' settings have changed since."""
     previous = inputs.previous
     if previous is None or previous.record.report.get("grid_key") != _grid_key(inputs):
         return None
@@ -88,8 +105,8 @@ def _known_grid(inputs: StageInputs) -> Tracks | None:
 
 def _grid_key(inputs: StageInputs) -> str:
     config = inputs.config.tracks
-    foreground_only = ("count", "share", "background", "seed", "min_object_tracks")
-    settings = {name: value for name, value in _backend_settings(config).items() if name not in foreground_only}
+    of_others = ("count", "share", "background", "robot", "seed", "min_object_tracks")
+    settings = {name: value for name, value in _backend_settings(config).items() if name not in of_others}
     source = inputs.results["source"].record.key
     return json_digest({"source": source, "settings": settings, "weights": dict(inputs.weights), "version": VERSION})
 
@@ -99,5 +116,10 @@ def _weights(config: Config) -> Sequence[str]:
 
 
 TRACKS = Stage(
-    name="tracks", version=VERSION, inputs=("source", "masks/object"), settings=_settings, run=_run, weights=_weights
+    name="tracks",
+    version=VERSION,
+    inputs=("source", "masks/object", "masks/robot"),
+    settings=_settings,
+    run=_run,
+    weights=_weights,
 )

@@ -11,7 +11,8 @@ from extractors.errors import ConfigError, OutputError
 from extractors.types import DESCRIPTOR_NAMES
 from packers.atomic import built_aside
 from packers.reader import Packet
-from packers.viewer.episode import TRACK_SETS, object_points
+from packers.schema import TRACK_SETS
+from packers.viewer.episode import OBJECT_TRACKS, object_points
 from packers.viewer.frames import RING_RGB, ROBOT_RGB, FramePictures, encode_image, thing_rgb
 from packers.viewer.hand import OBJECT_RGB
 
@@ -188,7 +189,7 @@ def _log_curves(rr: Any, recording: Any, packet: Packet, t: int) -> None:
             f"shape/{name.replace('/', '_per_').replace(' ', '_')}": float(v)
             for name, v in zip(DESCRIPTOR_NAMES, shape, strict=True)
         }
-    for name in TRACK_SETS:
+    for name in OBJECT_TRACKS:
         if f"tracks/{name}/xy" in packet:
             visible = packet.read(f"tracks/{name}/visibility", t, t + 1)[0]
             values[f"visible/{name}"] = float((visible & packet.read(f"tracks/{name}/on_object")).sum())

@@ -15,6 +15,7 @@ from extractors.phases import phase_ends
 from extractors.types import DESCRIPTOR_NAMES, Camera
 from packers.inspect import describe_packet
 from packers.reader import Packet
+from packers.schema import TRACK_SETS
 from packers.viewer.frames import (
     SHEET_COLUMNS,
     SHEET_FRAMES,
@@ -32,7 +33,8 @@ CLOUD_POINTS, SCENE_POINTS = 500, 3000
 XY_STEP_PX = 1 / 16
 """Tracks are sent as int16 counts of this; they are finite and stay within a few frame widths."""
 
-TRACK_SETS = ("foreground", "grid")
+OBJECT_TRACKS = ("foreground", "grid")
+"""Track sets whose points may lie on the object."""
 
 METRES = ("depth/metric", "depth/aligned")
 """Depth in metres, the better one first."""
@@ -344,7 +346,7 @@ def _coverage_series(packet: Packet) -> Series | None:
 
 def _tracks_series(packet: Packet) -> Series | None:
     lines = []
-    for name in TRACK_SETS:
+    for name in OBJECT_TRACKS:
         if f"tracks/{name}/xy" in packet:
             visible, on_object = packet.read(f"tracks/{name}/visibility"), packet.read(f"tracks/{name}/on_object")
             lines.append(_line(name, visible[:, on_object].sum(axis=1).astype(float), 0))

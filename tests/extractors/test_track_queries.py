@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from extractors.errors import GeometryError, ShapeError
-from extractors.track_queries import background_points, grid_queries, object_queries, rescale_queries
+from extractors.track_queries import background_points, grid_queries, object_queries, rescale_queries, robot_queries
 
 
 def disc(n_frames, radius_of, size=96):
@@ -115,3 +115,21 @@ def test_background_points_that_are_not_tracked_yet_are_drawn():
 def test_queries_change_frame_size_each_axis_by_its_own_factor():
     queries = np.array([[2, -0.5, -0.5], [1, 3.5, 1.5]], np.float32)
     np.testing.assert_allclose(rescale_queries(queries, (2, 4), (8, 8)), [[2, -0.5, -0.5], [1, 7.5, 7.5]])
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 40, 500])
+@pytest.mark.parametrize("radius", [0.5, 3, 20])
+@pytest.mark.parametrize("count", [1, 7, 120])
+def test_points_on_the_robot_lie_on_it_in_frames_that_show_it_well(n_frames, radius, count):
+    masks = disc(n_frames, lambda t: radius if t >= n_frames // 2 else 0.3 * radius)
+    masks[0] = False if n_frames > 1 else masks[0]
+    queries = robot_queries(masks, count=count)
+    assert queries.shape == (count, 3)
+    assert queries.dtype == np.float32
+    frames = queries[:, 0].astype(int)
+    area = masks.sum(axis=(1, 2))
+    assert (area[frames] >= 0.5 * np.quantile(area[area > 0], 0.9)).all()
+    assert len(np.unique(frames)) <= min(8, count, int((area >= 0.5 * np.quantile(area[area > 0], 0.9)).sum()))
+    x, y = (np.rint(queries[:, axis]).astype(int) for axis in (1, 2))
+    assert masks[frames, y, x].all()
+    np.testing.assert_array_equal(queries, robot_queries(masks, count=count))

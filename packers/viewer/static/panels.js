@@ -19,7 +19,7 @@
   };
   const ORDER = ["rgb", "masks", "tracks", "hand", "depth", "stabilized", "aligned", "metric", "object_depth"];
   // Okabe and Ito's palette: on the object, off it, grid.
-  const POINT = { on: "#ff9f1c", off: "#56b4e9", grid: "#ffffff" };
+  const POINT = { on: "#ff9f1c", off: "#56b4e9", grid: "#ffffff", robot: "#cc79a7" };
 
   // Sheets of one panel: loaded when a frame is wanted, the least recently used forgotten.
   class Sheets {
@@ -123,7 +123,10 @@
     constructor(box, episode, folder, options) {
       this.episode = episode;
       this.box = box;
-      this.options = Object.assign({ foreground: true, grid: false, trails: true, beside: null }, options);
+      this.options = Object.assign(
+        { foreground: true, grid: false, robot: false, trails: true, beside: null },
+        options,
+      );
       this.points = new Points(folder, episode);
       this.sheets = {};
       for (const name of episode.panels) this.sheets[name] = new Sheets(folder, name, episode);
@@ -211,6 +214,7 @@
       };
       if (this.episode.tracks.foreground) toggle("foreground", "object", POINT.on);
       if (this.episode.tracks.grid) toggle("grid", "grid", POINT.grid);
+      if (this.episode.tracks.robot) toggle("robot", "robot", POINT.robot);
       toggle("trails", "trails");
     }
 
@@ -308,6 +312,7 @@
       context.fillRect(0, 0, wide, high);
       const scale = wide / this.episode.size[1];
       if (this.options.grid && this.episode.tracks.grid) this.drawSet(context, "grid", t, scale);
+      if (this.options.robot && this.episode.tracks.robot) this.drawSet(context, "robot", t, scale);
       if (this.options.foreground && this.episode.tracks.foreground) this.drawSet(context, "foreground", t, scale);
     }
 
@@ -319,8 +324,8 @@
       const radius = Math.max(1.4, scale * (name === "grid" ? 0.8 : 1.1));
       const at = (value) => (value + 0.5) * scale;
       const groups =
-        name === "grid"
-          ? [[() => true, POINT.grid]]
+        name !== "foreground"
+          ? [[() => true, POINT[name]]]
           : [
               [(i) => !track.on_object[i], POINT.off],
               [(i) => track.on_object[i], POINT.on],

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from extractors.errors import ConfigError
 from flows.commands.sources import SCENE_KINDS
@@ -11,7 +12,7 @@ from flows.scenes.drawing import Painter, shade
 from flows.scenes.episodes import arrays, record, write_scenes
 from flows.scenes.parts import moving_part
 from flows.scenes.poses import look_at, pose, quaternion, turn
-from flows.scenes.skills import SKILLS, Task, Waypoint, opens, play
+from flows.scenes.skills import MIXTURE, SKILLS, Task, Waypoint, opens, play
 from flows.scenes.things import KINDS, random_thing
 from flows.scenes.world import random_world
 from tests.benchmarks.groundtruth import read_groundtruth
@@ -192,3 +193,19 @@ def test_h264_gives_the_same_pixels_each_time():
     first = h264(clip, 18)
     for _ in range(20):
         np.testing.assert_array_equal(h264(clip, 18), first)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hand_that_shows_a_thing_turns_it_about_all_axes(seed):
+    world = random_world(np.random.default_rng(seed), skill="turn", frames=60)
+    turns = Rotation.from_matrix(world.hand[world.contact, :3, :3])
+    spread = (turns * turns.mean().inv()).as_rotvec(degrees=True)
+    assert (np.ptp(spread, axis=0) > 10).all()
+    held = np.linalg.inv(world.hand) @ world.poses[:, world.bodies.index("object")]
+    middle = np.flatnonzero(world.contact)[3:-3]
+    np.testing.assert_allclose(held[middle], np.broadcast_to(held[middle[:1]], held[middle].shape), atol=1e-9)
+
+
+def test_the_mixture_leaves_out_what_is_made_for_calibration():
+    assert set(MIXTURE) == set(SKILLS) - {"turn"}
+    assert sum(MIXTURE.values()) == pytest.approx(1.0)

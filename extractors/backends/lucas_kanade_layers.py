@@ -452,8 +452,8 @@ def assign_layers(
         follow(_regions(points, judge.colours, loose, cells, rule), rule.draft_points, 2)
         before = layer
         kept, layer = judge.select(np.stack(costs))
-        won = [layer == index for index in kept[1:] if not np.array_equal(layer == index, before == index)]
-        follow([np.flatnonzero(each_won) for each_won in won], rule.points, 3)
+        changed = [index for index in kept[1:] if not np.array_equal(layer == index, before == index)]
+        follow([np.flatnonzero(layer == index) for index in changed], rule.points, 3)
         kept, layer = judge.select(np.stack(costs))
     number = np.full(len(motions), -1)
     number[kept] = np.arange(len(kept))

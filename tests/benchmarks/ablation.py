@@ -90,8 +90,8 @@ SWITCHES = (
         "tracks",
         "layers followed again",
         LAYERS,
-        "if not np.array_equal(layer == index, before == index):",
-        "if False:",
+        "if not np.array_equal(layer == index, before == index)]",
+        "if False]",
     ),
     Switch("tracks", "background seen", LAYERS, "            if behind:\n", "            if False:\n"),
     Switch(

@@ -38,12 +38,9 @@ def follow_robot(pixels: NDArray[np.uint8], masks: NDArray[np.bool_], *, count: 
     queries = robot_queries(masks, count=count, seed=seed)
     frame_of = queries[:, 0].astype(int)
     xy = np.repeat(queries[None, :, 1:], len(pixels), axis=0)
-    visible = np.zeros(xy.shape[:2], np.bool_)
-    visible[frame_of, np.arange(count)] = True
-    for frame in np.unique(frame_of).tolist():
-        points = np.flatnonzero(frame_of == frame)
-        for order in (range(frame, len(pixels)), range(frame, -1, -1)):
-            _follow(pixels, order, points, xy, visible)
+    visible = frame_of == np.arange(len(pixels))[:, None]
+    for order in (range(len(pixels)), range(len(pixels) - 1, -1, -1)):
+        _follow(pixels, order, frame_of, xy, visible)
     score = visible.astype(np.float32)
     return Tracks(xy, visible, score, score, queries)
 
@@ -51,22 +48,27 @@ def follow_robot(pixels: NDArray[np.uint8], masks: NDArray[np.bool_], *, count: 
 def _follow(
     pixels: NDArray[np.uint8],
     order: Sequence[int],
-    points: NDArray[np.intp],
+    frame_of: NDArray[np.int_],
     xy: NDArray[np.float32],
     visible: NDArray[np.bool_],
 ) -> None:
-    """Fills the columns `points` of `xy` (T, N, 2) and `visible` (T, N) in the frames `order` after the first."""
+    """Fills `xy` (T, N, 2) and `visible` (T, N) on the way through `order` from the frame of each point on."""
     height, width = pixels.shape[1:3]
     side = float(np.sqrt(height * width))
     options: dict[str, Any] = {"winSize": (max(2 * round(WINDOW * side / 2) + 1, 5),) * 2, "maxLevel": 3}
-    place = np.ascontiguousarray(xy[order[0], points][:, None])
-    alive = np.ones(len(points), np.bool_)
+    posed, alive = np.zeros((2, len(frame_of)), np.bool_)
     for before, frame in pairwise(order):
-        if alive.any():
-            there, found, _ = cv2.calcOpticalFlowPyrLK(pixels[before], pixels[frame], place, None, **options)  # type: ignore[call-overload]
-            home, back, _ = cv2.calcOpticalFlowPyrLK(pixels[frame], pixels[before], there, None, **options)  # type: ignore[call-overload]
-            off = np.linalg.norm((home - place)[:, 0], axis=1)
-            inside = ((there[:, 0] > -0.5) & (there[:, 0] < (width - 0.5, height - 0.5))).all(axis=1)
-            alive &= (found[:, 0] > 0) & (back[:, 0] > 0) & (off < LOOP * side) & inside
-            place = np.where(alive[:, None, None], there, place)
-        xy[frame, points], visible[frame, points] = place[:, 0], alive
+        posed |= frame_of == before
+        alive |= frame_of == before
+        xy[frame, posed] = xy[before, posed]
+        points = np.flatnonzero(alive)
+        if not len(points):
+            continue
+        start = np.ascontiguousarray(xy[before, points][:, None])
+        there, found, _ = cv2.calcOpticalFlowPyrLK(pixels[before], pixels[frame], start, None, **options)  # type: ignore[call-overload]
+        home, back, _ = cv2.calcOpticalFlowPyrLK(pixels[frame], pixels[before], there, None, **options)  # type: ignore[call-overload]
+        off = np.linalg.norm((home - start)[:, 0], axis=1)
+        inside = ((there[:, 0] > -0.5) & (there[:, 0] < (width - 0.5, height - 0.5))).all(axis=1)
+        kept = (found[:, 0] > 0) & (back[:, 0] > 0) & (off < LOOP * side) & inside
+        xy[frame, points[kept]], visible[frame, points[kept]] = there[kept, 0], True
+        alive[points] = kept

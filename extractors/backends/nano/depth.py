@@ -65,14 +65,18 @@ class NanoDepth(OnCpu):
         scenery = clip_scenery(frames)
         context = read_context(self._network, frames, scenery)
         still = background_depth(self._network, scenery.whole, context)
-        values = np.empty((len(frames), *size), np.float32)
-        values[:] = _resized(still, size)
-        moving = 0.0
+        values = np.full((len(frames), *size), np.nan, np.float32)
+        moving, total, count = 0.0, np.zeros_like(still), np.zeros_like(still)
         for frame, (shares, depth) in enumerate(answers(self._network, frames, scenery, context)):
             before = shares[CLASSES.index("robot")] + shares[CLASSES.index("object")]
             moving += float((before > 0.5).mean()) / len(frames)
-            over = _resized(before, size) > 0.5
-            values[frame][over] = _resized(_on_scale(depth, still, before < 0.1), size)[over]
+            over, behind = _resized(before, size) > 0.5, before < 0.1
+            depth = _on_scale(depth, still, behind)
+            total, count = total + np.where(behind, depth, 0), count + behind
+            values[frame][over] = _resized(depth, size)[over]
+        # The median picture's own depth is for the scale alone: a mean of many frames errs less.
+        background = np.where(count > 0, total / np.maximum(count, 1), still)
+        np.copyto(values, _resized(background, size), where=np.isnan(values))
         return values, moving
 
     def _frame_by_frame(self, frames: Pixels, size: Size) -> tuple[Floats, float]:

@@ -24,7 +24,7 @@ def side_by_side(first: Callable[[], First], second: Callable[[], Second], *, at
         return first(), other.result()
 
 
-def each(call: Callable[[Item], First], items: Sequence[Item], *, at_once: int) -> list[First]:
+def map_side_by_side(call: Callable[[Item], First], items: Sequence[Item], *, at_once: int) -> list[First]:
     """What `call` gives for each of `items`, up to `at_once` of them at the same time, said to nobody."""
     if at_once < 2 or len(items) < 2:
         return [call(item) for item in items]

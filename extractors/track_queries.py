@@ -93,8 +93,7 @@ def robot_queries(masks: NDArray[np.bool_], *, count: int, seed: int = 0, n_fram
     Returns:
         (count, 3) float32 as (frame, x, y) in mask pixels; each lies within a pixel of the mask of its frame.
     """
-    area = masks.sum(axis=(1, 2))
-    shown = np.flatnonzero(area >= max(0.5 * float(np.quantile(area[area > 0], 0.9)), 1.0))
+    shown = np.flatnonzero(_shows_well(masks.sum(axis=(1, 2))))
     ends = np.linspace(0, len(shown) - 1, n_frames + 2).round().astype(int)
     frames = np.unique(shown[ends[1:-1]]).tolist()
     rng = np.random.default_rng([seed, *b"robot"])  # another draw than the object's
@@ -191,10 +190,14 @@ def check_queries(queries: NDArray[np.floating], n_frames: int, size: Size) -> N
         )
 
 
+def _shows_well(area: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """(T,) whether a frame shows at least half of the 90th percentile of the `area` (T,) where it is shown at all."""
+    return np.asarray(area >= max(0.5 * float(np.quantile(area[area > 0], 0.9)), 1.0))
+
+
 def _posing_frames(area: NDArray[np.integer], growth: float, max_later: int) -> tuple[int, list[int]]:
     """The frame to pose the object's queries on first, and later ones that show much more of it."""
-    shown = area[area > 0]
-    first = int(np.argmax(area >= max(0.5 * float(np.quantile(shown, 0.9)), 1.0)))
+    first = int(np.argmax(_shows_well(area)))
     gain = float(area[first:].max() / area[first])
     steps = min(int(np.log(gain) / np.log(growth)), max_later) if gain > 1.0 else 0
     later: list[int] = []

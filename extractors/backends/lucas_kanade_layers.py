@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.geometry import sample_indices
-from extractors.side_by_side import each
+from extractors.side_by_side import map_side_by_side
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -440,7 +440,8 @@ def assign_layers(
                 return None
             return followed, judge.cost(followed, behind)
 
-        for members, found in zip(regions, each(one, regions, at_once=cv2.getNumThreads()), strict=True):
+        results = map_side_by_side(one, regions, at_once=cv2.getNumThreads())
+        for members, found in zip(regions, results, strict=True):
             if found is None:
                 still[members] = True
             else:

@@ -24,6 +24,7 @@ from flows.stages.calibration import (
     UNLIKE,
     beliefs,
     calibration_report,
+    telling_tracks,
     thinned,
     travel_m,
 )
@@ -78,11 +79,9 @@ def _clip_of(packet: Packet) -> PooledClip | str:
     if "hand_pose" not in packet or "tracks/grid/xy" not in packet:
         return f"{name}: the packet has no {'hand_pose' if 'hand_pose' not in packet else 'tracks'}"
     rig: Rig = "wrist" if {"wrist-camera", "moving-camera"} & set(attributes["tags"]) else "fixed"
-    of_robot = rig == "fixed" and "tracks/robot/xy" in packet
-    names = ("robot",) if of_robot else ("grid", "foreground")
     sets = [
         {field: packet.read(f"tracks/{each}/{field}") for field in ("xy", "visibility", "on_object", "queries")}
-        for each in names
+        for each in telling_tracks(on_wrist=rig == "wrist", of_robot="tracks/robot/xy" in packet)
         if f"tracks/{each}/xy" in packet
     ]
     tracks: SceneTracks = joined_tracks(sets, packet.size[1])

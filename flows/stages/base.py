@@ -93,8 +93,12 @@ class StageInputs:
         return None
 
 
+SCENE_TRACKS = ("grid", "foreground")
+"""Track sets of all that is in the picture."""
+
+
 def read_track_sets(
-    inputs: StageInputs, fields: Sequence[str], names: Sequence[str] = ("grid", "foreground")
+    inputs: StageInputs, fields: Sequence[str], names: Sequence[str] = SCENE_TRACKS
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """The fields of each track set of `names` that is there."""
     sets: dict[str, dict[str, NDArray[Any]]] = {}

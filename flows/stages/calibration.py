@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from extractors.kinematics import hand_poses, read_urdf
 from extractors.types import Camera, IntrinsicsSource, SceneTracks
 from flows.config import Config, RobotConfig
 from flows.output.calibrations import find_set_up, read_calibrations, setup_of
-from flows.stages.base import Stage, StageInputs, StageOutput
+from flows.stages.base import SCENE_TRACKS, Stage, StageInputs, StageOutput
 from flows.stages.camera import camera_settings, packet_camera, scene_tracks
 from packers.schema import Dataset
 from packers.writer import encode
@@ -161,13 +161,18 @@ def _on_wrist(inputs: StageInputs) -> bool:
     return "wrist-camera" in inputs.source["tags"] or inputs.camera_moves is True
 
 
-def tracked_clip(inputs: StageInputs, hand_pose: NDArray[Any], *, of_object: bool = False) -> TrackedClip | None:
-    """The clip's tracks with the hand's pose; those of the object apart, as it may turn in the hand.
+def telling_tracks(*, on_wrist: bool, of_robot: bool) -> Sequence[str]:
+    """Track sets that tell the camera: of one that stands those on the robot alone, where there are any (`of_robot`).
 
-    Of a camera that stands, those on the robot alone, where there are any: others only rarely ride on the hand.
+    Others only rarely ride on the hand.
     """
-    of_robot = not of_object and not _on_wrist(inputs) and inputs.has("tracks/robot/xy")
-    tracks = scene_tracks(inputs, ("robot",) if of_robot else ("grid", "foreground"))
+    return ("robot",) if of_robot and not on_wrist else SCENE_TRACKS
+
+
+def tracked_clip(inputs: StageInputs, hand_pose: NDArray[Any], *, of_object: bool = False) -> TrackedClip | None:
+    """The tracks that tell the camera, with the hand's pose; the object's apart, as it may turn in the hand."""
+    of_robot = not of_object and inputs.has("tracks/robot/xy")
+    tracks = scene_tracks(inputs, telling_tracks(on_wrist=_on_wrist(inputs), of_robot=of_robot))
     timestamp = inputs.read("timestamp")
     if tracks is None or timestamp is None:
         return None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from extractors.cameras import choose_camera
 from extractors.types import Camera, SceneTracks
 from flows.config import Config
-from flows.stages.base import StageInputs, read_track_sets
+from flows.stages.base import SCENE_TRACKS, StageInputs, read_track_sets
 
 
 def camera_settings(config: Config) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def packet_camera(inputs: StageInputs, estimated: Camera | None = None) -> Camer
     return camera.resized(inputs.size[1], inputs.size[0])
 
 
-def scene_tracks(inputs: StageInputs, names: Sequence[str] = ("grid", "foreground")) -> SceneTracks | None:
+def scene_tracks(inputs: StageInputs, names: Sequence[str] = SCENE_TRACKS) -> SceneTracks | None:
     """Track sets side by side; tracks that several hold once; None without any."""
     sets = list(read_track_sets(inputs, ("xy", "visibility", "on_object", "queries"), names).values())
     if not sets:

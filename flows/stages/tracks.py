@@ -86,9 +86,11 @@ def _run(inputs: StageInputs) -> StageOutput:
 
 def _of_robot(inputs: StageInputs) -> TrackSet | None:
     """Points on the robot, whatever the backend; where no state says where the hand was, nobody asks for them."""
-    masks, pixels, count = inputs.read("masks/robot"), inputs.read("pixels"), inputs.config.tracks.robot
-    if inputs.read("state") is None or masks is None or not masks.any() or not count:
+    count = inputs.config.tracks.robot
+    masks = inputs.read("masks/robot") if count and inputs.has("state") else None
+    if masks is None or not masks.any():
         return None
+    pixels = inputs.read("pixels")
     assert pixels is not None
     tracks = follow_robot(pixels, masks, count=count, seed=inputs.config.tracks.seed)
     report = {"points": count, "visible_share": float(tracks.visibility.mean())}

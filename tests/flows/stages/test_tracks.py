@@ -51,6 +51,7 @@ def test_points_are_posed_on_the_robot_where_a_state_says_where_its_hand_was(rec
         config=load_config(assignments=["tracks.backend=lucas-kanade", "tracks.grid_side=4", "tracks.count=20"]),
         episode=SimpleNamespace(pixels=pixels),
         read=lambda name: known[name] if name in {*recorded, "pixels"} else None,
+        has=lambda name: name in recorded,
         size=(48, 64),
         previous=None,
         results={"source": SimpleNamespace(record=SimpleNamespace(key="of the clip"))},

@@ -2,7 +2,8 @@
 
 What holds an object's points together over a clip (affine layers, `lucas-kanade`) bends those of a hand that turns:
 focal lengths came out 10 to 17 % too long on generated clips. Followed by themselves, points drift, the less the sooner
-they are given up; so few are posed at a time, in frames all over the clip (docs/benchmarks.md).
+they are given up; so few are posed at a time, in frames all over the clip. And they are followed in pictures of the
+robot alone: a window with some of the still scene in it holds a point back, 2 % of its way (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from numpy.typing import NDArray
 from extractors.track_queries import robot_queries
 from extractors.types import Tracks
 
-WINDOW, LOOP = 0.067, 0.003
-"""Side of the window that is matched (15 pixels at 224), and farthest that a match and its way back may end from where
+WINDOW, LOOP = 0.05, 0.003
+"""Side of the window that is matched (11 pixels at 224), and farthest that a match and its way back may end from where
 they began (0.7 pixels); shares of the frame's side, which is the root of its area."""
+
+MARGIN, REACH = 0.009, 0.016
+"""How far beyond its mask the robot's own pixels are kept (2 pixels at 224: masks are rough), and how far its colours
+reach out from there (deviation of a normal distribution); shares of the frame's side."""
 
 
 def follow_robot(pixels: NDArray[np.uint8], masks: NDArray[np.bool_], *, count: int, seed: int = 0) -> Tracks:
@@ -36,6 +41,7 @@ def follow_robot(pixels: NDArray[np.uint8], masks: NDArray[np.bool_], *, count: 
         seed: fixes where they are posed.
     """
     queries = robot_queries(masks, count=count, seed=seed)
+    pixels = _robot_alone(pixels, masks)
     frame_of = queries[:, 0].astype(int)
     xy = np.repeat(queries[None, :, 1:], len(pixels), axis=0)
     visible = frame_of == np.arange(len(pixels))[:, None]
@@ -43,6 +49,28 @@ def follow_robot(pixels: NDArray[np.uint8], masks: NDArray[np.bool_], *, count: 
         _follow(pixels, order, frame_of, xy, visible)
     score = visible.astype(np.float32)
     return Tracks(xy, visible, score, score, queries)
+
+
+def _robot_alone(pixels: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """(T, H, W, 3) the robot before its own colours, blurred: an edge that stays still would be matched too."""
+    side = float(np.sqrt(pixels.shape[1] * pixels.shape[2]))
+    margin, reach = round(MARGIN * side), max(REACH * side, 1.0)
+    around = np.ones((2 * margin + 1,) * 2, np.uint8)
+    beyond = margin + round(4 * reach)
+    alone = pixels.copy()
+    for frame, mask in zip(alone, masks, strict=True):
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
+            continue
+        # Farther out no window with the robot in it reaches.
+        near = np.s_[
+            max(rows[0] - beyond, 0) : rows[-1] + beyond + 1, max(columns[0] - beyond, 0) : columns[-1] + beyond + 1
+        ]
+        kept = cv2.dilate(mask[near].astype(np.uint8), around).astype(np.float32)
+        colours = cv2.GaussianBlur(frame[near] * kept[..., None], (0, 0), reach)
+        colours /= cv2.GaussianBlur(kept, (0, 0), reach)[..., None] + 1e-3
+        frame[near] = np.where(kept[..., None] > 0, frame[near], colours).astype(np.uint8)
+    return alone
 
 
 def _follow(

@@ -36,6 +36,7 @@ def calibrate_camera(
     rig: Rig = "fixed",
     priors: Priors | None = None,
     limits: Limits | None = None,
+    drift: float = 1.0,
     seed: int = 0,
 ) -> Calibration:
     """The camera of one or more clips, from tracks and the hand's recorded poses.
@@ -49,6 +50,8 @@ def calibrate_camera(
         rig: "fixed": the camera stands, tracks ride on the hand; "wrist": the camera rides, the scene stands.
         priors: what is believed before; by default broad.
         limits: what counts as observable.
+        drift: the sigmas' factor for what all tracks of a tracker get wrong alike, which leaves no residual; 1 for
+            tracks whose errors are their own.
         seed: fixes the draws; equal arguments give equal results.
 
     Returns:
@@ -73,7 +76,7 @@ def calibrate_camera(
     best = search.beside_rivals(max(found, key=lambda each: each.explained))
     spread = uncertainty(best.problem, best.solution)
     halves, farthest = _halves(best)
-    spread = spread.widened(max(farthest, 1.0))
+    spread = spread.widened(max(farthest, 1.0) * drift**2)
     verdict = judge(best.problem, best.solution, best.riding, spread, limits) + _undecided(best, spread)
     if halves > HALVES_APART:
         what = "every other clip" if len(clips) > 1 else "the clip's two halves"

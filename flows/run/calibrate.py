@@ -21,6 +21,7 @@ from flows.output.calibrations import SetUp, as_text, encode_picture, setup_of
 from flows.stages.calibration import (
     LEAST_TRAVEL_M,
     LEAST_UNLIKE_WIDTHS,
+    TRACK_DRIFT,
     UNLIKE,
     beliefs,
     calibration_report,
@@ -182,7 +183,7 @@ def _solved(clips: Sequence[PooledClip]) -> tuple[Calibration | None, NDArray[np
     rig, priors = clips[0].rig, clips[0].priors
     tracked = [clip.clip for clip in clips]
     try:
-        found = calibrate_camera(tracked, rig=rig, priors=priors)
+        found = calibrate_camera(tracked, rig=rig, priors=priors, drift=TRACK_DRIFT)
     except GeometryError as error:
         log.warning("%s: %s", clips[0].setup, error)
         return None, np.full(len(clips), np.nan)

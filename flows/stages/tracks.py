@@ -18,7 +18,8 @@ from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode
 
-VERSION = 7
+VERSION, GRID_VERSION = 8, 7
+"""Of the stage, and of the grid in it alone: where that stays, packets keep their grid."""
 
 _OF_NETWORKS = frozenset({"iterations", "precision", "visible_by", "window_frames"})
 
@@ -110,7 +111,8 @@ def _grid_key(inputs: StageInputs) -> str:
     of_others = ("count", "share", "background", "robot", "seed", "min_object_tracks")
     settings = {name: value for name, value in _backend_settings(config).items() if name not in of_others}
     source = inputs.results["source"].record.key
-    return json_digest({"source": source, "settings": settings, "weights": dict(inputs.weights), "version": VERSION})
+    said = {"source": source, "settings": settings, "weights": dict(inputs.weights), "version": GRID_VERSION}
+    return json_digest(said)
 
 
 def _weights(config: Config) -> Sequence[str]:

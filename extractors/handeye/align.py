@@ -56,7 +56,7 @@ class Alignment:
 def align_depth(
     relative: NDArray[Any], depth_m: NDArray[Any], sigma_m: NDArray[Any], *, min_points: int = 8, rounds: int = 20
 ) -> Alignment:
-    """Scale and shift from points of known depth, Tukey's biweight on relative errors.
+    """Scale and shift from points of known depth: a line through errors of both, Tukey's biweight on relative ones.
 
     Args:
         relative: (P,) values of the relative map (inverse depth, larger is nearer) at the points, all frames together.
@@ -77,15 +77,15 @@ def align_depth(
     r, z, sigma = (np.asarray(each[good], np.float64) for each in (relative, depth_m, sigma_m))
     design, inverse_depth = np.stack([r, np.ones_like(r)], axis=1), 1 / z
     noise = np.hypot(sigma / z, 0.01)  # relative; no network's map is better than a hundredth
-    weight = np.ones_like(r)
+    weight, grain, scale = np.ones_like(r), 0.0, 1.0
     for _ in range(rounds):
-        scaled = design * (weight / (noise / z) ** 2)[:, None]
-        normal = scaled.T @ design
+        normal = (design * (weight / (noise / z) ** 2)[:, None]).T @ design
         if np.linalg.cond(normal / np.sqrt(np.outer(np.diag(normal), np.diag(normal)))) > 1e6:
             raise GeometryError("the known points have one depth; scale and shift of the map cannot be separated")
-        scale, shift = np.linalg.solve(normal, scaled.T @ inverse_depth)
+        scale, shift = _line(r, inverse_depth, (noise / z) ** 2, grain / z**2, weight, scale)
         relative_error = (design @ (scale, shift) - inverse_depth) * z
         spread = max(MAD_TO_SIGMA * float(np.median(np.abs(relative_error))), 1e-4)
+        grain = max(spread**2 - float(np.median(noise**2)), 0.0)  # the map's own, of what both scatter together
         weight = np.square(np.maximum(1 - np.square(relative_error / (TUKEY_TUNING * spread)), 0))
     # Errors of one point in many frames are one error: as many independent points as `min_points` at most count.
     together = max(weight.sum() / min_points, 1.0)
@@ -98,6 +98,34 @@ def align_depth(
         inliers=float((weight > 0).mean()),
         n_points=int(good.sum()),
     )
+
+
+def _line(
+    values: Floats, aim: Floats, of_aim: Floats, of_map: Floats, weight: Floats, before: float
+) -> tuple[float, float]:
+    """Slope and intercept of `aim` over `values`, both with errors (York 1966), one step from the slope `before`.
+
+    Were the map taken to have none, its slope would come out too flat, and what is beyond the hand too near.
+
+    Args:
+        values: (P,) of the map.
+        aim: (P,) what they should become.
+        of_aim: (P,) variances of `aim`.
+        of_map: (P,) of `values`, in `aim`'s units.
+        weight: (P,) of robust fitting.
+        before: the slope; matters only where `of_map` is not 0.
+
+    Raises:
+        GeometryError: the values say nothing of the aim.
+    """
+    share = weight / (of_aim + of_map)
+    off, off_aim = (each - np.average(each, weights=share) for each in (values, aim))
+    moved = share**2 / np.maximum(weight, 1e-12) * (off * of_aim + off_aim * of_map / before)
+    denominator = float(moved @ off)
+    if not denominator > 0:
+        raise GeometryError("the map does not go with the depth of the known points")
+    slope = float(moved @ off_aim) / denominator
+    return slope, float(np.average(aim - slope * values, weights=share))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

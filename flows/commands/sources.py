@@ -117,6 +117,7 @@ def inspect_and_exit(path: str, settings: Sequence[str], *, as_json: bool) -> No
 )
 @click.option("--side", type=click.IntRange(32, 1024), default=256, show_default=True, help="Their width, pixels.")
 @click.option("--frames", type=click.IntRange(2, 2000), default=60, show_default=True, help="Their most frames.")
+@click.option("--one-camera", is_flag=True, help="All generated episodes before one camera, as a set-up has it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def sample(out: Path, scenes: int | None, as_json: bool, **drawn: Any) -> None:
     """Write the bundled sample episodes: simulated pick-and-place with exact ground truth.
@@ -132,8 +133,8 @@ def sample(out: Path, scenes: int | None, as_json: bool, **drawn: Any) -> None:
         from flows.scenes.episodes import write_scenes
 
         side = drawn["side"]
-        kind, frames = drawn["kind"], drawn["frames"]
-        written = list(write_scenes(out, scenes, drawn["seed"], kind=kind, size=(side, side), frames=frames))
+        chosen = {name: drawn[name] for name in ("kind", "frames", "one_camera")}
+        written = list(write_scenes(out, scenes, drawn["seed"], size=(side, side), **chosen))
     if as_json:
         name = "folders" if scenes is None else "files"
         print_json("sample", FINISHED, counts={name: len(written)}, **{name: [str(each) for each in written]})

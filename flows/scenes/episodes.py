@@ -65,8 +65,11 @@ def record(
     skill: str | None = None,
     fps: float | None = None,
     frames: int = 16,
+    view: int | None = None,
 ) -> Recording:
-    """The episode that `seed` makes; see `random_world` for `skill`, `fps` and `frames`.
+    """The episode that `seed` makes, before its own camera or the one that `view` makes.
+
+    `skill`, `fps` and `frames` are those of `random_world`.
 
     Raises:
         ConfigError: an unknown skill, or a size that H.264 cannot hold.
@@ -77,7 +80,8 @@ def record(
         raise ConfigError(f"scenes are drawn at even sizes of 32 to 1024 pixels, got {size[0]} x {size[1]}")
     for draw in range(TRIES):
         rng = np.random.default_rng((*seed, draw))
-        world = random_world(rng, skill=skill, fps=fps, frames=frames)
+        camera = None if view is None else np.random.default_rng((view, *b"camera"))
+        world = random_world(rng, skill=skill, fps=fps, frames=frames, view=camera)
         middle = max(len(world.times) // 2, 1)
         body = painter.draw(world, (64, 64), every=middle).body[:2]
         target = world.bodies.index("object")
@@ -90,9 +94,18 @@ def record(
 
 
 def write_scenes(
-    out: Path, count: int, seed: int, *, kind: str | None = None, size: Size = (256, 256), frames: int = 60
+    out: Path,
+    count: int,
+    seed: int,
+    *,
+    kind: str | None = None,
+    size: Size = (256, 256),
+    frames: int = 60,
+    one_camera: bool = False,
 ) -> Iterator[Path]:
     """Writes `count` episodes into `out`, at 5 to 30 frames a second, and yields each file's path.
+
+    Before `one_camera` robots, tables and things change from episode to episode, but not the camera.
 
     Raises:
         ConfigError: MuJoCo is missing, or see `record`.
@@ -101,7 +114,8 @@ def write_scenes(
     try:
         for index in range(count):
             fps = float(np.random.default_rng((seed, index)).choice([5, 5, 6, 8, 10, 15, 30]))
-            recording = record(painter, (seed, index), size, skill=kind, fps=fps, frames=frames)
+            view = seed if one_camera else None
+            recording = record(painter, (seed, index), size, skill=kind, fps=fps, frames=frames, view=view)
             path = out / f"scene{index:05d}_{recording.world.skill.replace('-', '_')}.npz"
             out.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as partial, partial.open("wb") as file:

@@ -55,7 +55,9 @@ class World:
     most_open: float
 
 
-def random_world(rng: Rng, *, skill: str | None = None, fps: float | None = None, frames: int = 16) -> World:
+def random_world(
+    rng: Rng, *, skill: str | None = None, fps: float | None = None, frames: int = 16, view: Rng | None = None
+) -> World:
     """A world in which `skill` happens (None: one of `MIXTURE`), at `fps` frames a second.
 
     Args:
@@ -64,9 +66,11 @@ def random_world(rng: Rng, *, skill: str | None = None, fps: float | None = None
         fps: frames a second, fewer where the whole task would not fit into `frames` of them: in an episode that ends
             before the robot is there, nothing tells the thing from others. None: `frames` frames over the episode.
         frames: see `fps`.
+        view: the camera is drawn from it; None: from `rng` too.
     """
     skill = skill or str(rng.choice(list(MIXTURE), p=list(MIXTURE.values())))
-    azimuth, camera, fovy = _camera(rng)
+    drawn = _camera(rng)  # also where another is taken: all else stays as the seed has it
+    azimuth, camera, fovy = drawn if view is None else _camera(view)
     thing, at, part = _target(rng, skill)
     others, places = _others(rng, at[:3, 3], thing.radius, azimuth)
     robot = _robot(rng, skill)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -152,7 +153,7 @@ def _add_depth(
         report["depth"] = {"reasons": ["no relative depth, or no tracks"]}
         return
     try:
-        points = (_known_scene if wrist else _known_depths)(clip, camera, relative)
+        points = (_known_scene if wrist else known_depths)(clip, camera, relative)
         depths = points.value, points.depth_m, points.sigma_m
         frames = align_frames(*depths, points.frame, len(relative)) if wrist else None
         fit = align_depth(*depths) if frames is None else frames.whole
@@ -178,7 +179,7 @@ def _add_aligned(
     inputs: StageInputs,
     fit: Alignment,
     relative: NDArray[Any],
-    points: _Known,
+    points: KnownDepths,
     name: str,
     datasets: dict[str, Dataset],
     report: dict[str, Any],
@@ -208,7 +209,7 @@ def _add_aligned(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Known:
+class KnownDepths:
     """Observations (P,) of points whose depth is known.
 
     Attributes:
@@ -223,7 +224,7 @@ class _Known:
     frame: NDArray[np.int64]
 
 
-def _known_depths(clip: TrackedClip, camera: KnownCamera, relative: NDArray[Any]) -> _Known:
+def known_depths(clip: TrackedClip, camera: KnownCamera, relative: NDArray[Any]) -> KnownDepths:
     """At the tracks that ride on the hand, of a camera that stands still."""
     riders = riders_of(clip, camera, priors=Priors())
     frames = np.unique(np.linspace(0, len(clip.timestamp) - 1, DEPTH_FRAMES).round().astype(int))
@@ -233,7 +234,7 @@ def _known_depths(clip: TrackedClip, camera: KnownCamera, relative: NDArray[Any]
     return _looked_up(clip, riders, relative, shown, point_pose=clip.hand_pose, camera_pose=camera_pose)
 
 
-def _known_scene(clip: TrackedClip, camera: KnownCamera, relative: NDArray[Any]) -> _Known:
+def _known_scene(clip: TrackedClip, camera: KnownCamera, relative: NDArray[Any]) -> KnownDepths:
     """At the tracks of the still scene, of a camera on the wrist."""
     riders = riders_of(clip, camera, rig="wrist", priors=WRIST_PRIORS)
     still = np.broadcast_to(np.eye(4), clip.hand_pose.shape)
@@ -250,7 +251,7 @@ def _looked_up(
     *,
     point_pose: Floats,
     camera_pose: Floats,
-) -> _Known:
+) -> KnownDepths:
     """Depths of the riders in the frames `shown`; the two poses (T, 4, 4) map to the base frame."""
     if riders.reasons:
         raise GeometryError(riders.reasons[0])
@@ -263,7 +264,18 @@ def _looked_up(
     inside = (at >= 0).all(axis=1) & (at < clip.size[::-1]).all(axis=1)
     x, y = at[inside].T
     spread = np.linalg.norm(riders.points_sigma[track[inside]], axis=1) / np.sqrt(3)
-    return _Known(relative[frame[inside], y, x], z[inside], spread, frame[inside])
+    return KnownDepths(_sampled(relative, frame[inside], y, x), z[inside], spread, frame[inside])
+
+
+def _sampled(
+    relative: NDArray[Any], frame: NDArray[np.int64], y: NDArray[np.int_], x: NDArray[np.int_]
+) -> NDArray[np.float32]:
+    """(P,) the map at points, each the median of nine pixels: a map's grain would flatten its slope."""
+    values = np.empty(len(frame), np.float32)
+    for number in np.unique(frame):
+        of = frame == number
+        values[of] = cv2.medianBlur(np.asarray(relative[number], np.float32), 3)[y[of], x[of]]
+    return values
 
 
 def _predicted(inputs: StageInputs, fit: Alignment, relative: NDArray[Any], depth_m: Floats) -> float:
@@ -277,7 +289,7 @@ def _predicted(inputs: StageInputs, fit: Alignment, relative: NDArray[Any], dept
 
 PLACING = Stage(
     name="placing",
-    version=2,
+    version=3,
     inputs=("source", "masks/*", "depth/*", "tracks/*", "calibration", "held", "centroids*"),
     settings=_settings,
     run=_run,

@@ -1,9 +1,9 @@
-"""Hand-eye calibration and held objects on ground-truth episodes, from true tracks with noise and from own tracks.
+"""Hand-eye calibration and held objects on ground-truth episodes, from true tracks with noise.
 
-    python -m tests.benchmarks.handeye_groundtruth ../shared/data/groundtruth_dev [--own FOLDER] [--seed 0]
+    python -m tests.benchmarks.handeye_groundtruth ../shared/data/groundtruth_dev [--seed 0]
 
-`--own FOLDER` runs the CPU profile's masks (motion) and tracks (lucas-kanade), kept in FOLDER for the next time;
-without it tracks are the true ones with 1.5 px of noise at 256 px and 40 % of the observations missing.
+Tracks have 1.5 px of noise at 256 px, and 40 % of the observations are missing. Own masks and tracks, in packets, are
+what `handeye_packets` judges.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.contact import estimate_contact
 from extractors.errors import GeometryError
 from extractors.geometry import resize_depth, unproject
 from extractors.handeye.align import align_depth
@@ -25,6 +24,7 @@ from extractors.handeye.held import held_object
 from extractors.handeye.known import KnownCamera
 from extractors.handeye.problem import Calibration, Floats, TrackedClip
 from extractors.types import Camera
+from flows.stages.placing import known_depths
 from tests.benchmarks.groundtruth import GroundTruth, read_groundtruth
 from tests.benchmarks.handeye import error_of
 
@@ -51,27 +51,23 @@ class Case:
     object_pose: Floats
 
 
-def read_case(path: Path, own: Path | None, seed: int) -> Case:
-    """The episode of a file with its true or its own tracks."""
+def read_case(path: Path, seed: int) -> Case:
+    """The episode of a file with its true tracks, made worse."""
     truth = read_groundtruth(path)
     with np.load(path) as arrays:
         hand, camera_pose, object_pose = arrays["ee_pose"], arrays["T_world_cam"], arrays["object_pose"]
         kind, valid = arrays["grid_kind"], arrays["grid_valid"]
     size = truth.episode.size
-    if own is None:
-        rng = np.random.default_rng(seed)
-        xy = np.concatenate([truth.grid_xy, truth.object_xy], axis=1)
-        xy = xy + rng.normal(0, 1.5 * size[1] / 256, xy.shape)
-        visible = np.concatenate([truth.grid_visibility & valid, truth.object_visibility], axis=1)
-        visible &= rng.random(visible.shape) < 0.6
-        on_object = np.concatenate([kind == 2, np.ones(truth.object_xy.shape[1], bool)])
-        held = _truly_held(hand, object_pose)
-    else:
-        size, xy, visible, on_object, held = _own_tracks(truth, own)
-    aspect = (size[0] / size[1]) / (truth.episode.size[0] / truth.episode.size[1])
+    rng = np.random.default_rng(seed)
+    xy = np.concatenate([truth.grid_xy, truth.object_xy], axis=1)
+    xy = xy + rng.normal(0, 1.5 * size[1] / 256, xy.shape)
+    visible = np.concatenate([truth.grid_visibility & valid, truth.object_visibility], axis=1)
+    visible &= rng.random(visible.shape) < 0.6
+    on_object = np.concatenate([kind == 2, np.ones(truth.object_xy.shape[1], bool)])
+    held = _truly_held(hand, object_pose)
     stamps = truth.episode.timestamp
-    clip = TrackedClip(xy, visible & ~on_object, hand, stamps, size, aspect, name=path.stem)
-    of_object = TrackedClip(xy[:, on_object], visible[:, on_object], hand, stamps, size, aspect, name=path.stem)
+    clip = TrackedClip(xy, visible & ~on_object, hand, stamps, size, name=path.stem)
+    of_object = TrackedClip(xy[:, on_object], visible[:, on_object], hand, stamps, size, name=path.stem)
     assert truth.episode.camera is not None
     camera = truth.episode.camera.resized(size[1], size[0])
     return Case(truth, clip, of_object, held, camera, camera_pose[0], hand, object_pose)
@@ -85,51 +81,6 @@ def _truly_held(hand: Floats, thing: Floats) -> NDArray[np.bool_]:
     return np.concatenate([[False], rides])
 
 
-def _own_tracks(
-    truth: GroundTruth, folder: Path
-) -> tuple[tuple[int, int], Floats, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Size, tracks, visibility, on_object and held of the CPU profile, from the folder or made and kept there."""
-    path = folder / f"own_{truth.episode.episode_id}.npz"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **_made(truth))
-    with np.load(path) as made:
-        names = [name for name in ("grid", "foreground") if f"{name}_xy" in made]
-        xy, visible = (np.concatenate([made[f"{name}_{what}"] for name in names], axis=1) for what in ("xy", "vis"))
-        on_object = np.concatenate([made[f"{name}_obj"] for name in names])
-        _, once = np.unique(np.concatenate([made[f"{name}_q"] for name in names]), axis=0, return_index=True)
-        once.sort()
-        height, width = made["size"]
-        return (int(height), int(width)), xy[:, once], visible[:, once], on_object[once], made["held"]
-
-
-def _made(truth: GroundTruth) -> dict[str, NDArray[np.generic]]:
-    from extractors.backends.lucas_kanade import LucasKanade
-    from extractors.backends.nano.segmenter import NanoSegmenter
-    from extractors.tracks import extract_tracks
-
-    episode = truth.episode
-    size = (224, 224)
-    masks = NanoSegmenter().segment(episode, size=size)
-    sets = extract_tracks(episode.pixels, masks.object, LucasKanade(), size=size)
-    out: dict[str, NDArray[np.generic]] = {"size": np.array(size), "mask": masks.object}
-    for name, found in sets.items():
-        out[f"{name}_xy"], out[f"{name}_vis"] = found.tracks.xy, found.tracks.visibility
-        out[f"{name}_obj"], out[f"{name}_q"] = found.on_object, found.tracks.queries
-    xy, visible = (np.concatenate([out[f"{name}_{what}"] for name in sets], axis=1) for what in ("xy", "vis"))
-    on_object = np.concatenate([out[f"{name}_obj"] for name in sets])
-    contact = estimate_contact(
-        episode.gripper,
-        masks=masks.object,
-        robot_masks=None,
-        fps=episode.fps,
-        tracks_xy=xy,
-        visibility=visible.astype(np.bool_),
-        on_object=on_object.astype(np.bool_),
-    )
-    return out | {"held": contact.held}
-
-
 def _path_error(found: Calibration, case: Case) -> float:
     """Median distance of the hand's path in the camera's frame from the truth, metres."""
     place = np.concatenate([case.hand[:, :3, 3], np.ones((len(case.hand), 1))], axis=1)
@@ -137,11 +88,11 @@ def _path_error(found: Calibration, case: Case) -> float:
     return float(np.median(np.linalg.norm((ours - true)[:3], axis=0)))
 
 
-def _held_errors(case: Case, camera: KnownCamera) -> str:
-    """Errors of points, of the pose and of the centroid in the base frame, in words."""
+def held_errors(case: Case, camera: KnownCamera) -> tuple[str, float]:
+    """Errors of points, of the pose and of the centroid in the base frame, in words; that of points in metres."""
     found = held_object(case.of_object, case.held, camera)
     if found.reasons:
-        return "held object: " + "; ".join(found.reasons)
+        return "held object: " + "; ".join(found.reasons), float("nan")
     frame = int(np.flatnonzero(found.trusted)[len(np.flatnonzero(found.trusted)) // 2])
     # The truth of a tracked point is the surface under it in a frame where it is seen.
     seen = case.of_object.visibility[frame] & np.isfinite(found.points).all(axis=1)
@@ -149,6 +100,8 @@ def _held_errors(case: Case, camera: KnownCamera) -> str:
     shape, (height, width) = depth.shape, case.clip.size
     at = np.rint((case.of_object.xy[frame] + 0.5) * (shape[1] / width, shape[0] / height) - 0.5).astype(int)
     inside = seen & (at >= 0).all(axis=1) & (at < shape[::-1]).all(axis=1)
+    if not inside.any():
+        return "held object: none of its points is seen in the middle of the frames that tell it", float("nan")
     surface = unproject(depth, case.truth.episode.camera)[at[inside, 1], at[inside, 0]]
     in_base = surface @ case.base_from_camera[:3, :3].T + case.base_from_camera[:3, 3]
     ours = found.points[inside] @ found.pose[frame, :3, :3].T + found.pose[frame, :3, 3]
@@ -162,49 +115,43 @@ def _held_errors(case: Case, camera: KnownCamera) -> str:
     return (
         f"held object: points {point * 100:.2f} cm (sigma {np.nanmedian(found.points_sigma) * 100:.2f}), pose from the "
         f"held frame {np.median(moved) * 100:.2f} cm {np.median(angle):.1f} degrees over {len(after)} of "
-        f"{len(case.held)} frames, centroid {np.linalg.norm(np.median(ours - in_base, axis=0)) * 100:.2f} cm"
+        f"{len(case.held)} frames, centroid {np.linalg.norm(np.median(ours - in_base, axis=0)) * 100:.2f} cm",
+        point,
     )
 
 
-def _aligned(case: Case, found: Calibration, seed: int) -> str:
-    """AbsRel of a relative map made of the truth, aligned at the tracks that ride, with the found camera."""
+def aligned(case: Case, camera: KnownCamera, seed: int) -> tuple[str, float]:
+    """AbsRel of a relative map made of the truth, aligned at the tracks that ride, as `placing` does; in words too."""
     rng = np.random.default_rng(seed)
     depth = resize_depth(case.truth.depth, case.clip.size)
     scale, shift = rng.uniform(0.1, 20), rng.uniform(-1, 1)
     noisy = np.where(depth > 0, (1 / np.maximum(depth, 1e-3)) * (1 + rng.normal(0, 0.03, depth.shape)), 0)
     relative = (noisy - shift) / scale
-    chosen = np.flatnonzero(found.riding)
-    frame, index = np.nonzero(case.clip.visibility[:, chosen])
-    points = np.einsum("fij,fj->fi", case.hand[frame, :3, :3], found.points[chosen[index]]) + case.hand[frame, :3, 3]
-    z = (points - found.carrier_from_camera[:3, 3]) @ found.carrier_from_camera[:3, 2]
-    xy = np.rint(case.clip.xy[frame, chosen[index]]).astype(int)
-    inside = (xy >= 0).all(axis=1) & (xy < case.clip.size[::-1]).all(axis=1)
-    known = relative[frame[inside], xy[inside, 1], xy[inside, 0]]
     try:
-        fit = align_depth(known, z[inside], np.full(inside.sum(), 0.02))
+        known = known_depths(case.clip, camera, relative)
+        fit = align_depth(known.value, known.depth_m, known.sigma_m)
     except GeometryError as error:
-        return f"depth: {error}"
+        return f"true map: {error}", float("nan")
     metres = fit.metres(relative)
     good = (depth > 0) & (metres > 0)
     off = np.abs(metres[good] / depth[good] - 1)
     return (
-        f"depth: AbsRel {np.mean(off):.1%} where {good.sum() / (depth > 0).sum():.0%} is told "
+        f"true map, 3 % noise: AbsRel {np.mean(off):.1%} where {good.sum() / (depth > 0).sum():.0%} is told "
         f"(predicted {np.median(fit.sigma(relative)[good]):.1%})"
-    )
+    ), float(np.mean(off))
 
 
 def main() -> None:
     """Prints one block an episode."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--own", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for path in sorted(args.folder.glob("*.npz")):
         if read_groundtruth(path).moving_camera:
             print(f"{path.stem}: its camera does not turn with the hand's recorded pose; not judged")
             continue
-        case = read_case(path, args.own, args.seed)
+        case = read_case(path, args.seed)
         start = time.process_time()
         found = calibrate_camera([case.clip])
         seconds = time.process_time() - start
@@ -217,14 +164,13 @@ def main() -> None:
                 f"({found.rotation_sigma_deg:.1f})  hand's path {_path_error(found, case) * 100:.1f} cm  riding "
                 f"{found.riding.sum()}  residual {found.residual:.2%} of the width"
             )
-            print("    with the found camera: " + _aligned(case, found, args.seed))
         for reason in found.reasons:
             print(f"    {reason}")
         exact = KnownCamera(case.camera.fx, case.base_from_camera)
-        print(f"    with the true camera: {_held_errors(case, exact)}")
+        print(f"    with the true camera: {held_errors(case, exact)[0]}")
         if found.observable:
             ours = KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s, found.covariance)
-            print(f"    with the found camera: {_held_errors(case, ours)}")
+            print(f"    with the found camera: {held_errors(case, ours)[0]}; {aligned(case, ours, args.seed)[0]}")
 
 
 if __name__ == "__main__":

@@ -14,16 +14,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from extractors.handeye.problem import Floats
+from extractors.handeye.known import KnownCamera
+from extractors.handeye.problem import Floats, TrackedClip
 from extractors.types import Episode
 from flows.run.carry_out import carry_out, run_shard_plainly
 from flows.run.progress import RunProgress
 from flows.run.shard import ALL_STAGES
 from flows.sources.base import EpisodeInfo, LeftOut
+from flows.stages.camera import joined_tracks
 from packers.reader import Packet
-from tests.benchmarks.groundtruth import read_groundtruth
+from tests.benchmarks.groundtruth import GroundTruth, read_groundtruth
+from tests.benchmarks.handeye_groundtruth import Case, aligned, held_errors
 from tests.flows.batches import array_plan
 
 NAMES = ("x", "y", "z", "qx", "qy", "qz", "qw")
@@ -103,6 +107,8 @@ class Errors:
         focal, place, turn: error of the camera's focal length (relative), position and rotation, each with its sigma.
         object_place, object_turn: median error of the object's pose since the held frame.
         centroid: median error of `centroids_base`.
+        points: of the held object, median, before the true camera.
+        true_map: AbsRel of a relative map made of the true depth with 3 % noise, aligned by the packet's camera.
         depth: AbsRel of `depth/aligned`.
         cost: share of the episode's seconds that calibration and placing take.
     """
@@ -114,6 +120,8 @@ class Errors:
     object_place: float = np.nan
     object_turn: float = np.nan
     centroid: float = np.nan
+    points: float = np.nan
+    true_map: float = np.nan
     depth: float = np.nan
     cost: float = np.nan
 
@@ -158,7 +166,42 @@ def describe(packet: Packet, path: Path) -> tuple[list[str], Errors]:
         lines.append(f"    centroids_base {errors.centroid * 100:.1f} cm off, sigma {sigma * 100:.1f}")
     if "depth/aligned" in packet:
         lines.append(_depth(packet, truth.depth, errors))
+    if not truth.moving_camera:
+        lines += _by_own_tracks(packet, truth, camera_pose[0], object_pose, hand_of(path), errors)
     return lines, errors
+
+
+def _by_own_tracks(
+    packet: Packet, truth: GroundTruth, base_from_camera: Floats, object_pose: Floats, hand: Floats, errors: Errors
+) -> list[str]:
+    """The object's points before the true camera, and a true map aligned by the camera that was found."""
+    exact, found = truth.episode.camera.resized(*packet.size[::-1]), packet.attributes["stages"]["calibration"]
+    stamps = packet.read("timestamp")
+    on_object, off = _tracks(packet, ("grid", "foreground"))
+    robot = _tracks(packet, ("robot",))[1] if "tracks/robot/xy" in packet else off
+    clips = [TrackedClip(*tracks, hand, stamps, packet.size, exact.fy / exact.fx) for tracks in (robot, on_object)]
+    held = packet.read("held") if "held" in packet else np.zeros(len(stamps), np.bool_)
+    case = Case(truth, *clips, held, exact, base_from_camera, hand, object_pose)
+    said, errors.points = held_errors(case, KnownCamera(exact.fx, base_from_camera))
+    lines = [f"    with the true camera: {said}"]
+    if errors.observable:
+        camera = found["report"]["camera"]
+        pose, covariance = np.asarray(camera["carrier_from_camera"]), np.asarray(camera["covariance"])
+        said, errors.true_map = aligned(case, KnownCamera(camera["focal_px"], pose, camera["delay_s"], covariance), 0)
+        lines.append(f"    {said}")
+    return lines
+
+
+def _tracks(packet: Packet, sets: tuple[str, ...]) -> list[tuple[Floats, NDArray[np.bool_]]]:
+    """Places and visibility of the tracks of `sets` that are on the object, and of the others."""
+    fields = ("xy", "visibility", "on_object", "queries")
+    found = [
+        {field: packet.read(f"tracks/{name}/{field}") for field in fields}
+        for name in sets
+        if f"tracks/{name}/xy" in packet
+    ]
+    tracks = joined_tracks(found, packet.size[1])
+    return [(tracks.xy[:, of], tracks.visibility[:, of]) for of in (tracks.on_object, ~tracks.on_object)]
 
 
 def _object(packet: Packet, true: Floats, errors: Errors) -> str:
@@ -211,6 +254,8 @@ def summary(rows: list[Errors]) -> list[str]:
         ("object_place", "cm", 100),
         ("object_turn", "degrees", 1),
         ("centroid", "cm", 100),
+        ("points", "cm", 100),
+        ("true_map", "% AbsRel", 100),
         ("depth", "% AbsRel", 100),
         ("cost", "% of the seconds", 100),
     ):

@@ -25,6 +25,20 @@ def test_scale_and_shift_bring_a_map_into_metres(seed):
     assert np.mean(np.abs(metres / truth - 1)) < 0.04
 
 
+def test_errors_of_map_and_points_do_not_flatten_what_is_beyond_them():
+    """Points of one hand, all within 25 cm; what is told of 1.6 m must not lean to either side."""
+    off = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        depth = rng.uniform(0.7, 0.95, 400)
+        scale, shift = rng.uniform(0.02, 30), rng.uniform(-2, 2)
+        relative = (1 / depth * (1 + rng.normal(0, 0.03, 400)) - shift) / scale
+        found = align_depth(relative, depth * (1 + rng.normal(0, 0.03, 400)), 0.03 * depth)
+        off.append(float(found.metres(np.array([(1 / 1.6 - shift) / scale]))[0]) / 1.6 - 1)
+    assert abs(np.median(off)) < 0.02
+    assert np.quantile(np.abs(off), 0.9) < 0.08
+
+
 def test_the_error_is_predicted():
     off = []
     for seed in range(200):

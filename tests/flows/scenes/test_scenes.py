@@ -1,5 +1,6 @@
 import builtins
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -80,6 +81,23 @@ def test_files_are_read_as_ground_truth(painter, tmp_path):
     assert truth.meta["things"][:3] == ["scene", "robot", "object"]
     with np.load(path) as data:
         assert data["things"].max() < len(json.loads(str(data["meta"]))["things"])
+
+
+def test_one_camera_sees_many_worlds(painter, tmp_path):
+    def seen(path):
+        with np.load(path) as data:
+            return data["T_world_cam"][0], data["K"], data["ee_pose"][0], data["rgb"][0]
+
+    of_one, of_each = (
+        [seen(path) for path in write_scenes(tmp_path / str(one), 3, 2, size=(64, 64), frames=4, one_camera=one)]
+        for one in (True, False)
+    )
+    for (camera, lens, hand, picture), (other, other_lens, other_hand, other_picture) in pairwise(of_one):
+        np.testing.assert_array_equal(camera, other)
+        np.testing.assert_array_equal(lens, other_lens)
+        assert not np.allclose(hand, other_hand)
+        assert (picture != other_picture).any()
+    assert len({tuple(camera.ravel()) for camera, *_ in of_each}) == 3
 
 
 @pytest.mark.parametrize(("size", "skill"), [((63, 64), None), ((8, 8), None), ((64, 64), "juggle")])

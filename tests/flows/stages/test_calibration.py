@@ -165,7 +165,7 @@ def test_a_wrist_cameras_depth_is_held_still_by_points_of_the_scene():
     n_frames = len(scene.clip.xy)
     drift = np.stack([rng.uniform(0.8, 1.25, n_frames), rng.uniform(-0.5, 0.5, n_frames)], axis=1)
     truth = np.zeros((n_frames, 256, 256))
-    # Each track paints its own depth; between them there is a wall at 45 cm.
+    # Each track paints its own depth around it; between them there is a wall at 45 cm.
     relative = np.empty_like(truth, np.float32)
     relative[:] = (drift[:, 0] * (3 / 0.45 + 1) + drift[:, 1])[:, None, None]
     for t, hand in enumerate(scene.clip.hand_pose):
@@ -174,7 +174,8 @@ def test_a_wrist_cameras_depth_is_held_still_by_points_of_the_scene():
             x, y = np.rint(scene.clip.xy[t, track]).astype(int)
             if 0 <= x < 256 and 0 <= y < 256:
                 truth[t, y, x] = view[2, :3] @ scene.points[track] + view[2, 3]
-                relative[t, y, x] = drift[t, 0] * (3 / truth[t, y, x] + 1) + drift[t, 1]
+                around = np.s_[t, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+                relative[around] = drift[t, 0] * (3 / truth[t, y, x] + 1) + drift[t, 1]
     inputs.arrays["depth/relative"] = relative
     placed = PLACING.run(inputs)
     assert placed.report["depth"]["reasons"] == []

@@ -22,8 +22,13 @@ from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats, Priors, TrackedClip
 from extractors.handeye.project import Observations, poses_at
 
-SLIP_SCALES = 3.0
-"""A frame in which the object's tracks are all off together by this many times what noise does, has slipped."""
+SLIP_SCALES, SLIP_M = 3.0, 0.005
+"""A frame in which the object's tracks are all off together by so many times what noise does, and by so many metres at
+the hand's distance, has slipped: trackers move all points of a thing together too, by up to a pixel."""
+
+DRIFT = 1.5
+"""Factor of the points' sigmas beyond one in which all frames of a track err as one: with both, nine in ten errors lie
+within two sigmas on 68 generated clips; with neither, two in ten (docs/benchmarks.md)."""
 
 MIN_HELD_TURN_M = 0.03
 """Least deviation of the hand's path while it holds, metres: below it depth is not seen."""
@@ -141,8 +146,10 @@ class _View:
         total = np.stack([np.bincount(frame, solution.residual[:, k], len(trusted)) for k in (0, 1)], axis=1)
         usable = trusted & (count >= 4)
         mean = total[usable] / count[usable][:, None]
-        # Tracks of one object share part of their error: a mean of 2 * RESIDUAL_FLOOR is noise, not yet a slip.
-        allowed = SLIP_SCALES * np.hypot(solution.scale / np.sqrt(count[usable]), 2 * RESIDUAL_FLOOR)
+        camera = self.camera.base_from_camera
+        depth = (self.poses.translation[usable] + self.origin - camera[:3, 3]) @ camera[:3, 2]
+        noise = SLIP_SCALES * np.hypot(solution.scale / np.sqrt(count[usable]), 2 * RESIDUAL_FLOOR)
+        allowed = np.maximum(noise, SLIP_M * self.state.focal / np.maximum(depth, 0.1))
         return bool((np.linalg.norm(mean, axis=1) > allowed).mean() > 0.25)
 
     def finish(
@@ -162,12 +169,15 @@ class _View:
         carried = np.repeat(np.eye(4)[None], len(trusted), axis=0)
         carried[:, :3, :3] = self.poses.rotation
         carried[:, :3, 3] = self.poses.translation + self.origin
+        frames = problem.seen.per_track(np.ones((len(problem.seen.track), 1)))[:, 0]
+        together = points_sigma(problem, solution, self.camera, DRIFT**2 * np.maximum(frames, 1))
+        together = np.where(riding[:, None], together, np.nan)
         pose = np.where(trusted[:, None, None], carried @ hand_from_object, np.nan)
         pose_sigma = np.full((len(trusted), 2), np.nan)
-        common = float(np.linalg.norm(np.nanmedian(sigma, axis=0)))
+        common, own = (float(np.linalg.norm(np.nanmedian(each, axis=0))) for each in (together, sigma))
         extent = max(float(np.sqrt(np.nanvar(points, axis=0).sum())), 0.005)
         # Held, it turns with the hand: the axes are the hand's by definition, the origin is as good as the points.
-        pose_sigma[trusted] = common, np.degrees(common / (extent * np.sqrt(max(int(riding.sum()), 1))))
+        pose_sigma[trusted] = common, np.degrees(own / (extent * np.sqrt(max(int(riding.sum()), 1))))
         reports = []
         for rest in _rests(stretch):
             near = pose[np.flatnonzero(trusted)[0 if rest[0] else -1]]
@@ -177,7 +187,7 @@ class _View:
             reports.append(fitted is not None)
         return HeldObject(
             points=points,
-            points_sigma=sigma,
+            points_sigma=together,
             hand_from_object=hand_from_object,
             pose=pose,
             pose_valid=np.asarray(np.isfinite(pose).all(axis=(1, 2))),

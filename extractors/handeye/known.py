@@ -100,12 +100,17 @@ def riders_of(
     )
 
 
-def points_sigma(problem: Problem, solution: Solution, camera: KnownCamera) -> Floats:
-    """(N, 3) metres, of points seen by a known camera: from their tracks, and from what is not known of the camera."""
+def points_sigma(problem: Problem, solution: Solution, camera: KnownCamera, inflation: Floats | float = 1.0) -> Floats:
+    """(N, 3) metres, of points seen by a known camera: from their tracks, and from what is not known of the camera.
+
+    The variance by the tracks is multiplied with `inflation`, one for all or (N,): 1 where a track's errors are those
+    of each frame alone.
+    """
     poses = poses_at(problem.paths, solution.state.delay_s)
     normal = normal_equations(problem, solution.state, solution.points, poses, solution.scale)
     inverse = np.linalg.inv(normal.point)
     carried = normal.mixed @ inverse
+    inverse = inverse * np.broadcast_to(inflation, len(inverse))[:, None, None]
     parameters = np.r_[0:7, 10:12]
     covariance = camera.covariance[np.ix_(parameters, parameters)]
     through = np.einsum("nij,ik,nkl->njl", carried[:, parameters], covariance, carried[:, parameters])

@@ -289,7 +289,7 @@ def _predicted(inputs: StageInputs, fit: Alignment, relative: NDArray[Any], dept
 
 PLACING = Stage(
     name="placing",
-    version=3,
+    version=4,
     inputs=("source", "masks/*", "depth/*", "tracks/*", "calibration", "held", "centroids*"),
     settings=_settings,
     run=_run,

@@ -1,6 +1,7 @@
 """The whole product on ground-truth episodes: packets whose camera the hand calibrates, against the truth.
 
     python -m tests.benchmarks.handeye_packets ../shared/data/groundtruth_dev OUT [--contains dev0] [--set KEY=VALUE]
+    python -m tests.benchmarks.handeye_packets FOLDER OUT --pooled
 
 The episodes become a source with the hand's pose in the state (x, y, z and a quaternion); what the truth knows beside
 it is held back. Packets are made with the profile `cpu` in the folder OUT and kept there for the next time.
@@ -9,9 +10,10 @@ it is held back. Packets are made with the profile `cpu` in the folder OUT and k
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from scipy.spatial.transform import Rotation
 from extractors.handeye.known import KnownCamera
 from extractors.handeye.problem import Floats, TrackedClip
 from extractors.types import Episode
+from flows.run.calibrate import solve_all
 from flows.run.carry_out import carry_out, run_shard_plainly
 from flows.run.progress import RunProgress
 from flows.run.shard import ALL_STAGES
@@ -136,18 +139,9 @@ def describe(packet: Packet, path: Path) -> tuple[list[str], Errors]:
     errors.observable = "calibrated-by-hand" in report["tags"]
     lines = [f"{path.stem}: {', '.join(report['tags'])}"]
     if camera is not None:
-        true = truth.episode.camera.resized(*packet.size[::-1])
-        found = np.asarray(camera["carrier_from_camera"])
         carrier = np.eye(4) if report["rig"] == "fixed" else hand_of(path)[0]
-        apart = np.linalg.inv(camera_pose[0]) @ carrier @ found
-        errors.focal = camera["focal_px"] / true.fx - 1, camera["focal_sigma"]
-        errors.place = float(np.linalg.norm(apart[:3, 3])), camera["position_sigma_m"]
-        errors.turn = float(_angle(apart[:3, :3])), camera["rotation_sigma_deg"]
-        lines.append(
-            f"    focal {errors.focal[0]:+.1%} ({errors.focal[1]:.1%})  place {errors.place[0] * 100:.1f} cm "
-            f"({errors.place[1] * 100:.1f})  turn {errors.turn[0]:.1f} degrees ({errors.turn[1]:.1f})  residual "
-            f"{camera['residual_px']:.2f} px, {camera['tracks_riding']} of {camera['tracks_moving']} tracks"
-        )
+        fx = truth.episode.camera.resized(*packet.size[::-1]).fx
+        lines.append(_camera(camera, np.linalg.inv(camera_pose[0]) @ carrier, fx, errors))
     lines += [f"    {reason}" for reason in report["reasons"]]
     placed = packet.attributes["stages"]["placing"]["report"]
     lines += [
@@ -169,6 +163,37 @@ def describe(packet: Packet, path: Path) -> tuple[list[str], Errors]:
     if not truth.moving_camera:
         lines += _by_own_tracks(packet, truth, camera_pose[0], object_pose, hand_of(path), errors)
     return lines, errors
+
+
+def _camera(camera: Mapping[str, Any], true_from_carrier: Floats, fx: float, errors: Errors) -> str:
+    """How far a camera is off, and what it says of itself."""
+    apart = true_from_carrier @ np.asarray(camera["carrier_from_camera"])
+    errors.focal = camera["focal_px"] / fx - 1, camera["focal_sigma"]
+    errors.place = float(np.linalg.norm(apart[:3, 3])), camera["position_sigma_m"]
+    errors.turn = float(_angle(apart[:3, :3])), camera["rotation_sigma_deg"]
+    return (
+        f"    focal {errors.focal[0]:+.1%} ({errors.focal[1]:.1%})  place {errors.place[0] * 100:.1f} cm "
+        f"({errors.place[1] * 100:.1f})  turn {errors.turn[0]:.1f} degrees ({errors.turn[1]:.1f})  residual "
+        f"{camera['residual_px']:.2f} px, {camera['tracks_riding']} of {camera['tracks_moving']} tracks"
+    )
+
+
+def pooled(packets: Sequence[Path], folder: Path) -> list[str]:
+    """What `cuepack calibrate --one-camera` makes of packets whose true camera is one."""
+    lines = []
+    for set_up in solve_all(packets, one_camera=True)[0]:
+        said = "; ".join(set_up.reasons) or "observable"
+        lines.append(f"together, {len(set_up.episodes)} episodes ({len(set_up.apart)} set apart): {said}")
+        if set_up.camera is not None:
+            path = folder / f"{set_up.episodes[0]}.npz"
+            with np.load(path) as arrays:
+                true_from_base = np.linalg.inv(arrays["T_world_cam"][0])
+            fx = read_groundtruth(path).episode.camera.resized(*set_up.size[::-1]).fx
+            lines.append(_camera(set_up.camera, true_from_base, fx, Errors()))
+        left_out = [residual for residual in set_up.left_out.values() if residual is not None]
+        if left_out:
+            lines.append(f"    left one out: {np.median(left_out):.2f} px (worst {max(left_out):.2f})")
+    return lines
 
 
 def _by_own_tracks(
@@ -273,6 +298,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--contains", default="")
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--pooled", action="store_true", help="the episodes have one camera: solve it together too")
     args = parser.parse_args()
     plan = array_plan(TruthSource(args.folder, args.contains), args.out, ("run.profile=cpu", *args.set))
     with RunProgress(len(plan.jobs), len(ALL_STAGES), quiet=True) as progress:
@@ -291,6 +317,9 @@ def main() -> None:
             errors.cost = (cost["calibration"] + cost["placing"]) / sum(cost.values())
         found.append(errors)
     print("\n".join(summary(found)))
+    if args.pooled:
+        done = [args.out / str(row["packet"]) for row in outcome.rows if row["status"] == "done"]
+        print("\n".join(pooled(done, args.folder)))
 
 
 if __name__ == "__main__":

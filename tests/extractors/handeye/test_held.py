@@ -45,6 +45,23 @@ def test_an_object_that_slips_is_trusted_before_it_slips():
     assert found.trusted.sum() < 0.8 * scene.held.sum()
 
 
+def test_tracks_that_drift_together_by_a_pixel_are_no_slip_and_their_points_say_how_far_off_they_may_be():
+    """Trackers of layers move all points of a thing together: half a centimetre of it is theirs, not the object's."""
+    z = []
+    for seed in range(12):
+        scene = random_scene(seed, replace(RECIPE, noise_px=0.5))
+        clip, truth = of_object(scene), scene.points[scene.kind == OBJECT]
+        steps = np.random.default_rng(seed).normal(0, 0.15, (len(clip.xy), 1, 2))
+        camera = KnownCamera(scene.focal_px, scene.carrier_from_camera)
+        found = held_object(replace(clip, xy=clip.xy + np.cumsum(steps, axis=0)), scene.held, camera)
+        assert found.reasons == ()
+        assert found.trusted.sum() == scene.held.sum()
+        rides = np.isfinite(found.points).all(axis=1)
+        off = np.linalg.norm(found.points[rides] + found.hand_from_object[:3, 3] - truth[rides], axis=1)
+        z.append(float(np.median(off / np.linalg.norm(found.points_sigma[rides], axis=1))))
+    assert np.mean(np.array(z) < 2) >= 0.9
+
+
 def test_what_cannot_be_seen_is_said():
     scene = random_scene(1, RECIPE)
     camera = KnownCamera(scene.focal_px, scene.carrier_from_camera)

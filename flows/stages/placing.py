@@ -21,6 +21,7 @@ from extractors.handeye.problem import WRIST_PRIORS, Priors, Rig, TrackedClip
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
 from flows.stages.calibration import known_camera, tracked_clip, wrist_camera
+from flows.stages.camera import packet_camera
 from packers.schema import Dataset
 from packers.writer import encode
 
@@ -96,13 +97,13 @@ def _add_centroids(
     datasets: dict[str, Dataset],
     report: dict[str, Any],
 ) -> None:
-    """The object's place in the base frame: of its measured depth where there is some, else of its pose."""
+    """The object's place in the base frame: of its measured depth where there is some, else of its pose and mask."""
     if inputs.has("centroids") and inputs.dataset("centroids").attributes.get("units") == "m":
         places, valid, sigma = _moved_centroids(inputs, camera)
         made_from = "depth/metric"
     elif held is not None:
-        pose = datasets["object_pose"].data
-        places, valid = pose[:, :3, 3], datasets["object_pose_valid"].data
+        valid = datasets["object_pose_valid"].data
+        places = _middles(inputs, camera, held.pose[:, :3, 3])
         each = datasets["object_pose_sigma"].data[:, :1] / np.sqrt(3)
         sigma, made_from = np.repeat(each, 3, axis=1), "object_pose"
     else:
@@ -113,6 +114,26 @@ def _add_centroids(
         "centroids_base_valid": encode("centroids_base_valid", valid),
         "centroids_base_sigma": encode("centroids_base_sigma", sigma),
     }
+
+
+def _middles(inputs: StageInputs, camera: KnownCamera, places: Floats) -> Floats:
+    """(T, 3) the middle of the object's mask at the depth of `places`, as `centroids` are; those where it has no mask.
+
+    The origin of an object's frame lies among the points that were followed, which are seldom spread evenly over it.
+    """
+    masks = inputs.read("masks/object")
+    if masks is None:
+        return places
+    height, width = inputs.size
+    count = masks.sum(axis=(1, 2))
+    x, y = masks.sum(axis=1) @ np.arange(width), masks.sum(axis=2) @ np.arange(height)
+    middle = np.stack([x, y], axis=1) / np.maximum(count, 1)[:, None] - ((width - 1) / 2, (height - 1) / 2)
+    intrinsics = packet_camera(inputs)
+    rays = np.ones_like(places)
+    rays[:, :2] = middle / (camera.focal_px, camera.focal_px * intrinsics.fy / intrinsics.fx)
+    turn, at = camera.base_from_camera[:3, :3], camera.base_from_camera[:3, 3]
+    depth = (places - at) @ turn[:, 2]
+    return np.where((count > 0)[:, None], depth[:, None] * rays @ turn.T + at, places)
 
 
 def _moved_centroids(inputs: StageInputs, camera: KnownCamera) -> tuple[Floats, NDArray[np.bool_], Floats]:
@@ -289,7 +310,7 @@ def _predicted(inputs: StageInputs, fit: Alignment, relative: NDArray[Any], dept
 
 PLACING = Stage(
     name="placing",
-    version=4,
+    version=5,
     inputs=("source", "masks/*", "depth/*", "tracks/*", "calibration", "held", "centroids*"),
     settings=_settings,
     run=_run,

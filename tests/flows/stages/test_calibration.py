@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flows.config import load_config
-from flows.stages.calibration import CALIBRATION, found_camera, read_hand
+from flows.stages.calibration import CALIBRATION, found_camera, known_camera, read_hand
 from flows.stages.placing import PLACING
 from packers.schema import Dataset
 from packers.writer import decode
@@ -130,7 +130,19 @@ def test_a_clip_tells_its_camera_and_the_camera_places_the_object(seed):
     true += inputs.scene.object_pose[:, :3, 3]
     off = np.linalg.norm(pose[held, :3, 3] - true[held], axis=1)
     assert np.median(off) < 0.04
-    np.testing.assert_array_equal(placed.datasets["centroids_base"].data[valid], pose[valid, :3, 3])
+    np.testing.assert_allclose(decode(placed.datasets["centroids_base"])[valid], pose[valid, :3, 3], rtol=1e-5)
+    # A mask that is seen beside the object's points moves its centre there, at their depth.
+    known, (height, width) = known_camera(inputs), inputs.size
+    inputs.arrays["masks/object"] = np.zeros((len(valid), height, width), np.bool_)
+    inputs.arrays["masks/object"][1:, 30:41, 50:71] = True
+    places = decode(PLACING.run(inputs).datasets["centroids_base"])
+    in_camera, before = (
+        (where - known.base_from_camera[:3, 3]) @ known.base_from_camera[:3, :3] for where in (places, pose[:, :3, 3])
+    )
+    np.testing.assert_allclose(in_camera[valid, 2], before[valid, 2], rtol=1e-4)
+    seen = np.flatnonzero(valid)[1:]
+    pixel = in_camera[seen, :2] / in_camera[seen, 2:] * known.focal_px + ((width - 1) / 2, (height - 1) / 2)
+    np.testing.assert_allclose(pixel, np.broadcast_to((60.0, 35.0), pixel.shape), atol=0.05)
 
 
 def test_relative_depth_is_put_into_metres_at_the_points_on_the_hand():

@@ -26,9 +26,9 @@ SLIP_SCALES, SLIP_M = 3.0, 0.005
 """A frame in which the object's tracks are all off together by so many times what noise does, and by so many metres at
 the hand's distance, has slipped: trackers move all points of a thing together too, by up to a pixel."""
 
-DRIFT = 1.5
+DRIFT = 1.7
 """Factor of the points' sigmas beyond one in which all frames of a track err as one: with both, nine in ten errors lie
-within two sigmas on 68 generated clips; with neither, two in ten (docs/benchmarks.md)."""
+within two sigmas on 66 generated clips; with neither, two in ten (docs/benchmarks.md)."""
 
 MIN_HELD_TURN_M = 0.03
 """Least deviation of the hand's path while it holds, metres: below it depth is not seen."""
@@ -37,8 +37,9 @@ REST_M, REST_RAD = 0.015, 0.15
 """How far an object is believed to move in the frames between its rest and its grasp or release: a signal that is two
 frames late at 5 Hz costs centimetres, fingers that close push it, and what is let go settles."""
 
-POINT_PRIORS = Priors(shared_m=0.10, own_m=0.05, delay_s=0.0)
-"""An object is near the hand that holds it, and its points are near each other."""
+POINT_PRIORS = Priors(shared_m=0.10, own_m=0.03, independent=np.inf, delay_s=0.0)
+"""An object is near the hand that holds it, and what a gripper holds is some ten centimetres large: each point is that
+near to the others, however many they are (of a hand that rides they are not all one thing's)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,7 +30,7 @@ MOST_FRAMES = 160
 
 TRACK_DRIFT = 1.25
 """`drift` of the tracks that packets have: with it nine in ten errors lie within two sigmas on 70 generated episodes of
-1 to 10 frames a second (docs/benchmarks.md); without it eight in ten."""
+1 to 10 frames a second (docs/benchmarks.md); without it 83 to 88 in a hundred."""
 
 MODEL_SIGMAS = 3.0
 """A table of camera models says what a unit usually has; which unit stood there, nobody has checked."""

@@ -28,7 +28,7 @@ the hand's distance, has slipped: trackers move all points of a thing together t
 
 DRIFT = 1.7
 """Factor of the points' sigmas beyond one in which all frames of a track err as one: with both, nine in ten errors lie
-within two sigmas on 66 generated clips; with neither, two in ten (docs/benchmarks.md)."""
+within two sigmas on 66 generated clips; with neither, one in twenty (docs/benchmarks.md)."""
 
 MIN_HELD_TURN_M = 0.03
 """Least deviation of the hand's path while it holds, metres: below it depth is not seen."""

@@ -141,7 +141,7 @@ def dilate(masks: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
     for grown, mask in zip(out, flat, strict=True):
         if not mask.any():
             continue
-        rows, columns = _bounding_box(mask, margin=int(np.ceil(radius_px)))
+        rows, columns = bounding_box(mask, margin=int(np.ceil(radius_px)))
         background = (~mask[rows, columns]).astype(np.uint8)
         distance = cv2.distanceTransform(background, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         # Squared distances are whole numbers: half of one is room enough for float rounding.
@@ -330,7 +330,7 @@ def as_masks(masks: NDArray[Any]) -> NDArray[np.bool_]:
     return masks
 
 
-def _bounding_box(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+def bounding_box(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
     """Slices (rows, columns) around the True pixels of a mask that has some, `margin` pixels wider if there is room."""
     out = []
     for axis in (1, 0):

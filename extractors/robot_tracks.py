@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.geometry import bounding_box
 from extractors.track_queries import robot_queries
 from extractors.types import Tracks
 
@@ -59,13 +60,10 @@ def _robot_alone(pixels: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray
     beyond = margin + round(4 * reach)
     alone = pixels.copy()
     for frame, mask in zip(alone, masks, strict=True):
-        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-        if not len(rows):
+        if not mask.any():
             continue
         # Farther out no window with the robot in it reaches.
-        near = np.s_[
-            max(rows[0] - beyond, 0) : rows[-1] + beyond + 1, max(columns[0] - beyond, 0) : columns[-1] + beyond + 1
-        ]
+        near = bounding_box(mask, beyond)
         kept = cv2.dilate(mask[near].astype(np.uint8), around).astype(np.float32)
         colours = cv2.GaussianBlur(frame[near] * kept[..., None], (0, 0), reach)
         colours /= cv2.GaussianBlur(kept, (0, 0), reach)[..., None] + 1e-3

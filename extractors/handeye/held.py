@@ -17,10 +17,10 @@ from scipy.spatial.transform import Rotation
 
 from extractors.errors import ShapeError
 from extractors.handeye.adjust import RESIDUAL_FLOOR, Problem, Solution, settle
-from extractors.handeye.known import KnownCamera, points_sigma
+from extractors.handeye.known import KnownCamera, points_covariance
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats, Priors, TrackedClip
-from extractors.handeye.project import Observations, poses_at
+from extractors.handeye.project import Observations, deviations, poses_at
 
 SLIP_SCALES, SLIP_M = 3.0, 0.005
 """A frame in which the object's tracks are all off together by so many times what noise does, and by so many metres at
@@ -118,14 +118,14 @@ class _View:
         """Points from the frames that are trusted; tracks whose residual is not the others' are left out."""
         free = np.zeros(N_CAMERA, np.bool_)
         free[COLUMNS["shared"]] = True
-        count = _observed(self.clip, trusted)
-        riding = np.bincount(count.track, minlength=count.n_tracks) >= max(4, 0.3 * trusted.sum())
+        seen = _observed(self.clip, trusted)
+        riding = seen.counts >= max(4, 0.3 * trusted.sum())
         solution: Solution | None = None
         for _ in range(4):
             if riding.sum() < min_tracks:
                 return None
-            problem = Problem(count.of(riding), [self.path], POINT_PRIORS, free)
-            start = np.zeros((count.n_tracks, 3)) if solution is None else solution.points
+            problem = Problem(seen.of(riding), [self.path], POINT_PRIORS, free)
+            start = np.zeros((seen.n_tracks, 3)) if solution is None else solution.points
             solution = settle(problem, solution.state if solution else self.state, start, 0.01)
             squared = np.minimum(solution.distance, 5 * solution.scale) ** 2
             each = problem.seen.per_track(np.stack([squared, np.ones_like(squared)], axis=1))
@@ -147,8 +147,7 @@ class _View:
         total = np.stack([np.bincount(frame, solution.residual[:, k], len(trusted)) for k in (0, 1)], axis=1)
         usable = trusted & (count >= 4)
         mean = total[usable] / count[usable][:, None]
-        camera = self.camera.base_from_camera
-        depth = (self.poses.translation[usable] + self.origin - camera[:3, 3]) @ camera[:3, 2]
+        depth = self.camera.depth_m(self.poses.translation[usable] + self.origin)
         noise = SLIP_SCALES * np.hypot(solution.scale / np.sqrt(count[usable]), 2 * RESIDUAL_FLOOR)
         allowed = np.maximum(noise, SLIP_M * self.state.focal / np.maximum(depth, 0.1))
         return bool((np.linalg.norm(mean, axis=1) > allowed).mean() > 0.25)
@@ -166,13 +165,14 @@ class _View:
         hand_from_object = np.eye(4)
         hand_from_object[:3, 3] = np.nanmedian(points_hand, axis=0)
         points = points_hand - hand_from_object[:3, 3]
-        sigma = np.where(riding[:, None], points_sigma(problem, solution, self.camera), np.nan)
+        by_tracks, by_camera = points_covariance(problem, solution, self.camera)
+        lasting = (DRIFT**2 * np.maximum(problem.seen.counts, 1))[:, None, None]
+        sigma, together = (
+            np.where(riding[:, None], deviations(each + by_camera), np.nan) for each in (by_tracks, lasting * by_tracks)
+        )
         carried = np.repeat(np.eye(4)[None], len(trusted), axis=0)
         carried[:, :3, :3] = self.poses.rotation
         carried[:, :3, 3] = self.poses.translation + self.origin
-        frames = problem.seen.per_track(np.ones((len(problem.seen.track), 1)))[:, 0]
-        together = points_sigma(problem, solution, self.camera, DRIFT**2 * np.maximum(frames, 1))
-        together = np.where(riding[:, None], together, np.nan)
         pose = np.where(trusted[:, None, None], carried @ hand_from_object, np.nan)
         pose_sigma = np.full((len(trusted), 2), np.nan)
         common, own = (float(np.linalg.norm(np.nanmedian(each, axis=0))) for each in (together, sigma))
@@ -212,9 +212,7 @@ class _View:
         if usable.sum() < 6:
             return None
         xy, resting = xy[usable], points[usable]
-        depth = max(
-            float((near[:3, 3] - self.camera.base_from_camera[:3, 3]) @ self.camera.base_from_camera[:3, 2]), 0.1
-        )
+        depth = max(float(self.camera.depth_m(near[:3, 3])), 0.1)
         # A point's own error is the same in every frame of the rest: frames average noise away, not that.
         weight = 1 / np.hypot(scale, sigma[usable].mean(axis=1) * self.state.focal / depth)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from extractors.handeye.adjust import Normal, Problem, Solution, normal_equations, reduced
 from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats
-from extractors.handeye.project import Observations, poses_at
+from extractors.handeye.project import Observations, deviations, poses_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def uncertainty(problem: Problem, solution: Solution) -> Uncertainty:
         position_m=_length(blocks["position"]),
         rotation_deg=float(np.degrees(_length(blocks["rotation"]))),
         delay_s=float(np.sqrt(covariance[10, 10])),
-        points_m=np.sqrt(np.maximum(np.diagonal(points, axis1=1, axis2=2), 0)),
+        points_m=deviations(points),
         inflation=inflation,
     )
 
@@ -182,8 +182,8 @@ def judge(
 
 def _motion(seen: Observations) -> float:
     """Median over tracks of the deviation of their places, widths of the frame."""
-    ones = seen.per_track(np.ones((len(seen.track), 1)))
-    mean = seen.per_track(seen.xy) / np.maximum(ones, 1)
+    counts = seen.counts
+    mean = seen.per_track(seen.xy) / np.maximum(counts, 1)[:, None]
     off = ((seen.xy - mean[seen.track]) ** 2).sum(axis=1, keepdims=True)
-    total = seen.per_track(off)[:, 0] / np.maximum(ones[:, 0], 1)
-    return float(np.sqrt(np.median(total[ones[:, 0] > 0]))) if len(seen.track) else 0.0
+    total = seen.per_track(off)[:, 0] / np.maximum(counts, 1)
+    return float(np.sqrt(np.median(total[counts > 0]))) if len(seen.track) else 0.0

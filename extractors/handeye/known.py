@@ -13,7 +13,7 @@ from extractors.handeye.adjust import Problem, Solution, normal_equations
 from extractors.handeye.judge import Limits
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors, Rig, TrackedClip
-from extractors.handeye.project import poses_at
+from extractors.handeye.project import deviations, poses_at
 from extractors.handeye.search import Search
 
 
@@ -32,6 +32,10 @@ class KnownCamera:
     base_from_camera: Floats
     delay_s: float = 0.0
     covariance: Floats = field(default_factory=lambda: np.zeros((N_CAMERA, N_CAMERA)))
+
+    def depth_m(self, places: Floats) -> Floats:
+        """(...) metres along the optical axis, of places (..., 3) in the carrier's frame."""
+        return np.asarray((places - self.base_from_camera[:3, 3]) @ self.base_from_camera[:3, 2])
 
     def state(self, width: int, origin: Floats) -> CameraState:
         """The camera as the solver has it, for frames `width` pixels wide and a base moved to `origin` (3,)."""
@@ -90,28 +94,26 @@ def riders_of(
         seen = {"riding": n_riding, "moving": int(search.candidates.sum())}
         return Riders(np.zeros(n_tracks, np.bool_), nowhere, nowhere, float("nan"), (reason,), seen)
     solution, riding = found.solution, found.riding
-    sigma = points_sigma(found.problem, solution, camera)
+    by_tracks, by_camera = points_covariance(found.problem, solution, camera)
     return Riders(
         riding=riding,
         points=np.where(riding[:, None], solution.points + (origin if wrist else 0), np.nan),
-        points_sigma=np.where(riding[:, None], sigma, np.nan),
+        points_sigma=np.where(riding[:, None], deviations(by_tracks + by_camera), np.nan),
         residual=solution.scale,
         report={"riding": int(riding.sum()), "moving": int(search.candidates.sum()), "explained": found.explained},
     )
 
 
-def points_sigma(problem: Problem, solution: Solution, camera: KnownCamera, inflation: Floats | float = 1.0) -> Floats:
-    """(N, 3) metres, of points seen by a known camera: from their tracks, and from what is not known of the camera.
+def points_covariance(problem: Problem, solution: Solution, camera: KnownCamera) -> tuple[Floats, Floats]:
+    """(N, 3, 3) twice, square metres, of points that a known camera sees: by their tracks, and by that camera's own.
 
-    The variance by the tracks is multiplied with `inflation`, one for all or (N,): 1 where a track's errors are those
-    of each frame alone.
+    Each observation of a track counts with an error of its own.
     """
     poses = poses_at(problem.paths, solution.state.delay_s)
     normal = normal_equations(problem, solution.state, solution.points, poses, solution.scale)
     inverse = np.linalg.inv(normal.point)
     carried = normal.mixed @ inverse
-    inverse = inverse * np.broadcast_to(inflation, len(inverse))[:, None, None]
     parameters = np.r_[0:7, 10:12]
     covariance = camera.covariance[np.ix_(parameters, parameters)]
     through = np.einsum("nij,ik,nkl->njl", carried[:, parameters], covariance, carried[:, parameters])
-    return np.asarray(np.sqrt(np.maximum(np.diagonal(inverse + through, axis1=1, axis2=2), 0)))
+    return np.asarray(inverse), np.asarray(through)

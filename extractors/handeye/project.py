@@ -40,6 +40,11 @@ class Observations:
     track: NDArray[np.intp]
     n_tracks: int
 
+    @property
+    def counts(self) -> NDArray[np.intp]:
+        """(N,) observations of each track."""
+        return np.bincount(self.track, minlength=self.n_tracks)
+
     def of(self, tracks: NDArray[np.bool_]) -> Observations:
         """Those of some tracks (N,), with all tracks' numbers unchanged."""
         keep = tracks[self.track]
@@ -145,6 +150,11 @@ def rotated(matrices: Floats, vectors: Floats) -> Floats:
 def sum_products(one: Floats, other: Floats) -> Floats:
     """(O, A, B) matrix products of (O, A, K) and (O, K, B) with a small K."""
     return np.asarray(sum(one[:, :, inner, None] * other[:, None, inner] for inner in range(one.shape[2])))
+
+
+def deviations(covariances: NDArray[np.floating]) -> Floats:
+    """(N, 3) standard deviations from covariances (N, 3, 3)."""
+    return np.asarray(np.sqrt(np.maximum(np.diagonal(covariances, axis1=1, axis2=2), 0)))
 
 
 def stepped(state: CameraState, step: Floats) -> CameraState:

@@ -213,13 +213,13 @@ def _observations(clips: Sequence[TrackedClip]) -> Observations:
     return Observations(np.concatenate(xy), np.concatenate(frames), np.concatenate(tracks), first_track)
 
 
-def _deviations(seen: Observations, placed: Solution) -> tuple[Floats, Floats]:
+def _deviations(seen: Observations, placed: Solution) -> tuple[Floats, NDArray[np.intp]]:
     """(N,) deviation per axis of each track's observations, infinite where it has none, and their number.
 
     A single observation counts as five times the noise at most, so that one lost frame does not cost a track.
     """
     squared = np.minimum(placed.distance, 5 * placed.scale) ** 2
-    count = seen.per_track(np.ones((len(squared), 1)))[:, 0]
+    count = seen.counts
     # Three numbers of each track went into its point.
     freedom = np.maximum(2 * count - 3, 1)
     deviation = np.sqrt(seen.per_track(squared[:, None])[:, 0] / freedom)
@@ -235,8 +235,7 @@ def _coherence(seen: Observations, placed: Solution, paths: Sequence[HandPath]) 
     poses = poses_at(paths, placed.state.delay_s)
     place = poses.translation[seen.frame]
     residual = placed.residual * np.minimum(1, 5 * placed.scale / np.maximum(placed.distance, 1e-12))[:, None]
-    count = seen.per_track(np.ones((len(place), 1)))
-    off = place - (seen.per_track(place) / np.maximum(count, 1))[seen.track]
+    off = place - (seen.per_track(place) / np.maximum(seen.counts, 1)[:, None])[seen.track]
     square = seen.per_track(off[:, :, None] * off[:, None])
     across = seen.per_track(off[:, :, None] * residual[:, None])
     square += 1e-3 * np.trace(square, axis1=1, axis2=2)[:, None, None] * np.eye(3) + 1e-9 * np.eye(3)

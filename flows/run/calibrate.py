@@ -75,17 +75,22 @@ def pooled_clips(packets: Sequence[Path]) -> Iterator[PooledClip | str]:
             yield f"{path.stem}: {error}"
 
 
+def packet_tracks(packet: Packet, names: Sequence[str]) -> SceneTracks:
+    """Those of a packet's track sets `names` that are there, side by side; tracks that several hold once."""
+    sets = [
+        {field: packet.read(f"tracks/{each}/{field}") for field in ("xy", "visibility", "on_object", "queries")}
+        for each in names
+        if f"tracks/{each}/xy" in packet
+    ]
+    return joined_tracks(sets, packet.size[1])
+
+
 def _clip_of(packet: Packet) -> PooledClip | str:
     name, attributes = packet.path.stem, packet.attributes
     if "hand_pose" not in packet or "tracks/grid/xy" not in packet:
         return f"{name}: the packet has no {'hand_pose' if 'hand_pose' not in packet else 'tracks'}"
     rig: Rig = "wrist" if {"wrist-camera", "moving-camera"} & set(attributes["tags"]) else "fixed"
-    sets = [
-        {field: packet.read(f"tracks/{each}/{field}") for field in ("xy", "visibility", "on_object", "queries")}
-        for each in telling_tracks(on_wrist=rig == "wrist", of_robot="tracks/robot/xy" in packet)
-        if f"tracks/{each}/xy" in packet
-    ]
-    tracks: SceneTracks = joined_tracks(sets, packet.size[1])
+    tracks = packet_tracks(packet, telling_tracks(on_wrist=rig == "wrist", of_robot="tracks/robot/xy" in packet))
     camera, intrinsics = packet_camera(packet), packet.dataset_attributes("intrinsics")
     chosen = ~tracks.on_object
     clip = TrackedClip(

@@ -110,11 +110,10 @@ def write_scenes(
     Raises:
         ConfigError: MuJoCo is missing, or see `record`.
     """
-    painter = Painter()
+    painter, view = Painter(), seed if one_camera else None
     try:
         for index in range(count):
             fps = float(np.random.default_rng((seed, index)).choice([5, 5, 6, 8, 10, 15, 30]))
-            view = seed if one_camera else None
             recording = record(painter, (seed, index), size, skill=kind, fps=fps, frames=frames, view=view)
             path = out / f"scene{index:05d}_{recording.world.skill.replace('-', '_')}.npz"
             out.mkdir(parents=True, exist_ok=True)

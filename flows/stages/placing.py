@@ -132,8 +132,7 @@ def _middles(inputs: StageInputs, camera: KnownCamera, places: Floats) -> Floats
     rays = np.ones_like(places)
     rays[:, :2] = middle / (camera.focal_px, camera.focal_px * intrinsics.fy / intrinsics.fx)
     turn, at = camera.base_from_camera[:3, :3], camera.base_from_camera[:3, 3]
-    depth = (places - at) @ turn[:, 2]
-    return np.where((count > 0)[:, None], depth[:, None] * rays @ turn.T + at, places)
+    return np.where((count > 0)[:, None], camera.depth_m(places)[:, None] * rays @ turn.T + at, places)
 
 
 def _moved_centroids(inputs: StageInputs, camera: KnownCamera) -> tuple[Floats, NDArray[np.bool_], Floats]:

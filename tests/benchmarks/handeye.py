@@ -34,16 +34,22 @@ class Error:
     sigmas: Floats
 
 
+def degrees_of(turns: Floats) -> Floats:
+    """(...) angle of rotation matrices (..., 3, 3)."""
+    cosine = (np.trace(turns, axis1=-2, axis2=-1) - 1) / 2
+    return np.asarray(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
 def error_of(found: Calibration, focal_px: float, carrier_from_camera: Floats) -> Error:
     """Errors of a calibration that was solved, observable or not."""
     apart = np.linalg.inv(carrier_from_camera) @ found.carrier_from_camera
-    angle = np.degrees(np.arccos(np.clip((np.trace(apart[:3, :3]) - 1) / 2, -1, 1)))
+    angle = float(degrees_of(apart[:3, :3]))
     focal = found.focal_px / focal_px - 1
     place = float(np.linalg.norm(apart[:3, 3]))
     sigmas = np.array(
         [abs(focal) / found.focal_sigma, place / found.position_sigma_m, angle / found.rotation_sigma_deg]
     )
-    return Error(focal, place, float(angle), sigmas)
+    return Error(focal, place, angle, sigmas)
 
 
 def scenes(count: int, recipe: Recipe, pooled: int, first: int = 0) -> list[list[Scene]]:

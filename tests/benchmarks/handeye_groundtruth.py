@@ -26,7 +26,7 @@ from extractors.handeye.problem import Calibration, Floats, TrackedClip
 from extractors.types import Camera
 from flows.stages.placing import known_depths
 from tests.benchmarks.groundtruth import GroundTruth, read_groundtruth
-from tests.benchmarks.handeye import error_of
+from tests.benchmarks.handeye import degrees_of, error_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +88,16 @@ def _path_error(found: Calibration, case: Case) -> float:
     return float(np.median(np.linalg.norm((ours - true)[:3], axis=0)))
 
 
+def since(frame: int, pose: Floats, valid: NDArray[np.bool_], true: Floats) -> tuple[Floats, Floats]:
+    """Metres and degrees by which each valid pose (T, 4, 4) is off, if that of `frame` is right.
+
+    The object's frame is another than the truth's: what is constant between the two is taken from `frame`.
+    """
+    still = np.linalg.inv(true[frame]) @ pose[frame]
+    apart = np.linalg.inv(true[valid] @ still) @ pose[valid]
+    return np.asarray(np.linalg.norm(apart[:, :3, 3], axis=1)), degrees_of(apart[:, :3, :3])
+
+
 def held_errors(case: Case, camera: KnownCamera) -> tuple[str, float]:
     """Errors of points, of the pose and of the centroid in the base frame, in words; that of points in metres."""
     found = held_object(case.of_object, case.held, camera)
@@ -106,15 +116,10 @@ def held_errors(case: Case, camera: KnownCamera) -> tuple[str, float]:
     in_base = surface @ case.base_from_camera[:3, :3].T + case.base_from_camera[:3, 3]
     ours = found.points[inside] @ found.pose[frame, :3, :3].T + found.pose[frame, :3, 3]
     point = float(np.median(np.linalg.norm(ours - in_base, axis=1)))
-    # Poses of two object frames are compared by where they carry the object's true middle, and by their turns since.
-    still = np.linalg.inv(case.object_pose[frame]) @ found.pose[frame]
-    after = np.flatnonzero(found.pose_valid)
-    apart = np.linalg.inv(case.object_pose[after] @ still) @ found.pose[after]
-    angle = np.degrees(np.arccos(np.clip((np.trace(apart[:, :3, :3], axis1=1, axis2=2) - 1) / 2, -1, 1)))
-    moved = np.linalg.norm(apart[:, :3, 3], axis=1)
+    moved, angle = since(frame, found.pose, found.pose_valid, case.object_pose)
     return (
         f"held object: points {point * 100:.2f} cm (sigma {np.nanmedian(found.points_sigma) * 100:.2f}), pose from the "
-        f"held frame {np.median(moved) * 100:.2f} cm {np.median(angle):.1f} degrees over {len(after)} of "
+        f"held frame {np.median(moved) * 100:.2f} cm {np.median(angle):.1f} degrees over {len(moved)} of "
         f"{len(case.held)} frames, centroid {np.linalg.norm(np.median(ours - in_base, axis=0)) * 100:.2f} cm",
         point,
     )

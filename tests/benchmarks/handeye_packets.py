@@ -16,21 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from extractors.handeye.known import KnownCamera
 from extractors.handeye.problem import Floats, TrackedClip
 from extractors.types import Episode
-from flows.run.calibrate import solve_all
+from flows.run.calibrate import packet_tracks, solve_all
 from flows.run.carry_out import carry_out, run_shard_plainly
 from flows.run.progress import RunProgress
 from flows.run.shard import ALL_STAGES
 from flows.sources.base import EpisodeInfo, LeftOut
-from flows.stages.camera import joined_tracks
+from flows.stages.base import SCENE_TRACKS
+from flows.stages.calibration import telling_tracks
 from packers.reader import Packet
 from tests.benchmarks.groundtruth import GroundTruth, read_groundtruth
-from tests.benchmarks.handeye_groundtruth import Case, aligned, held_errors
+from tests.benchmarks.handeye import degrees_of
+from tests.benchmarks.handeye_groundtruth import Case, aligned, held_errors, since
 from tests.flows.batches import array_plan
 
 NAMES = ("x", "y", "z", "qx", "qy", "qz", "qw")
@@ -94,11 +95,6 @@ def hand_of(path: Path) -> Floats:
     with np.load(path) as arrays:
         pose: Floats = arrays["ee_pose"].astype(np.float64)
     return pose
-
-
-def _angle(turn: Floats) -> Floats:
-    trace = np.trace(turn, axis1=-2, axis2=-1)
-    return np.asarray(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
 
 
 @dataclass
@@ -170,7 +166,7 @@ def _camera(camera: Mapping[str, Any], true_from_carrier: Floats, fx: float, err
     apart = true_from_carrier @ np.asarray(camera["carrier_from_camera"])
     errors.focal = camera["focal_px"] / fx - 1, camera["focal_sigma"]
     errors.place = float(np.linalg.norm(apart[:3, 3])), camera["position_sigma_m"]
-    errors.turn = float(_angle(apart[:3, :3])), camera["rotation_sigma_deg"]
+    errors.turn = float(degrees_of(apart[:3, :3])), camera["rotation_sigma_deg"]
     return (
         f"    focal {errors.focal[0]:+.1%} ({errors.focal[1]:.1%})  place {errors.place[0] * 100:.1f} cm "
         f"({errors.place[1] * 100:.1f})  turn {errors.turn[0]:.1f} degrees ({errors.turn[1]:.1f})  residual "
@@ -200,44 +196,32 @@ def _by_own_tracks(
     packet: Packet, truth: GroundTruth, base_from_camera: Floats, object_pose: Floats, hand: Floats, errors: Errors
 ) -> list[str]:
     """The object's points before the true camera, and a true map aligned by the camera that was found."""
-    exact, found = truth.episode.camera.resized(*packet.size[::-1]), packet.attributes["stages"]["calibration"]
-    stamps = packet.read("timestamp")
-    on_object, off = _tracks(packet, ("grid", "foreground"))
-    robot = _tracks(packet, ("robot",))[1] if "tracks/robot/xy" in packet else off
-    clips = [TrackedClip(*tracks, hand, stamps, packet.size, exact.fy / exact.fx) for tracks in (robot, on_object)]
+    exact, stamps = truth.episode.camera.resized(*packet.size[::-1]), packet.read("timestamp")
+    everything = packet_tracks(packet, SCENE_TRACKS)
+    telling = packet_tracks(packet, telling_tracks(on_wrist=False, of_robot="tracks/robot/xy" in packet))
+    clips = [
+        TrackedClip(tracks.xy[:, of], tracks.visibility[:, of], hand, stamps, packet.size, exact.fy / exact.fx)
+        for tracks, of in ((telling, ~telling.on_object), (everything, everything.on_object))
+    ]
     held = packet.read("held") if "held" in packet else np.zeros(len(stamps), np.bool_)
     case = Case(truth, *clips, held, exact, base_from_camera, hand, object_pose)
     said, errors.points = held_errors(case, KnownCamera(exact.fx, base_from_camera))
     lines = [f"    with the true camera: {said}"]
     if errors.observable:
-        camera = found["report"]["camera"]
+        camera = packet.attributes["stages"]["calibration"]["report"]["camera"]
         pose, covariance = np.asarray(camera["carrier_from_camera"]), np.asarray(camera["covariance"])
         said, errors.true_map = aligned(case, KnownCamera(camera["focal_px"], pose, camera["delay_s"], covariance), 0)
         lines.append(f"    {said}")
     return lines
 
 
-def _tracks(packet: Packet, sets: tuple[str, ...]) -> list[tuple[Floats, NDArray[np.bool_]]]:
-    """Places and visibility of the tracks of `sets` that are on the object, and of the others."""
-    fields = ("xy", "visibility", "on_object", "queries")
-    found = [
-        {field: packet.read(f"tracks/{name}/{field}") for field in fields}
-        for name in sets
-        if f"tracks/{name}/xy" in packet
-    ]
-    tracks = joined_tracks(found, packet.size[1])
-    return [(tracks.xy[:, of], tracks.visibility[:, of]) for of in (tracks.on_object, ~tracks.on_object)]
-
-
 def _object(packet: Packet, true: Floats, errors: Errors) -> str:
     pose, valid = packet.read("object_pose"), packet.read("object_pose_valid")
     held = np.flatnonzero(packet.read("held") & valid)
     frame = int(held[len(held) // 2]) if len(held) else int(np.flatnonzero(valid)[0])
-    still = np.linalg.inv(true[frame]) @ pose[frame]
-    apart = np.linalg.inv(true[valid] @ still) @ pose[valid]
+    moved, angle = since(frame, pose, valid, true)
     sigma = np.nanmedian(packet.read("object_pose_sigma"), axis=0)
-    errors.object_place = float(np.median(np.linalg.norm(apart[:, :3, 3], axis=1)))
-    errors.object_turn = float(np.median(_angle(apart[:, :3, :3])))
+    errors.object_place, errors.object_turn = float(np.median(moved)), float(np.median(angle))
     return (
         f"    object pose since the held frame {errors.object_place * 100:.1f} cm ({sigma[0] * 100:.1f})  "
         f"{errors.object_turn:.1f} degrees ({sigma[1]:.1f}) in {valid.sum()} of {len(valid)} frames, "

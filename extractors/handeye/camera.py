@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +37,7 @@ def calibrate_camera(
     limits: Limits | None = None,
     drift: float = 1.0,
     seed: int = 0,
+    start: Calibration | None = None,
 ) -> Calibration:
     """The camera of one or more clips, from tracks and the hand's recorded poses.
 
@@ -53,6 +53,8 @@ def calibrate_camera(
         drift: the sigmas' factor for what all tracks of a tracker get wrong alike, which leaves no residual; 1 for
             tracks whose errors are their own.
         seed: fixes the draws; equal arguments give equal results.
+        start: of the same tracks before they were matched anew: sought from its camera and the tracks that rode,
+            instead of everywhere.
 
     Returns:
         The calibration; where it is not observable it holds the reasons, and NaN where nothing was solved.
@@ -67,12 +69,15 @@ def calibrate_camera(
     origin = np.nan_to_num(np.nanmean(places, axis=0))
     paths = [HandPath.through(clip.hand_pose, clip.timestamp, origin, rig) for clip in clips]
     search = Search(clips, paths, rig, priors, seed)
-    delays = DELAYS_S if priors.delay_s > 0 else (0.0,)
-    groups = affine_groups(clips, paths, delays, lever_m=search.lever_m, seed=seed)
-    found = [solved for group in groups if (solved := search.solve_group(group)) is not None]
+    if start is not None and start.cameras:
+        begun = search.solve_from(start.cameras, start.riding)
+        found = [] if begun is None else [begun]
+    else:
+        delays = DELAYS_S if priors.delay_s > 0 else (0.0,)
+        groups = affine_groups(clips, paths, delays, lever_m=search.lever_m, seed=seed)
+        found = [solved for group in groups if (solved := search.solve_group(group)) is not None]
     if not found:
-        reason = f"fewer than {limits.min_tracks} tracks move as the recorded hand does"
-        return _nothing(search.n_tracks, reason, {"groups": len(groups)})
+        return _nothing(search.n_tracks, f"fewer than {limits.min_tracks} tracks move as the recorded hand does")
     best = search.beside_rivals(max(found, key=lambda each: each.explained))
     spread = uncertainty(best.problem, best.solution)
     halves, farthest = _halves(best)
@@ -146,7 +151,7 @@ def _calibration(
     carrier_from_camera[:3, :3] = state.rotation
     wrist = search.rig == "wrist"
     carrier_from_camera[:3, 3] = state.position + (0 if wrist else origin)
-    points = solution.points + (origin if wrist else 0)
+    points, places = (each + (origin if wrist else 0) for each in (solution.points, best.places))
     return Calibration(
         observable=not reasons,
         reasons=reasons,
@@ -159,6 +164,7 @@ def _calibration(
         delay_sigma_s=spread.delay_s,
         points=np.where(riding[:, None], points, np.nan),
         points_sigma=np.where(riding[:, None], spread.points_m, np.nan),
+        places=places,
         riding=riding,
         residual=solution.scale,
         covariance=spread.covariance,
@@ -170,10 +176,11 @@ def _calibration(
             "explained": best.explained,
             "shared_m": state.shared.tolist(),
         },
+        cameras=(state, *best.basins),
     )
 
 
-def _nothing(n_tracks: int, reason: str, report: dict[str, Any]) -> Calibration:
+def _nothing(n_tracks: int, reason: str) -> Calibration:
     nan = float("nan")
     return Calibration(
         observable=False,
@@ -187,10 +194,10 @@ def _nothing(n_tracks: int, reason: str, report: dict[str, Any]) -> Calibration:
         delay_sigma_s=nan,
         points=np.full((n_tracks, 3), nan),
         points_sigma=np.full((n_tracks, 3), nan),
+        places=np.full((n_tracks, 3), nan),
         riding=np.zeros(n_tracks, np.bool_),
         residual=nan,
         covariance=np.full((N_CAMERA, N_CAMERA), nan),
-        report=report,
     )
 
 

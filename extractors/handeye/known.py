@@ -56,6 +56,7 @@ class Riders:
         riding: (N,) bool.
         points: (N, 3) metres in the hand's frame (fixed) or the base (wrist); NaN for the others.
         points_sigma: (N, 3), with the camera's uncertainty.
+        places: (N, 3) as `points`, of all tracks that move: where they would be if they rode.
         residual: robust standard deviation, widths of the frame; NaN where too few tracks ride.
         reasons: why the camera does not fit the clip, or ().
         report: JSON types only.
@@ -64,6 +65,7 @@ class Riders:
     riding: NDArray[np.bool_]
     points: Floats
     points_sigma: Floats
+    places: Floats
     residual: float
     reasons: tuple[str, ...] = ()
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -92,13 +94,14 @@ def riders_of(
         n_riding = 0 if found is None else int(found.riding.sum())
         reason = f"{n_riding} tracks move as the camera would see the hand move, below {limits.min_tracks}"
         seen = {"riding": n_riding, "moving": int(search.candidates.sum())}
-        return Riders(np.zeros(n_tracks, np.bool_), nowhere, nowhere, float("nan"), (reason,), seen)
-    solution, riding = found.solution, found.riding
+        return Riders(np.zeros(n_tracks, np.bool_), nowhere, nowhere, nowhere, float("nan"), (reason,), seen)
+    solution, riding, moved = found.solution, found.riding, origin if wrist else np.zeros(3)
     by_tracks, by_camera = points_covariance(found.problem, solution, camera)
     return Riders(
         riding=riding,
-        points=np.where(riding[:, None], solution.points + (origin if wrist else 0), np.nan),
+        points=np.where(riding[:, None], solution.points + moved, np.nan),
         points_sigma=np.where(riding[:, None], deviations(by_tracks + by_camera), np.nan),
+        places=found.places + moved,
         residual=solution.scale,
         report={"riding": int(riding.sum()), "moving": int(search.candidates.sum()), "explained": found.explained},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -152,10 +152,13 @@ class Calibration:
         points: (N, 3) float64 metres, one a track of all clips in order: in the hand's frame (fixed) or the base
             (wrist); NaN for tracks that do not ride.
         points_sigma: (N, 3), given the camera and with its uncertainty.
+        places: (N, 3) as `points`, of all tracks that move: where they would be if they rode.
         riding: (N,) bool, tracks that the solution rests on.
         residual: robust standard deviation of their residuals, widths of the frame.
         covariance: (12, 12) of the camera's parameters, in `COLUMNS`' order.
         report: starts, scales, counts. JSON types only.
+        cameras: as the solver has them, the one that was found and then those that its starts led to: where another
+            solve of the same clips may begin.
     """
 
     observable: bool
@@ -169,7 +172,9 @@ class Calibration:
     delay_sigma_s: float
     points: Floats
     points_sigma: Floats
+    places: Floats
     riding: NDArray[np.bool_]
     residual: float
     covariance: Floats
     report: Mapping[str, Any] = field(default_factory=dict)
+    cameras: Sequence[CameraState] = ()

@@ -58,6 +58,7 @@ class Found:
     Attributes:
         riding: (N,) bool, tracks that agree with it.
         explained: sum over moving tracks of how well and how long they agree.
+        places: (N, 3) where each track that moves would be if it rode, NaN for the others.
         basins: cameras that its starts led to.
         rivals: solutions of the same tracks in other basins; of the best group alone, as they cost as much as the rest.
     """
@@ -66,6 +67,7 @@ class Found:
     solution: Solution
     riding: NDArray[np.bool_]
     explained: float
+    places: Floats
     basins: Sequence[CameraState] = ()
     rivals: Sequence[Solution] = ()
 
@@ -96,6 +98,13 @@ class Search:
         basins = self._basins(group, group.riding & self.candidates)
         found = self._trimmed(basins[0], group.riding & self.candidates) if basins else None
         return None if found is None else replace(found, basins=basins)
+
+    def solve_from(self, cameras: Sequence[CameraState], riding: NDArray[np.bool_]) -> Found | None:
+        """The solution near the first of `cameras`, with the others as basins; None where too few tracks stay."""
+        if (riding & self.candidates).sum() < 3:
+            return None
+        found = self._trimmed(cameras[0], riding & self.candidates)
+        return None if found is None else replace(found, basins=cameras[1:])
 
     def beside_rivals(self, found: Found) -> Found:
         """A group's solution, or the one of another of its basins that is better by all tracks that ride."""
@@ -133,7 +142,8 @@ class Search:
             if (again == riding).all() and factor == TIGHTER[-1]:
                 break
             state, scale, riding = solution.state, solution.scale, again
-        return Found(problem, solution, riding, self._explained(placed, riding))
+        places = np.where(self.candidates[:, None], placed.points, np.nan)
+        return Found(problem, solution, riding, self._explained(placed, riding), places)
 
     def _basins(self, group: Affine, riding: NDArray[np.bool_], most: int = 4) -> list[CameraState]:
         """Cameras that starts lead to, best first, no two alike; from some of the tracks, with the clock held."""

@@ -12,25 +12,33 @@ from numpy.typing import NDArray
 
 from extractors.backgrounds import BUMPED_WIDTHS, still_background
 from extractors.errors import ConfigError, GeometryError
-from extractors.hand_pose import METRES, HandPose, hand_from_poses, hand_pose_from_state
+from extractors.hand_pose import HandPose
 from extractors.handeye.camera import calibrate_camera
-from extractors.handeye.known import KnownCamera, riders_of
+from extractors.handeye.known import KnownCamera, Riders, riders_of
 from extractors.handeye.problem import WRIST_PRIORS, Calibration, Floats, Priors, Rig, TrackedClip
-from extractors.kinematics import hand_poses, read_urdf
-from extractors.types import Camera, IntrinsicsSource, SceneTracks
-from flows.config import Config, RobotConfig
+from extractors.handeye.sight import sight
+from extractors.robot_tracks import follow_robot, match_again, robot_alone
+from extractors.tracks import TrackSet
+from extractors.types import Camera, IntrinsicsSource, SceneTracks, Tracks
+from flows.config import Config
 from flows.output.calibrations import find_set_up, read_calibrations, setup_of
 from flows.stages.base import SCENE_TRACKS, Stage, StageInputs, StageOutput
 from flows.stages.camera import camera_settings, packet_camera, scene_tracks
+from flows.stages.hand import read_hand
+from flows.stages.tracks import encoded_set
 from packers.schema import Dataset
 from packers.writer import encode
 
-MOST_FRAMES = 160
-"""Frames of a clip that the camera is solved from, evenly spread: more cost time, and sigmas fall with their root."""
+MOST_FRAMES, MOST_SEEN = 160, 10_000
+"""Frames of a clip that the camera is solved from, evenly spread, and places of tracks in them: more cost time, and what
+tracks get wrong they get wrong in neighbouring frames alike."""
 
 TRACK_DRIFT = 1.25
 """`drift` of the tracks that packets have: with it nine in ten errors lie within two sigmas on 70 generated episodes of
 1 to 10 frames a second (docs/benchmarks.md); without it 83 to 88 in a hundred."""
+
+LOOKS = 2
+"""Times that points on the robot are matched anew before the camera they told; a third changed nothing any more."""
 
 MODEL_SIGMAS = 3.0
 """A table of camera models says what a unit usually has; which unit stood there, nobody has checked."""
@@ -57,12 +65,14 @@ OFFSET_SIGMAS, OFFSET_S = 3.0, 0.04
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
-    robot = config.robot.model_dump(mode="json", exclude={"urdf"})
+    tracks = config.tracks
+    posed = {"points": tracks.robot, "seed": tracks.seed} if tracks.backend != "off" and tracks.robot else None
+    used = {"robot": config.robot.model_dump(mode="json", exclude={"urdf"}), "tracks": posed}
     if config.geometry.calibration == "off":
-        return {"robot": robot, "calibration": "off"}
+        return {**used, "calibration": "off"}
     if config.geometry.calibration_file is not None:
-        return {"robot": robot, "calibration": config.geometry.calibration_sha256, **camera_settings(config)}
-    return {"robot": robot, "calibration": "auto", **camera_settings(config)}
+        return {**used, "calibration": config.geometry.calibration_sha256, **camera_settings(config)}
+    return {**used, "calibration": "auto", **camera_settings(config)}
 
 
 def _run(inputs: StageInputs) -> StageOutput:
@@ -74,51 +84,45 @@ def _run(inputs: StageInputs) -> StageOutput:
         "hand_pose_valid": encode("hand_pose_valid", hand.valid),
     }
     report: dict[str, Any] = {"hand": dict(hand.report)}
-    found = _find_camera(inputs, hand)
+    robot = _robot_points(inputs)
+    found = _find_camera(inputs, hand, robot)
     report |= {**found.report, "reasons": list(found.reasons), "tags": sorted({*hand.tags, *found.tags})}
     if not found.reasons:
         datasets |= _camera_datasets(found, hand)
+    robot = found.robot or robot
+    if robot is not None:
+        tracks, count = robot.tracks, len(robot.tracks.queries)
+        seen = float(tracks.visibility.mean())
+        report["robot_tracks"] = {"points": count, "visible_share": seen, "matched_anew": robot.matched}
+        datasets |= encoded_set("robot", TrackSet(tracks, np.zeros(count, np.bool_)))
     return StageOutput(datasets, report)
 
 
-def read_hand(inputs: StageInputs) -> tuple[HandPose | None, str]:
-    """The hand's pose from the state, or why there is none."""
-    state, robot = inputs.read("state"), inputs.config.robot
-    if state is None:
-        return None, "the source records no state"
-    if robot.urdf is not None:
-        return _hand_of_joints(state, inputs.config.robot)
-    names = robot.state_names or tuple(inputs.dataset("state").attributes.get("names", ()))
-    if len(names) not in (0, state.shape[1]):
-        return None, f"robot.state_names has {len(names)} names for a state of {state.shape[1]} numbers"
-    try:
-        hand = hand_pose_from_state(
-            state, names, prefix=robot.prefix, length_unit=robot.length_unit, angle_unit=robot.angle_unit
-        )
-    except GeometryError as error:
-        return None, str(error)
-    return hand, ""
+@dataclass(frozen=True, slots=True, eq=False)
+class _RobotPoints:
+    """Points on the robot.
+
+    Attributes:
+        alone: the pictures that they are followed in (see `robot_alone`).
+        tracks: of them.
+        matched: they were matched anew before a camera.
+    """
+
+    alone: NDArray[np.uint8]
+    tracks: Tracks
+    matched: bool = False
 
 
-def _hand_of_joints(state: NDArray[Any], robot: RobotConfig) -> tuple[HandPose | None, str]:
-    """The hand's pose from joint values and the robot's description."""
-    assert robot.urdf is not None
-    if len(robot.joints) != state.shape[1]:
-        return None, f"robot.joints has {len(robot.joints)} names for a state of {state.shape[1]} numbers; - for others"
-    chosen = [index for index, name in enumerate(robot.joints) if name != "-"]
-    try:
-        joints = read_urdf(Path(robot.urdf).read_text(encoding="utf-8"))
-        slides = {joint.name for joint in joints.values() if joint.kind == "prismatic"}
-        names = [robot.joints[index] for index in chosen]
-        angle = np.pi / 180 if robot.angle_unit == "deg" else 1.0
-        units = [METRES[robot.length_unit] if name in slides else angle for name in names]
-        pose = hand_poses(joints, names, state[:, chosen] * units, robot.hand_link)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"robot.urdf: {robot.urdf} cannot be read ({error})") from error
-    except GeometryError as error:
-        return None, str(error)
-    about = {"names": names, "urdf_sha256": robot.urdf_sha256, "convention": "forward kinematics"}
-    return hand_from_poses(pose, about), ""
+def _robot_points(inputs: StageInputs) -> _RobotPoints | None:
+    """Points on the robot, whatever the tracker of the others; None without masks of it, or where none are wanted."""
+    config = inputs.config.tracks
+    masks = inputs.read("masks/robot") if config.robot and config.backend != "off" else None
+    if masks is None or not masks.any():
+        return None
+    pixels = inputs.read("pixels")
+    assert pixels is not None
+    alone = robot_alone(pixels, masks)
+    return _RobotPoints(alone, follow_robot(alone, masks, count=config.robot, seed=config.seed))
 
 
 def found_camera(inputs: StageInputs) -> Camera | None:
@@ -181,15 +185,18 @@ def tracked_clip(inputs: StageInputs, hand_pose: NDArray[Any], *, of_object: boo
     if tracks is None or timestamp is None:
         return None
     chosen = tracks.on_object if of_object else ~tracks.on_object
+    return _clip(inputs, tracks.xy[:, chosen], tracks.visibility[:, chosen], hand_pose, timestamp)
+
+
+def _clip(
+    inputs: StageInputs,
+    xy: NDArray[np.float32],
+    visibility: NDArray[np.bool_],
+    hand_pose: NDArray[Any],
+    timestamp: NDArray[Any],
+) -> TrackedClip:
     camera = packet_camera(inputs)
-    return TrackedClip(
-        tracks.xy[:, chosen],
-        tracks.visibility[:, chosen],
-        hand_pose,
-        timestamp,
-        inputs.size,
-        camera.fy / camera.fx,
-    )
+    return TrackedClip(xy, visibility, hand_pose, timestamp, inputs.size, camera.fy / camera.fx)
 
 
 def beliefs(source: IntrinsicsSource, focal_widths: float, sigma: float, rig: Rig) -> Priors:
@@ -218,6 +225,7 @@ class _Found:
         reasons: why it is not stored; () where it is.
         report: what the stage reports: `camera`, `rig`, and what was looked at.
         scene: points of the scene and their sigma, of a wrist camera.
+        robot: points on the robot, where they were looked at.
     """
 
     rig: Rig
@@ -225,56 +233,77 @@ class _Found:
     tags: tuple[str, ...] = ()
     report: Mapping[str, Any] = field(default_factory=dict)
     scene: tuple[Floats, Floats] | None = None
+    robot: _RobotPoints | None = None
 
 
 def _refused(rig: Rig, reason: str, *tags: str, **report: Any) -> _Found:
     return _Found(rig, (f"not observable, because {reason}",), ("not-observable", *tags), report)
 
 
-def _find_camera(inputs: StageInputs, hand: HandPose) -> _Found:
+def _find_camera(inputs: StageInputs, hand: HandPose, robot: _RobotPoints | None) -> _Found:
     wrist = _on_wrist(inputs)
     rig: Rig = "wrist" if wrist else "fixed"
     config = inputs.config.geometry
     if config.calibration == "off":
         return _Found(rig, ("geometry.calibration is off",))
-    clip = tracked_clip(inputs, hand.pose)
-    if clip is None:
+    clip, tracks, timestamp = tracked_clip(inputs, hand.pose), scene_tracks(inputs), inputs.read("timestamp")
+    if clip is None or tracks is None or timestamp is None:
         return _refused(rig, "the clip has no tracks")
-    tracks = scene_tracks(inputs)
-    assert tracks is not None
+    if wrist:
+        robot = None
+    if robot is not None:
+        clip = _clip(inputs, robot.tracks.xy, robot.tracks.visibility, hand.pose, timestamp)
     moved = None if wrist else nudge(tracks)
     if moved is not None and moved > BUMPED_WIDTHS:
         reason = f"the still scene is {moved:.1%} of the width off its place at the clip's start: the camera was moved"
         return _refused(rig, reason, "camera-bumped", background_moved=moved)
     try:
         found = (
-            _from_clip(inputs, hand, clip, rig)
+            _from_clip(inputs, clip, rig, robot)
             if config.calibration_file is None
-            else _from_file(inputs, clip, rig, config.calibration_file)
+            else _from_file(inputs, clip, rig, robot, config.calibration_file)
         )
     except GeometryError as error:
         return _refused(rig, str(error))
     return replace(found, report={**found.report, "rig": rig, "background_moved": moved})
 
 
-def _from_clip(inputs: StageInputs, hand: HandPose, clip: TrackedClip, rig: Rig) -> _Found:
+def _from_clip(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPoints | None) -> _Found:
     """The camera that this clip tells."""
-    travel = travel_m(hand.pose)
+    travel = travel_m(clip.hand_pose)
     if travel < LEAST_TRAVEL_M:
         return _refused(rig, f"the hand's path deviates by {travel:.3f} m, below {LEAST_TRAVEL_M} m")
     before = packet_camera(inputs)
     priors = beliefs(before.source, before.fx / inputs.size[1], before.sigma, rig)
     found = calibrate_camera([thinned(clip)], rig=rig, priors=priors, drift=TRACK_DRIFT)
+    for _ in range(LOOKS):
+        if robot is None or not np.isfinite(found.focal_px):
+            break
+        camera = KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s)
+        matched, seen_again = _look_again(robot, clip, camera, found)
+        again = calibrate_camera([thinned(seen_again)], rig=rig, priors=priors, drift=TRACK_DRIFT, start=found)
+        if not np.isfinite(again.focal_px):
+            break
+        found, clip, robot = again, seen_again, matched
     report = {"camera": calibration_report(found, clip, before)}
     if not found.observable:
         reasons = tuple(f"not observable, because {reason}" for reason in found.reasons)
-        return _Found(rig, reasons, ("not-observable",), report)
+        return _Found(rig, reasons, ("not-observable",), report, robot=robot)
     scene = (found.points[found.riding], found.points_sigma[found.riding]) if rig == "wrist" else None
     late = is_late(found.delay_s, found.delay_sigma_s)
-    return _Found(rig, (), ("calibrated-by-hand", *(["time-offset"] if late else [])), report, scene)
+    return _Found(rig, (), ("calibrated-by-hand", *(["time-offset"] if late else [])), report, scene, robot)
 
 
-def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, file: Path) -> _Found:
+def _look_again(
+    robot: _RobotPoints, clip: TrackedClip, camera: KnownCamera, found: Calibration | Riders
+) -> tuple[_RobotPoints, TrackedClip]:
+    """Points on the robot matched anew as a camera should see them, and the clip with them."""
+    seen = sight(clip, camera, found.places, robot.tracks.queries[:, 0].astype(int))
+    tracks = match_again(robot.alone, robot.tracks, *seen, found.riding)
+    return _RobotPoints(robot.alone, tracks, matched=True), replace(clip, xy=tracks.xy, visibility=tracks.visibility)
+
+
+def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPoints | None, file: Path) -> _Found:
     """The camera of the episode's set-up, if this clip fits it."""
     set_ups, digest = read_calibrations(file)
     if digest != inputs.config.geometry.calibration_sha256:
@@ -295,7 +324,7 @@ def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, file: Path) -> 
     if before.source != "assumed":
         camera["focal_of_recorded"] = camera["focal_px"] / before.fx
     # A hand that hardly moves says nothing against a camera that others have told.
-    riders = riders_of(clip, found.known(width), rig=rig, priors=beliefs("assumed", 1.0, 1.0, rig))
+    riders, robot = _riders(clip, found.known(width), rig, robot)
     usual = found.camera["residual_px"] / found.size[1]
     if riders.reasons and riders.report["moving"] >= MOVING_TRACKS and travel_m(clip.hand_pose) >= LEAST_TRAVEL_M:
         reason = f"{riders.reasons[0]}, of {riders.report['moving']} that move, before the camera of {found.name}"
@@ -309,7 +338,24 @@ def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, file: Path) -> 
     scene = (riders.points[riders.riding], riders.points_sigma[riders.riding]) if rig == "wrist" else None
     late = is_late(camera["delay_s"], camera["delay_sigma_s"])
     tags = ("calibrated-by-hand", *(["time-offset"] if late else []))
-    return _Found(rig, (), tags, {"camera": camera, **about}, scene)
+    return _Found(rig, (), tags, {"camera": camera, **about}, scene, robot)
+
+
+def _riders(
+    clip: TrackedClip, camera: KnownCamera, rig: Rig, robot: _RobotPoints | None
+) -> tuple[Riders, _RobotPoints | None]:
+    """The tracks that ride before a known camera, those on the robot matched anew before it."""
+    priors = beliefs("assumed", 1.0, 1.0, rig)
+    riders = riders_of(clip, camera, rig=rig, priors=priors)
+    for _ in range(LOOKS):
+        if robot is None or riders.reasons:
+            break
+        matched, seen_again = _look_again(robot, clip, camera, riders)
+        again = riders_of(seen_again, camera, rig=rig, priors=priors)
+        if again.reasons:
+            break
+        riders, clip, robot = again, seen_again, matched
+    return riders, robot
 
 
 def travel_m(hand_pose: NDArray[Any]) -> float:
@@ -351,11 +397,12 @@ def clip_background(inputs: StageInputs, part: slice) -> NDArray[np.uint8]:
 
 
 def thinned(clip: TrackedClip) -> TrackedClip:
-    """The clip with at most `MOST_FRAMES` frames."""
+    """The clip with at most `MOST_FRAMES` frames, and about `MOST_SEEN` places of tracks in them."""
     n_frames = len(clip.timestamp)
-    if n_frames <= MOST_FRAMES:
+    most = min(MOST_FRAMES, int(n_frames * MOST_SEEN / max(clip.visibility.sum(), 1)))
+    if n_frames <= most:
         return clip
-    kept = np.unique(np.linspace(0, n_frames - 1, MOST_FRAMES).round().astype(int))
+    kept = np.unique(np.linspace(0, n_frames - 1, max(most, 2)).round().astype(int))
     return replace(
         clip,
         xy=clip.xy[kept],
@@ -408,7 +455,7 @@ def _camera_datasets(found: _Found, hand: HandPose) -> dict[str, Dataset]:
 
 
 CALIBRATION = Stage(
-    name="calibration", version=5, inputs=("source", "masks/*", "tracks/*"), settings=_settings, run=_run
+    name="calibration", version=6, inputs=("source", "masks/*", "tracks/*"), settings=_settings, run=_run
 )
 """Report: `hand` (names, units, convention, or the reason for none), `camera` (its numbers, also where it is refused),
-`reasons` (why no camera is stored), `tags`."""
+`reasons` (why no camera is stored), `tags`, `robot_tracks` (how many, and whether they were matched anew)."""

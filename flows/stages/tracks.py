@@ -1,13 +1,10 @@
-"""Point tracks: the uniform grid, the set that favours the object, and the one on the robot."""
+"""Point tracks: the uniform grid, and the set that favours the object; those on the robot are the calibration's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from extractors.robot_tracks import follow_robot
 from extractors.tracks import TrackPlan, TrackSet, extract_tracks
 from extractors.types import Tracks
 from flows.config import Config, TracksConfig
@@ -18,7 +15,7 @@ from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode
 
-VERSION, GRID_VERSION = 8, 7
+VERSION, GRID_VERSION = 9, 7
 """Of the stage, and of the grid in it alone: where that stays, packets keep their grid."""
 
 _OF_NETWORKS = frozenset({"iterations", "precision", "visible_by", "window_frames"})
@@ -43,7 +40,7 @@ def _settings(config: Config) -> Mapping[str, Any]:
 def _backend_settings(config: TracksConfig) -> dict[str, Any]:
     """The settings that matter to the backend: those of one tracker do not make another's tracks others."""
     unused = _OF_BACKENDS - _USED.get(config.backend, frozenset())
-    return config.model_dump(mode="json", exclude={"weights", *unused})
+    return config.model_dump(mode="json", exclude={"weights", "robot", *unused})
 
 
 def _run(inputs: StageInputs) -> StageOutput:
@@ -67,15 +64,9 @@ def _run(inputs: StageInputs) -> StageOutput:
             ),
             known_grid=_known_grid(inputs),
         )
-    of_robot = _of_robot(inputs)
-    if of_robot is not None:
-        sets["robot"] = of_robot
     datasets: dict[str, Dataset] = {}
     for name, found in sets.items():
-        for field in _TRACK_FIELDS:
-            path = f"tracks/{name}/{field}"
-            datasets[path] = encode(path, getattr(found.tracks, field))
-        datasets[f"tracks/{name}/on_object"] = encode(f"tracks/{name}/on_object", found.on_object)
+        datasets |= encoded_set(name, found)
     return StageOutput(
         datasets,
         {name: dict(found.report) for name, found in sets.items()} | {"grid_key": _grid_key(inputs)},
@@ -85,17 +76,10 @@ def _run(inputs: StageInputs) -> StageOutput:
     )
 
 
-def _of_robot(inputs: StageInputs) -> TrackSet | None:
-    """Points on the robot, whatever the backend; where no state says where the hand was, nobody asks for them."""
-    count = inputs.config.tracks.robot
-    masks = inputs.read("masks/robot") if count and inputs.has("state") else None
-    if masks is None or not masks.any():
-        return None
-    pixels = inputs.read("pixels")
-    assert pixels is not None
-    tracks = follow_robot(pixels, masks, count=count, seed=inputs.config.tracks.seed)
-    report = {"points": count, "visible_share": float(tracks.visibility.mean())}
-    return TrackSet(tracks, np.zeros(count, np.bool_), report)
+def encoded_set(name: str, found: TrackSet) -> dict[str, Dataset]:
+    """The datasets of one set of tracks."""
+    arrays = {field: getattr(found.tracks, field) for field in _TRACK_FIELDS} | {"on_object": found.on_object}
+    return {path: encode(path, array) for field, array in arrays.items() if (path := f"tracks/{name}/{field}")}
 
 
 def _known_grid(inputs: StageInputs) -> Tracks | None:
@@ -108,7 +92,7 @@ def _known_grid(inputs: StageInputs) -> Tracks | None:
 
 def _grid_key(inputs: StageInputs) -> str:
     config = inputs.config.tracks
-    of_others = ("count", "share", "background", "robot", "seed", "min_object_tracks")
+    of_others = ("count", "share", "background", "seed", "min_object_tracks")
     settings = {name: value for name, value in _backend_settings(config).items() if name not in of_others}
     source = inputs.results["source"].record.key
     said = {"source": source, "settings": settings, "weights": dict(inputs.weights), "version": GRID_VERSION}
@@ -122,7 +106,7 @@ def _weights(config: Config) -> Sequence[str]:
 TRACKS = Stage(
     name="tracks",
     version=VERSION,
-    inputs=("source", "masks/object", "masks/robot"),
+    inputs=("source", "masks/object"),
     settings=_settings,
     run=_run,
     weights=_weights,

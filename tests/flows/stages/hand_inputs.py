@@ -81,3 +81,29 @@ class SceneInputs:
 def scene_inputs(seed: int, *settings: str, recipe: Recipe = CLEAR, **named: Any) -> SceneInputs:
     """The inputs of one generated scene."""
     return SceneInputs(random_scene(seed, recipe), *settings, **named)
+
+
+def box_on_hand(inputs: SceneInputs, side_m: float = 0.07) -> None:
+    """Puts a box with a pattern on each face into the scene's pictures, where the hand is, and its mask."""
+    scene, pixels = inputs.scene, inputs.arrays["pixels"]
+    masks = np.zeros(pixels.shape[:3], np.bool_)
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (6, 48, 48, 3), dtype=np.uint8)
+    patterns = [cv2.GaussianBlur(each, (0, 0), 2.0) for each in noise]
+    patterns = [cv2.normalize(each, None, 20, 235, cv2.NORM_MINMAX) for each in patterns]  # type: ignore[call-overload]
+    corners = np.array([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]]) * side_m / 2
+    turns = [Rotation.from_euler("x", angle, degrees=True) for angle in (0, 90, 180, 270)]
+    turns += [Rotation.from_euler("y", angle, degrees=True) for angle in (90, 270)]
+    from_pattern = np.array([[0, 0], [47, 0], [47, 47], [0, 47]], np.float32)
+    camera = np.linalg.inv(scene.carrier_from_camera)
+    for picture, mask, hand in zip(pixels, masks, scene.clip.hand_pose, strict=True):
+        for pattern, turn in zip(patterns, turns, strict=True):
+            placed = camera @ hand @ np.vstack([turn.apply(corners).T, np.ones(4)])
+            if np.cross(placed[:3, 1] - placed[:3, 0], placed[:3, 3] - placed[:3, 0]) @ placed[:3, 0] >= 0:
+                continue  # its back
+            seen = (placed[:2] / placed[2] * scene.focal_px + 127.5).T.astype(np.float32)
+            warp = cv2.getPerspectiveTransform(from_pattern, seen)
+            face = cv2.warpPerspective(np.full((48, 48), 255, np.uint8), warp, (256, 256)) > 127
+            picture[face] = cv2.warpPerspective(pattern, warp, (256, 256))[face]
+            mask |= face
+    inputs.arrays["masks/robot"] = masks

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from flows.config import load_config
-from flows.stages.calibration import CALIBRATION, found_camera, known_camera, read_hand
+from flows.stages import calibration
+from flows.stages.calibration import CALIBRATION, found_camera, known_camera
+from flows.stages.hand import read_hand
 from flows.stages.placing import PLACING
 from packers.schema import Dataset
 from packers.writer import decode
 from tests.benchmarks.handeye_scenes import HAND, OBJECT, STATIC, random_scene
 from tests.extractors.test_kinematics import ARM
-from tests.flows.stages.hand_inputs import CLEAR, SceneInputs, scene_inputs
+from tests.flows.stages.hand_inputs import CLEAR, SceneInputs, box_on_hand, scene_inputs
 
 BRIDGE = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
@@ -201,6 +203,10 @@ def test_a_wrist_cameras_depth_is_held_still_by_points_of_the_scene():
 
 def spoiled(name):
     inputs = scene_inputs(5)
+    return spoil(inputs, name)
+
+
+def spoil(inputs, name):
     arrays, n_frames = inputs.arrays, len(inputs.arrays["state"])
     if name == "millimetres":
         arrays["state"][:, :3] *= 1000
@@ -257,6 +263,44 @@ def test_rows_that_were_dropped_do_not_spoil_a_camera():
     output = CALIBRATION.run(inputs)
     assert output.report["tags"] == ["calibrated-by-hand", "state-dropped"]
     assert position_error_m(inputs, output.datasets) < 0.05
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+def test_points_on_the_robot_are_matched_anew_before_the_camera_they_told(seed, monkeypatch):
+    inputs = scene_inputs(seed)
+    box_on_hand(inputs)
+    again = CALIBRATION.run(inputs)
+    monkeypatch.setattr(calibration, "LOOKS", 0)
+    once = CALIBRATION.run(inputs)
+    assert again.report["robot_tracks"]["matched_anew"]
+    assert not once.report["robot_tracks"]["matched_anew"]
+    assert again.report["camera"]["residual_px"] < 0.7 * once.report["camera"]["residual_px"]
+    camera = again.report["camera"]
+    assert camera["focal_px"] == pytest.approx(inputs.scene.focal_px, rel=max(3 * camera["focal_sigma"], 0.01))
+    assert again.report["tags"] == ["calibrated-by-hand"]
+
+
+@pytest.mark.parametrize("settings", [("tracks.robot=0",), ("tracks.backend=off",)])
+def test_points_on_the_robot_are_left_out_where_they_are_not_asked_for(settings):
+    inputs = scene_inputs(5, *settings)
+    box_on_hand(inputs)
+    output = CALIBRATION.run(inputs)
+    assert "robot_tracks" not in output.report
+    assert "tracks/robot/xy" not in output.datasets
+    assert CALIBRATION.settings(inputs.config) != CALIBRATION.settings(scene_inputs(5).config)
+
+
+def test_points_on_a_robot_that_hardly_moves_stay_as_they_were_followed():
+    inputs = spoiled("a hand that hardly moves")
+    box_on_hand(inputs)
+    output = CALIBRATION.run(inputs)
+    assert "not-observable" in output.report["tags"]
+    assert output.report["robot_tracks"] == {
+        "points": 240,
+        "visible_share": pytest.approx(0.5, abs=0.5),
+        "matched_anew": False,
+    }
+    assert decode(output.datasets["tracks/robot/xy"]).shape == (len(inputs.arrays["state"]), 240, 2)
 
 
 def test_a_calibration_that_is_off_leaves_the_hand():

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from flows.config import load_config
@@ -12,7 +11,7 @@ from tests.support import square_clip
 
 CHANGES = {
     "tracks.seed=3": {"cotracker3", "tapir", "lucas-kanade"},
-    "tracks.robot=60": {"cotracker3", "tapir", "lucas-kanade"},
+    "tracks.robot=60": set(),
     "tracks.background=own": {"cotracker3", "tapir", "lucas-kanade"},
     "tracks.threshold=0.4": {"cotracker3", "tapir", "lucas-kanade"},
     "tracks.visible_by=visibility": {"cotracker3", "tapir"},
@@ -35,23 +34,13 @@ def test_a_setting_counts_for_the_backends_that_have_it(backend, change):
     assert (settings(change) != settings()) == (backend in CHANGES[change])
 
 
-@pytest.mark.parametrize(
-    ("recorded", "made"),
-    [
-        ({"masks/object", "masks/robot", "state"}, list(TRACK_SETS)),
-        ({"masks/object", "masks/robot"}, ["grid", "foreground"]),
-        ({"masks/robot", "state"}, ["grid", "robot"]),
-        ({"state"}, ["grid"]),
-    ],
-)
-def test_points_are_posed_on_the_robot_where_a_state_says_where_its_hand_was(recorded, made):
+@pytest.mark.parametrize(("masked", "made"), [(True, ["grid", "foreground"]), (False, ["grid"])])
+def test_points_favour_the_object_where_there_is_a_mask_of_it(masked, made):
     pixels, masks, _ = square_clip(6)
-    known = {"masks/object": masks, "masks/robot": masks, "pixels": pixels, "state": np.ones((6, 7), np.float32)}
     inputs = SimpleNamespace(
         config=load_config(assignments=["tracks.backend=lucas-kanade", "tracks.grid_side=4", "tracks.count=20"]),
         episode=SimpleNamespace(pixels=pixels),
-        read=lambda name: known[name] if name in {*recorded, "pixels"} else None,
-        has=lambda name: name in recorded,
+        read=lambda name: masks if masked and name == "masks/object" else None,
         size=(48, 64),
         previous=None,
         results={"source": SimpleNamespace(record=SimpleNamespace(key="of the clip"))},
@@ -60,4 +49,4 @@ def test_points_are_posed_on_the_robot_where_a_state_says_where_its_hand_was(rec
     output = TRACKS.run(inputs)
     assert [name for name in TRACK_SETS if f"tracks/{name}/xy" in output.datasets] == made
     for name in made:
-        assert output.report[name]["points"] == {"grid": 16, "foreground": 20, "robot": 240}[name]
+        assert output.report[name]["points"] == {"grid": 16, "foreground": 20}[name]

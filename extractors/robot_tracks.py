@@ -1,67 +1,22 @@
-"""Points on the robot, followed from frame to frame and matched anew: what the camera is calibrated by.
+"""Points on the robot, followed from frame to frame: what the camera is calibrated by.
 
 What holds an object's points together over a clip (affine layers, `lucas-kanade`) bends those of a hand that turns:
 focal lengths came out 10 to 17 % too long on generated clips. Followed by themselves, points drift, the less the sooner
 they are given up; so few are posed at a time, in frames all over the clip. And they are followed in pictures of the
 robot alone: a window with some of the still scene in it holds a point back, 2 % of its way (docs/benchmarks.md).
-
-Once a camera is found, it says where each point should be and how its patch looks from there. Matched with the picture
-that it was posed in, a point has no drift, and those that were lost are found again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.geometry import bounding_box
+from extractors.matching import LOOP, frame_side, matched, window_px
 from extractors.track_queries import robot_queries
 from extractors.types import Tracks
-
-WINDOW, LOOP = 0.05, 0.003
-"""Side of the window that is matched (11 pixels at 224), and farthest that a match and its way back may end from where
-they began (0.7 pixels); shares of the frame's side, which is the root of its area."""
-
-MARGIN, REACH = 0.009, 0.016
-"""How far beyond its mask the robot's own pixels are kept (2 pixels at 224: masks are rough), and how far its colours
-reach out from there (deviation of a normal distribution); shares of the frame's side."""
-
-
-FAR = 0.018
-"""Farthest that a point is matched anew from where it is looked for (4 pixels at 224), share of the frame's side."""
-
-ALIKE, FORESHORTENED = 0.8, 0.3
-"""Least correlation of a patch with the one that was posed, and least share of its area that it may be seen with."""
-
-
-def robot_alone(pixels: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """(T, H, W, 3) the robot before its own colours, blurred: an edge that stays still would be matched too.
-
-    Args:
-        pixels: (T, H, W, 3) RGB.
-        masks: (T, H, W) of the robot.
-    """
-    side = _side(pixels)
-    margin, reach = round(MARGIN * side), max(REACH * side, 1.0)
-    around = np.ones((2 * margin + 1,) * 2, np.uint8)
-    beyond = margin + round(4 * reach)
-    alone = pixels.copy()
-    for frame, mask in zip(alone, masks, strict=True):
-        if not mask.any():
-            continue
-        # Farther out no window with the robot in it reaches.
-        near = bounding_box(mask, beyond)
-        kept = cv2.dilate(mask[near].astype(np.uint8), around).astype(np.float32)
-        colours = cv2.GaussianBlur(frame[near] * kept[..., None], (0, 0), reach)
-        colours /= cv2.GaussianBlur(kept, (0, 0), reach)[..., None] + 1e-3
-        frame[near] = np.where(kept[..., None] > 0, frame[near], colours).astype(np.uint8)
-    return alone
 
 
 def follow_robot(alone: NDArray[np.uint8], masks: NDArray[np.bool_], *, count: int, seed: int = 0) -> Tracks:
@@ -71,7 +26,7 @@ def follow_robot(alone: NDArray[np.uint8], masks: NDArray[np.bool_], *, count: i
     it stays where it was last seen.
 
     Args:
-        alone: (T, H, W, 3) RGB, as `robot_alone` gives them.
+        alone: (T, H, W, 3) RGB, as `body_alone` gives them.
         masks: (T, H, W) of the robot, True somewhere.
         count: points.
         seed: fixes where they are posed.
@@ -95,7 +50,7 @@ def _follow(
 ) -> None:
     """Fills `xy` (T, N, 2) and `visible` (T, N) on the way through `order` from the frame of each point on."""
     height, width = alone.shape[1:3]
-    side = _side(alone)
+    side = frame_side(alone)
     posed, alive = np.zeros((2, len(frame_of)), np.bool_)
     for before, frame in pairwise(order):
         posed |= frame_of == before
@@ -104,156 +59,9 @@ def _follow(
         points = np.flatnonzero(alive)
         if not len(points):
             continue
-        there, kept = _matched(
-            alone[before], alone[frame], xy[before, points], _window(side), levels=3, loop=LOOP * side
+        there, kept = matched(
+            alone[before], alone[frame], xy[before, points], window_px(side), levels=3, loop=LOOP * side
         )
         kept &= ((there > -0.5) & (there < (width - 0.5, height - 0.5))).all(axis=1)
         xy[frame, points[kept]], visible[frame, points[kept]] = there[kept], True
         alive[points] = kept
-
-
-def match_again(
-    alone: NDArray[np.uint8],
-    tracks: Tracks,
-    expected: NDArray[np.floating],
-    warps: NDArray[np.floating],
-    riding: NDArray[np.bool_],
-) -> Tracks:
-    """The tracks matched anew with the picture they were posed in, each patch seen as it should look by then.
-
-    Nothing adds up from frame to frame. What is matched are the pictures: where a track was seen it is looked for
-    there, and only those that ride are found again where they were lost.
-
-    Args:
-        alone: (T, H, W, 3) RGB, as `robot_alone` gives them.
-        tracks: N of them, as `follow_robot` gives them.
-        expected: (T, N, 2) pixels, where each should be if it rides; NaN in all frames for those of which nobody knows,
-            which stay as they are, and in some where it is behind the camera.
-        warps: (T, N, 2, 2) maps offsets about the point in the picture it was posed in to those in each picture.
-        riding: (N,) bool, those that ride.
-    """
-    side = _side(alone)
-    ids = np.flatnonzero(np.isfinite(expected).any(axis=(0, 2)))
-    xy, visible, posed = tracks.xy.copy(), tracks.visibility.copy(), tracks.queries[ids, 0].astype(int)
-    lost = ~visible[:, ids] & riding[ids] & np.isfinite(expected[:, ids]).all(axis=2)
-    starts = np.where(lost[..., None], expected[:, ids], xy[:, ids]).astype(np.float32)
-    looked_for = visible[:, ids] | lost
-    visible[:, ids] = posed == np.arange(len(alone))[:, None]
-    xy[:, ids] = starts
-    turned = np.linalg.det(warps[:, ids])
-    todo = (turned > FORESHORTENED) & (turned < 1 / FORESHORTENED) & looked_for & ~visible[:, ids]
-    todo &= ((starts > 0) & (starts < (alone.shape[2] - 1, alone.shape[1] - 1))).all(axis=2)
-    patches = _Patches(_window(side), FAR * side, LOOP * side)
-    own = np.zeros((len(ids), patches.side, patches.side, 3), np.uint8)
-    for frame in np.unique(posed):
-        there = posed == frame
-        own[there] = patches.cut(alone[frame], tracks.queries[ids[there], 1:], np.eye(2)[None])
-    for frame in np.flatnonzero(todo.any(axis=1)):
-        chosen = np.flatnonzero(todo[frame])
-        start, warp = starts[frame, chosen], warps[frame, ids[chosen]]
-        offset, kept = patches.match(own[chosen], patches.cut(alone[frame], start, warp))
-        moved = start + np.einsum("nij,nj->ni", warp, offset)
-        xy[frame, ids[chosen[kept]]], visible[frame, ids[chosen[kept]]] = moved[kept], True
-    score = visible.astype(np.float32)
-    return replace(tracks, xy=xy, visibility=visible, confidence=score, visibility_score=score)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Patches:
-    """Square patches about points, which are matched side by side in one picture.
-
-    Attributes:
-        window: side of what is matched, pixels.
-        reach, loop: farthest that a match may be from the middle, and its way back from where it began.
-    """
-
-    window: int
-    reach: float
-    loop: float
-
-    @property
-    def side(self) -> int:
-        """Of a patch."""
-        return 2 * (self.window // 2 + int(np.ceil(self.reach)) + 3) + 1
-
-    def cut(
-        self, picture: NDArray[np.uint8], at: NDArray[np.floating], warps: NDArray[np.floating]
-    ) -> NDArray[np.uint8]:
-        """(n, side, side, 3) of `picture` about `at` (n, 2), offsets mapped by `warps` (n or 1, 2, 2)."""
-        places = at[:, None] + _grid(self.side) @ np.swapaxes(warps, 1, 2)
-        return _sampled(picture, places).reshape(len(at), self.side, self.side, 3)
-
-    def match(self, own: NDArray[np.uint8], seen: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """(n, 2) where the middle of each patch of `own` is in `seen`, from the middle, and whether that is sure."""
-        count = len(own)
-        columns = int(np.ceil(np.sqrt(count)))
-        rows = -(-count // columns)
-        number = np.arange(count)
-        middles = np.stack([number % columns, number // columns], axis=1) * self.side + self.side // 2
-        before, after = (self._side_by_side(each, rows, columns) for each in (own, seen))
-        begin = middles.astype(np.float32)
-        there, kept = _matched(before, after, begin, self.window, levels=1, loop=self.loop)
-        offset = there - begin
-        kept &= np.linalg.norm(offset, axis=1) < self.reach
-        kept &= self._correlation(before, begin, after, there) > ALIKE
-        return offset, kept
-
-    def _side_by_side(self, patches: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
-        full = np.zeros((rows * columns, *patches.shape[1:]), np.uint8)
-        full[: len(patches)] = patches
-        blocks = full.reshape(rows, columns, self.side, self.side, 3).swapaxes(1, 2)
-        return blocks.reshape(rows * self.side, columns * self.side, 3)
-
-    def _correlation(
-        self,
-        before: NDArray[np.uint8],
-        at: NDArray[np.float32],
-        after: NDArray[np.uint8],
-        there: NDArray[np.float32],
-    ) -> NDArray[np.floating]:
-        """(n,) of the windows about `at` and `there` (n, 2): 1 where they differ in light alone."""
-        windows = [
-            _sampled(picture, middle[:, None] + _grid(self.window)).reshape(len(middle), -1).astype(np.float32)
-            for picture, middle in ((before, at), (after, there))
-        ]
-        first, second = (each - each.mean(axis=1, keepdims=True) for each in windows)
-        size = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-        return np.asarray((first * second).sum(axis=1) / np.maximum(size, 1e-9))
-
-
-def _grid(side: int) -> NDArray[np.float32]:
-    """(side^2, 2) offsets (x, y) of the pixels of a square from its middle, row by row."""
-    steps = np.arange(side, dtype=np.float32) - side // 2
-    return np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
-
-
-def _sampled(picture: NDArray[np.uint8], at: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """(rows, columns, 3) colours between pixels, at places (rows, columns, 2)."""
-    x, y = np.moveaxis(at.astype(np.float32), -1, 0)
-    return np.asarray(cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
-
-
-def _matched(
-    before: NDArray[np.uint8],
-    after: NDArray[np.uint8],
-    start: NDArray[np.float32],
-    window: int,
-    *,
-    levels: int,
-    loop: float,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Where points (N, 2) are in the picture after, and whether the match leads back to within `loop` pixels."""
-    options: dict[str, Any] = {"winSize": (window,) * 2, "maxLevel": levels}
-    begin = np.ascontiguousarray(start[:, None])
-    there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, begin, None, **options)  # type: ignore[call-overload]
-    home, back, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, **options)  # type: ignore[call-overload]
-    off = np.linalg.norm((home - begin)[:, 0], axis=1)
-    return there[:, 0], np.asarray((found[:, 0] > 0) & (back[:, 0] > 0) & (off < loop))
-
-
-def _side(pixels: NDArray[np.uint8]) -> float:
-    return float(np.sqrt(pixels.shape[1] * pixels.shape[2]))
-
-
-def _window(side: float) -> int:
-    return int(max(2 * round(WINDOW * side / 2) + 1, 5))

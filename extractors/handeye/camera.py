@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from extractors.errors import GeometryError
 from extractors.handeye.adjust import solve
-from extractors.handeye.judge import Limits, Uncertainty, judge, uncertainty
+from extractors.handeye.judge import Limits, Uncertainty, clip_of, judge, uncertainty
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import N_CAMERA, WRIST_PRIORS, Calibration, Floats, Priors, Rig, TrackedClip
 from extractors.handeye.project import Observations
@@ -109,11 +109,10 @@ def _halves(found: Found) -> tuple[float, float]:
     that goes nearly as the hand does, in space; tracks that drift, in both, also where the residual is small.
     """
     seen = found.problem.seen
-    frames = np.cumsum([0, *(len(path.timestamp) for path in found.problem.paths)])
-    clip_of = np.searchsorted(frames, seen.frame, side="right") - 1
+    clip = clip_of(found.problem)
     # Of the clips whose tracks ride, which may be fewer than were given: a half without any tells nothing.
-    riding = np.unique(clip_of)
-    early = np.searchsorted(riding, clip_of) % 2 == 0 if len(riding) > 1 else seen.frame < np.median(seen.frame)
+    riding = np.unique(clip)
+    early = np.searchsorted(riding, clip) % 2 == 0 if len(riding) > 1 else seen.frame < np.median(seen.frame)
     in_time = _apart(found, early)
     used = np.unique(seen.track)
     off = found.solution.points - np.median(found.solution.points[used], axis=0)

@@ -11,6 +11,9 @@ from extractors.handeye.adjust import Normal, Problem, Solution, normal_equation
 from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats
 from extractors.handeye.project import Observations, deviations, poses_at
 
+MIN_CLIPS = 3
+"""Fewest clips whose errors say how much clips share."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -75,16 +78,16 @@ class Uncertainty:
 def uncertainty(problem: Problem, solution: Solution) -> Uncertainty:
     """Sigmas from the normal equations, with errors that tracks and frames share measured from the residuals.
 
-    Independent noise would give the inverse of the Schur complement. Errors of a track last over frames (drift), and
-    errors of a pose or of the clock are shared by the tracks of a frame; the sum of gradients within a track, and
-    within a frame, shows by how much (the cluster-robust sandwich of Liang and Zeger, 1986, reduced to one factor:
-    with a dozen tracks its full matrix is noise). Beliefs are not inflated.
+    Independent noise would give the inverse of the Schur complement. Errors of a track last over frames (drift), errors
+    of a pose or of the clock are shared by the tracks of a frame, and what a hand's looks do to its tracks by all of a
+    clip; the sum of gradients within a track, a frame or a clip shows by how much (the cluster-robust sandwich of Liang
+    and Zeger, 1986, reduced to one factor: with a dozen tracks its full matrix is noise). Beliefs are not inflated.
     """
     poses = poses_at(problem.paths, solution.state.delay_s)
     normal = normal_equations(problem, solution.state, solution.points, poses, solution.scale)
     schur, _, carried = reduced(normal)
     free = problem.free
-    inflation = _inflation(problem.seen, normal, schur, carried, free)
+    inflation = _inflation(problem, normal, schur, carried)
     # Beliefs enter at full weight: the data's part alone is divided.
     beliefs = _beliefs(problem)
     information = (schur - beliefs) / inflation + beliefs
@@ -108,15 +111,17 @@ def _beliefs(problem: Problem) -> Floats:
     return np.diag(problem.prior_information())
 
 
-def _inflation(seen: Observations, normal: Normal, schur: Floats, carried: Floats, free: NDArray[np.bool_]) -> float:
-    """Variance of the reduced gradient summed within tracks, or frames, over what independent noise would have."""
+def _inflation(problem: Problem, normal: Normal, schur: Floats, carried: Floats) -> float:
+    """Variance of the reduced gradient summed within tracks, frames or clips, over that of independent noise."""
+    seen, free = problem.seen, problem.free
     weighed = normal.residual * normal.weight[:, None]
     gradient = np.einsum("oai,oa->oi", normal.by_camera, weighed)
     gradient -= np.einsum("oij,oj->oi", carried[seen.track], np.einsum("oai,oa->oi", normal.by_point, weighed))
     gradient = gradient[:, free]
     inverse = np.linalg.pinv(schur[np.ix_(free, free)])
     inflation = 1.0
-    for group in (seen.track, seen.frame):
+    clip = clip_of(problem)
+    for group in (seen.track, seen.frame, *([clip] if len(np.unique(clip)) >= MIN_CLIPS else [])):
         sums = np.zeros((int(group.max()) + 1, gradient.shape[1]))
         np.add.at(sums, group, gradient)
         groups = len(np.unique(group))
@@ -124,6 +129,12 @@ def _inflation(seen: Observations, normal: Normal, schur: Floats, carried: Float
         # The fit took part of each sum: as many degrees of freedom as it has parameters, or half of them at most.
         inflation = max(inflation, ratio * groups / max(groups - gradient.shape[1], groups / 2))
     return inflation
+
+
+def clip_of(problem: Problem) -> NDArray[np.intp]:
+    """(O,) the clip of each observation."""
+    frames = np.cumsum([0, *(len(path.timestamp) for path in problem.paths)])
+    return np.asarray(np.searchsorted(frames, problem.seen.frame, side="right") - 1)
 
 
 def _length(block: Floats) -> float:

@@ -27,7 +27,6 @@ class TrackedClip:
         timestamp: (T,) float64 seconds, increasing.
         size: (height, width) of the frame in pixels.
         pixel_aspect: fy over fx: 1 for square pixels; a 4:3 frame resized to a square has 4/3.
-        on_robot: (N,) bool, the query was posed on the robot's mask, or None where nobody knows.
         name: names the clip in reports.
     """
 
@@ -37,7 +36,6 @@ class TrackedClip:
     timestamp: NDArray[Any]
     size: tuple[int, int]
     pixel_aspect: float = 1.0
-    on_robot: NDArray[np.bool_] | None = None
     name: str = ""
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from several.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,9 +93,10 @@ def _clip_sums(clip: TrackedClip, path: HandPath, delay_s: float, lever_m: float
     turned = Rotation.from_matrix(poses.rotation @ poses.rotation[len(place) // 2].T).as_rotvec()
     nuisance = np.concatenate([np.ones((len(place), 1)), turned], axis=1)  # (T, 4)
     regressors = np.concatenate([nuisance, place], axis=1)  # (T, 7)
-    kk = np.einsum("tn,ti,tj->nij", used, regressors, regressors, optimize=True)
-    kx = np.einsum("tn,ti,tna->nia", used, regressors, xy, optimize=True)
-    xx = np.einsum("tn,tna,tna->n", used, xy, xy, optimize=True)
+    products = (regressors[:, :, None] * regressors[:, None]).reshape(len(place), -1)
+    kk = (used.T @ products).reshape(-1, 7, 7)
+    kx = (regressors.T @ xy.reshape(len(place), -1)).reshape(7, -1, 2).swapaxes(0, 1)
+    xx = np.einsum("tna,tna->n", xy, xy)
     centred = xx - (kx[:, 0] ** 2).sum(axis=1) / np.maximum(count, 1)
     spread = np.trace(kk[:, 4:, 4:], axis1=1, axis2=2) - (kk[:, 0, 4:] ** 2).sum(axis=1) / np.maximum(count, 1)
     travel = np.sqrt(np.maximum(spread, 0) / np.maximum(count, 1))
@@ -231,18 +232,28 @@ def _with_delay(
 
     Noise alone moves the best delay of a hand that goes at an even pace by tenths of a second.
     """
-    chosen = np.flatnonzero(agrees)
     tried: dict[float, tuple[float, Floats]] = {}
+    alone = _tracks_of(clips, agrees)
     for delay in {0.0, *delays}:
-        sums = affine_sums(clips, paths, delay, lever_m)
-        axes = _fit(sums, chosen)
-        rest = _rest(sums, axes)[chosen] / np.maximum(sums.count[chosen], 1)
+        sums = affine_sums(alone, paths, delay, lever_m)
+        axes = _fit(sums, np.arange(len(sums.count)))
+        rest = _rest(sums, axes) / np.maximum(sums.count, 1)
         tried[delay] = float(np.median(rest)), axes
     delay = min(tried, key=lambda each: (tried[each][0], abs(each)))
     if tried[delay][0] > CLEARLY * tried[0.0][0]:
         delay = 0.0
     votes = _votes(affine_sums(clips, paths, delay, lever_m), tried[delay][1])
     return Affine(tried[delay][1], agrees, float((votes * agrees).sum()), delay)
+
+
+def _tracks_of(clips: Sequence[TrackedClip], chosen: NDArray[np.bool_]) -> list[TrackedClip]:
+    """The clips with those of their tracks alone that are `chosen` (N,), of all clips one after the other."""
+    ends = np.cumsum([clip.visibility.shape[1] for clip in clips])
+    parts = np.split(chosen, ends[:-1])
+    return [
+        replace(clip, xy=clip.xy[:, part], visibility=clip.visibility[:, part])
+        for clip, part in zip(clips, parts, strict=True)
+    ]
 
 
 def _rest(sums: Sums, axes: Floats) -> Floats:

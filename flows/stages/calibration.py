@@ -17,7 +17,8 @@ from extractors.handeye.camera import calibrate_camera
 from extractors.handeye.known import KnownCamera, Riders, riders_of
 from extractors.handeye.problem import WRIST_PRIORS, Calibration, Floats, Priors, Rig, TrackedClip
 from extractors.handeye.sight import sight
-from extractors.robot_tracks import follow_robot, match_again, robot_alone
+from extractors.matching import body_alone, match_again
+from extractors.robot_tracks import follow_robot
 from extractors.tracks import TrackSet
 from extractors.types import Camera, IntrinsicsSource, SceneTracks, Tracks
 from flows.config import Config
@@ -30,8 +31,8 @@ from packers.schema import Dataset
 from packers.writer import encode
 
 MOST_FRAMES, MOST_SEEN = 160, 10_000
-"""Frames of a clip that the camera is solved from, evenly spread, and places of tracks in them: more cost time, and what
-tracks get wrong they get wrong in neighbouring frames alike."""
+"""Frames of a clip that the camera is solved from, evenly spread, and places of tracks in them: more cost time, and
+tracks are wrong alike in neighbouring frames."""
 
 TRACK_DRIFT = 1.25
 """`drift` of the tracks that packets have: with it nine in ten errors lie within two sigmas on 70 generated episodes of
@@ -103,7 +104,7 @@ class _RobotPoints:
     """Points on the robot.
 
     Attributes:
-        alone: the pictures that they are followed in (see `robot_alone`).
+        alone: the pictures that they are followed in (see `body_alone`).
         tracks: of them.
         matched: they were matched anew before a camera.
     """
@@ -121,7 +122,7 @@ def _robot_points(inputs: StageInputs) -> _RobotPoints | None:
         return None
     pixels = inputs.read("pixels")
     assert pixels is not None
-    alone = robot_alone(pixels, masks)
+    alone = body_alone(pixels, masks)
     return _RobotPoints(alone, follow_robot(alone, masks, count=config.robot, seed=config.seed))
 
 

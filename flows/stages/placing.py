@@ -6,7 +6,7 @@ A camera on the wrist adds depth alone: its frames are brought onto one scale by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -18,9 +18,12 @@ from extractors.handeye.align import Alignment, FrameAlignment, align_depth, ali
 from extractors.handeye.held import HeldObject, held_object
 from extractors.handeye.known import KnownCamera, Riders, riders_of
 from extractors.handeye.problem import WRIST_PRIORS, Priors, Rig, TrackedClip
+from extractors.handeye.sight import sight
+from extractors.matching import body_alone, match_again
+from extractors.types import Tracks
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
-from flows.stages.calibration import known_camera, tracked_clip, wrist_camera
+from flows.stages.calibration import LOOKS, known_camera, tracked_clip, wrist_camera
 from flows.stages.camera import packet_camera
 from packers.schema import Dataset
 from packers.writer import encode
@@ -74,6 +77,7 @@ def _add_object(
     except GeometryError as error:
         report["object"] = {"reasons": [f"not observable, because {error}"]}
         return None
+    found = _matched_anew(inputs, clip, held, camera, found)
     if found.reasons:
         report["object"] = {"reasons": [f"not observable, because {reason}" for reason in found.reasons]}
         return None
@@ -88,6 +92,56 @@ def _add_object(
         "object_pose_sigma": encode("object_pose_sigma", np.where(valid[:, None], found.pose_sigma, np.nan)),
     }
     return found
+
+
+def _matched_anew(
+    inputs: StageInputs, clip: TrackedClip, held: NDArray[np.bool_], camera: KnownCamera, found: HeldObject
+) -> HeldObject:
+    """The object by its tracks matched anew, where its pose so far says that they are; as it was where that fails."""
+    pixels, masks = inputs.read("pixels"), inputs.read("masks/object")
+    if found.reasons or pixels is None or masks is None:
+        return found
+    alone = body_alone(pixels, masks)
+    for _ in range(LOOKS):
+        clip = seen_again(clip, found, camera, alone)
+        again = held_object(clip, held, camera)
+        if again.reasons:
+            break
+        found = again
+    return found
+
+
+def seen_again(clip: TrackedClip, found: HeldObject, camera: KnownCamera, alone: NDArray[np.uint8]) -> TrackedClip:
+    """The clip with the object's tracks matched anew, each with the picture in the middle of those that it was held in.
+
+    Args:
+        clip: the object's tracks.
+        found: its points, and its pose where it is known.
+        camera: the fixed camera.
+        alone: (T, H, W, 3) the object before its own colours (see `body_alone`).
+    """
+    frames = np.flatnonzero(found.pose_valid)
+    visible = clip.visibility[frames]
+    held = visible & found.trusted[frames, None]
+    rides = np.asarray(np.isfinite(found.points).all(axis=1) & held.any(axis=0))
+    middle = (held.cumsum(axis=0) >= (held.sum(axis=0) + 1) // 2).argmax(axis=0)
+    # Its pose is at the time of the pictures already.
+    moving = replace(
+        clip,
+        xy=clip.xy[frames],
+        visibility=visible,
+        hand_pose=found.pose[frames],
+        timestamp=clip.timestamp[frames],
+    )
+    points = np.where(rides[:, None], found.points, np.nan)
+    seen = sight(moving, KnownCamera(camera.focal_px, camera.base_from_camera), points, middle)
+    posed = np.concatenate([middle[:, None], moving.xy[middle, np.arange(len(middle))]], axis=1).astype(np.float32)
+    score = visible.astype(np.float32)
+    tracks = Tracks(np.asarray(moving.xy, np.float32), visible, score, score, posed)
+    tracks = match_again(alone[frames], tracks, *seen, rides)
+    xy, visibility = np.array(clip.xy, np.float32), clip.visibility.copy()
+    xy[frames], visibility[frames] = tracks.xy, tracks.visibility
+    return replace(clip, xy=xy, visibility=visibility)
 
 
 def _add_centroids(
@@ -309,7 +363,7 @@ def _predicted(inputs: StageInputs, fit: Alignment, relative: NDArray[Any], dept
 
 PLACING = Stage(
     name="placing",
-    version=6,
+    version=7,
     inputs=("source", "masks/*", "depth/*", "tracks/*", "calibration", "held", "centroids*"),
     settings=_settings,
     run=_run,

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from extractors.errors import GeometryError, ShapeError
+from extractors.handeye import judge
 from extractors.handeye.camera import calibrate_camera
 from tests.benchmarks.handeye import WRONG, error_of, scenes, without_object
-from tests.benchmarks.handeye_scenes import HAND, STATIC, Recipe, random_scene
+from tests.benchmarks.handeye_scenes import HAND, STATIC, Recipe, random_lens, random_scene
 
 EASY = Recipe(turn=(40, 60), travel=(0.3, 0.4), fps=(8, 8), seconds=(4, 5), n_hand=(15, 20), n_static=40)
 """A hand that turns, so that one clip tells everything."""
@@ -99,3 +100,19 @@ def test_clips_of_which_only_some_have_tracks_that_ride():
     found = calibrate_camera([without_object(scene), still])
     assert found.riding[: len(scene.kind)].any()
     assert not found.riding[len(scene.kind) :].any()
+
+
+def test_what_the_tracks_of_a_clip_get_wrong_alike_widens_the_sigmas_of_many(monkeypatch):
+    def inflation(error):
+        lens = random_lens(np.random.default_rng(4), EASY)
+        clips = []
+        for seed in range(6):
+            clip = without_object(random_scene(seed, replace(EASY, noise_px=0.5), lens=lens))
+            middle = np.nanmean(clip.xy, axis=(0, 1))
+            clips.append(replace(clip, xy=middle + (clip.xy - middle) * (1 + error * (-1) ** seed)))
+        return calibrate_camera(clips).report["inflation"]
+
+    exact, wrong = inflation(0.0), inflation(0.01)
+    monkeypatch.setattr(judge, "MIN_CLIPS", 99)
+    assert wrong > 1.15 * inflation(0.01)
+    assert exact < 1.5 * inflation(0.0)

@@ -72,12 +72,16 @@ def _add_object(
             "reasons": ["not observable, because the object has no tracks, or nobody knows when it is held"]
         }
         return None
+    pixels, masks = inputs.read("pixels"), inputs.read("masks/object")
     try:
-        found = held_object(clip, held, camera)
+        found = (
+            held_object(clip, held, camera)
+            if pixels is None or masks is None
+            else matched_anew(clip, held, camera, pixels, masks)[0]
+        )
     except GeometryError as error:
         report["object"] = {"reasons": [f"not observable, because {error}"]}
         return None
-    found = _matched_anew(inputs, clip, held, camera, found)
     if found.reasons:
         report["object"] = {"reasons": [f"not observable, because {reason}" for reason in found.reasons]}
         return None
@@ -94,21 +98,35 @@ def _add_object(
     return found
 
 
-def _matched_anew(
-    inputs: StageInputs, clip: TrackedClip, held: NDArray[np.bool_], camera: KnownCamera, found: HeldObject
-) -> HeldObject:
-    """The object by its tracks matched anew, where its pose so far says that they are; as it was where that fails."""
-    pixels, masks = inputs.read("pixels"), inputs.read("masks/object")
-    if found.reasons or pixels is None or masks is None:
-        return found
-    alone = body_alone(pixels, masks)
+def matched_anew(
+    clip: TrackedClip,
+    held: NDArray[np.bool_],
+    camera: KnownCamera,
+    pixels: NDArray[np.uint8],
+    masks: NDArray[np.bool_],
+) -> tuple[HeldObject, TrackedClip]:
+    """The object, by its tracks matched anew where its pose so far says that they are; and the clip with these.
+
+    Where that fails they are as they were before.
+
+    Args:
+        clip: the object's tracks.
+        held: (T,) bool.
+        camera: the fixed camera.
+        pixels: (T, H, W, 3) RGB.
+        masks: (T, H, W) of the object.
+    """
+    found, alone = held_object(clip, held, camera), None
     for _ in range(LOOKS):
-        clip = seen_again(clip, found, camera, alone)
-        again = held_object(clip, held, camera)
+        if found.reasons:
+            break
+        alone = body_alone(pixels, masks) if alone is None else alone
+        matched = seen_again(clip, found, camera, alone)
+        again = held_object(matched, held, camera)
         if again.reasons:
             break
-        found = again
-    return found
+        found, clip = again, matched
+    return found, clip
 
 
 def seen_again(clip: TrackedClip, found: HeldObject, camera: KnownCamera, alone: NDArray[np.uint8]) -> TrackedClip:

@@ -28,6 +28,7 @@ from flows.run.shard import ALL_STAGES
 from flows.sources.base import EpisodeInfo, LeftOut
 from flows.stages.base import SCENE_TRACKS
 from flows.stages.calibration import telling_tracks
+from flows.stages.placing import matched_anew
 from packers.reader import Packet
 from tests.benchmarks.groundtruth import GroundTruth, read_groundtruth
 from tests.benchmarks.handeye import degrees_of
@@ -204,13 +205,16 @@ def _by_own_tracks(
         for tracks, of in ((telling, ~telling.on_object), (everything, everything.on_object))
     ]
     held = packet.read("held") if "held" in packet else np.zeros(len(stamps), np.bool_)
+    camera = KnownCamera(exact.fx, base_from_camera)
+    if "masks/object" in packet and clips[1].visibility.shape[1]:
+        clips[1] = matched_anew(clips[1], held, camera, packet.read("pixels"), packet.read("masks/object"))[1]
     case = Case(truth, *clips, held, exact, base_from_camera, hand, object_pose)
-    said, errors.points = held_errors(case, KnownCamera(exact.fx, base_from_camera))
+    said, errors.points = held_errors(case, camera)
     lines = [f"    with the true camera: {said}"]
     if errors.observable:
-        camera = packet.attributes["stages"]["calibration"]["report"]["camera"]
-        pose, covariance = np.asarray(camera["carrier_from_camera"]), np.asarray(camera["covariance"])
-        said, errors.true_map = aligned(case, KnownCamera(camera["focal_px"], pose, camera["delay_s"], covariance), 0)
+        report = packet.attributes["stages"]["calibration"]["report"]["camera"]
+        pose, covariance = np.asarray(report["carrier_from_camera"]), np.asarray(report["covariance"])
+        said, errors.true_map = aligned(case, KnownCamera(report["focal_px"], pose, report["delay_s"], covariance), 0)
         lines.append(f"    {said}")
     return lines
 

@@ -7,7 +7,7 @@ and those that were lost are found again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.geometry import bounding_box
-from extractors.types import Tracks
 
 WINDOW, LOOP = 0.05, 0.003
 """Side of the window that is matched (11 pixels at 224), and farthest that a match and its way back may end from where
@@ -58,27 +57,35 @@ def body_alone(pixels: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[n
 
 def match_again(
     alone: NDArray[np.uint8],
-    tracks: Tracks,
+    xy: NDArray[np.floating],
+    visible: NDArray[np.bool_],
+    posed: NDArray[np.intp],
     expected: NDArray[np.floating],
     warps: NDArray[np.floating],
     riding: NDArray[np.bool_],
-) -> Tracks:
-    """The tracks matched anew with the picture they were posed in, each patch seen as it should look by then.
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Tracks matched anew with the picture they were posed in, each patch seen as it should look by then.
 
     Nothing adds up from frame to frame. What is matched are the pictures: where a track was seen it is looked for
     there, and only those that ride are found again where they were lost.
 
     Args:
         alone: (T, H, W, 3) RGB, as `body_alone` gives them.
-        tracks: N of them, each posed in one picture (its query).
+        xy: (T, N, 2) pixels, tracks so far.
+        visible: (T, N) bool, where they are seen.
+        posed: (N,) the picture that each was posed in, where it is seen.
         expected: (T, N, 2) pixels, where each should be if it rides; NaN in all frames for those of which nobody knows,
             which stay as they are, and in some where it is behind the camera.
         warps: (T, N, 2, 2) maps offsets about the point in the picture it was posed in to those in each picture.
         riding: (N,) bool, those that ride.
+
+    Returns:
+        (T, N, 2) float32 and (T, N), as `xy` and `visible`.
     """
     side = frame_side(alone)
+    xy, visible = np.array(xy, np.float32), visible.copy()
     ids = np.flatnonzero(np.isfinite(expected).any(axis=(0, 2)))
-    xy, visible, posed = tracks.xy.copy(), tracks.visibility.copy(), tracks.queries[ids, 0].astype(int)
+    posed = posed[ids]
     lost = ~visible[:, ids] & riding[ids] & np.isfinite(expected[:, ids]).all(axis=2)
     starts = np.where(lost[..., None], expected[:, ids], xy[:, ids]).astype(np.float32)
     looked_for = visible[:, ids] | lost
@@ -91,15 +98,14 @@ def match_again(
     own = np.zeros((len(ids), patches.side, patches.side, 3), np.uint8)
     for frame in np.unique(posed):
         there = posed == frame
-        own[there] = patches.cut(alone[frame], tracks.queries[ids[there], 1:], np.eye(2)[None])
+        own[there] = patches.cut(alone[frame], starts[frame, there], np.eye(2)[None])
     for frame in np.flatnonzero(todo.any(axis=1)):
         chosen = np.flatnonzero(todo[frame])
         start, warp = starts[frame, chosen], warps[frame, ids[chosen]]
         offset, kept = patches.match(own[chosen], patches.cut(alone[frame], start, warp))
         moved = start + np.einsum("nij,nj->ni", warp, offset)
         xy[frame, ids[chosen[kept]]], visible[frame, ids[chosen[kept]]] = moved[kept], True
-    score = visible.astype(np.float32)
-    return replace(tracks, xy=xy, visibility=visible, confidence=score, visibility_score=score)
+    return xy, visible
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from extractors.handeye.known import KnownCamera
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import Floats, TrackedClip
 from extractors.handeye.project import Observations, poses_at, project_points
+from extractors.matching import match_again
 
 
 class Sight(NamedTuple):
@@ -57,3 +59,25 @@ def sight(clip: TrackedClip, camera: KnownCamera, points: Floats, posed: NDArray
     back = np.linalg.pinv(by_point[posed[ids], np.arange(len(ids))])
     warps[:, ids] = by_point @ back
     return Sight(xy, warps)
+
+
+def seen_again(
+    alone: NDArray[np.uint8],
+    clip: TrackedClip,
+    camera: KnownCamera,
+    points: Floats,
+    riding: NDArray[np.bool_],
+    posed: NDArray[np.intp],
+) -> TrackedClip:
+    """The clip with its tracks matched anew where a camera should see them.
+
+    Args:
+        alone: (T, H, W, 3) RGB, the body before its own colours (see `extractors.matching.body_alone`).
+        clip: tracks and poses of the body.
+        camera: in the frame that the poses lead to.
+        points: (N, 3) metres in the body's frame, NaN where nobody knows.
+        riding: (N,) bool, tracks that ride on it, which are found again where they were lost.
+        posed: (N,) the frame whose picture each is matched with; it is seen there.
+    """
+    xy, visibility = match_again(alone, clip.xy, clip.visibility, posed, *sight(clip, camera, points, posed), riding)
+    return replace(clip, xy=xy, visibility=visibility)

@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from extractors.backgrounds import register, still_background
 from extractors.errors import GeometryError, OutputError, PacketError
 from extractors.handeye.camera import calibrate_camera
+from extractors.handeye.known import KnownCamera
 from extractors.handeye.pooled import left_one_out
 from extractors.handeye.problem import Calibration, Priors, Rig, TrackedClip
+from extractors.handeye.sight import seen_again
+from extractors.matching import body_alone
 from extractors.types import SceneTracks
 from flows.output.calibrations import SetUp, as_text, encode_picture, setup_of
 from flows.stages.calibration import (
     LEAST_TRAVEL_M,
     LEAST_UNLIKE_WIDTHS,
+    LOOKS,
     TRACK_DRIFT,
     UNLIKE,
     beliefs,
@@ -50,6 +54,7 @@ class PooledClip:
         when: the source's path, which dates a collection, for reports.
         rig: how the camera is mounted.
         clip: tracks and hand.
+        posed: (N,) the frame in which each track was posed on the robot; None of tracks of the scene.
         background: grey picture of the still scene.
         priors: what is believed of the camera.
     """
@@ -60,6 +65,7 @@ class PooledClip:
     when: str
     rig: Rig
     clip: TrackedClip
+    posed: NDArray[np.intp] | None
     background: NDArray[np.uint8]
     priors: Priors
     size: tuple[int, int]
@@ -90,12 +96,17 @@ def _clip_of(packet: Packet) -> PooledClip | str:
     if "hand_pose" not in packet or "tracks/grid/xy" not in packet:
         return f"{name}: the packet has no {'hand_pose' if 'hand_pose' not in packet else 'tracks'}"
     rig: Rig = "wrist" if {"wrist-camera", "moving-camera"} & set(attributes["tags"]) else "fixed"
-    tracks = packet_tracks(packet, telling_tracks(on_wrist=rig == "wrist", of_robot="tracks/robot/xy" in packet))
+    names = telling_tracks(on_wrist=rig == "wrist", of_robot="tracks/robot/xy" in packet)
     camera, intrinsics = packet_camera(packet), packet.dataset_attributes("intrinsics")
-    chosen = ~tracks.on_object
+    if names == ("robot",):
+        xy, visibility = packet.read("tracks/robot/xy"), packet.read("tracks/robot/visibility")
+        posed = packet.read("tracks/robot/queries")[:, 0].astype(int)
+    else:
+        tracks, posed = packet_tracks(packet, names), None
+        xy, visibility = (each[:, ~tracks.on_object] for each in (tracks.xy, tracks.visibility))
     clip = TrackedClip(
-        tracks.xy[:, chosen],
-        tracks.visibility[:, chosen],
+        xy,
+        visibility,
         packet.read("hand_pose"),
         packet.read("timestamp"),
         packet.size,
@@ -110,7 +121,8 @@ def _clip_of(packet: Packet) -> PooledClip | str:
         setup=setup_of(attributes["source"]),
         when=str(attributes["source"].get("path")),
         rig=rig,
-        clip=thinned(clip),
+        clip=clip,
+        posed=posed,
         background=still_background(packet.read("pixels"), np.logical_or.reduce(moving) if moving else None),
         priors=beliefs(source, camera.fx / packet.size[1], float(intrinsics["sigma"]), rig)
         if source in ("calibrated", "camera-model")
@@ -148,8 +160,7 @@ def grouped(clips: Sequence[PooledClip], *, one_camera: bool = False) -> dict[st
 
 def solve_set_up(name: str, clips: Sequence[PooledClip], *, one_camera: bool = False) -> SetUp:
     """The camera of one set-up, solved once more without the episodes that do not fit the others."""
-    chosen = _spread(clips)
-    found, residuals = _solved(chosen)
+    chosen, found, residuals = _solved(_spread(clips))
     apart = {
         clip.episode_id: reason
         for clip, residual in zip(chosen, residuals, strict=True)
@@ -157,7 +168,7 @@ def solve_set_up(name: str, clips: Sequence[PooledClip], *, one_camera: bool = F
     }
     if apart and len(chosen) - len(apart) >= 2:
         chosen = [clip for clip in chosen if clip.episode_id not in apart]
-        found, residuals = _solved(chosen)
+        chosen, found, residuals = _solved(chosen)
     else:
         apart = {}
     return replace(_as_set_up(name, clips, chosen, found, residuals, apart), one_camera=one_camera)
@@ -183,18 +194,47 @@ def _spread(clips: Sequence[PooledClip]) -> list[PooledClip]:
     return list(clips) if kept is None else [clips[number] for number in kept]
 
 
-def _solved(clips: Sequence[PooledClip]) -> tuple[Calibration | None, NDArray[np.float64]]:
-    """The calibration of clips, and each one's residual before the camera of the others."""
+def _solved(
+    clips: Sequence[PooledClip],
+) -> tuple[Sequence[PooledClip], Calibration | None, NDArray[np.float64]]:
+    """The clips with points on the robot matched anew, their calibration, and their residuals before each other's."""
     rig, priors = clips[0].rig, clips[0].priors
-    tracked = [clip.clip for clip in clips]
     try:
-        found = calibrate_camera(tracked, rig=rig, priors=priors, drift=TRACK_DRIFT)
+        found = _calibrated(clips)
+        for _ in range(LOOKS):
+            if rig == "wrist" or not np.isfinite(found.focal_px):
+                break
+            clips_again = _seen_again(clips, found)
+            again = _calibrated(clips_again, found)
+            if not np.isfinite(again.focal_px):
+                break
+            clips, found = clips_again, again
     except GeometryError as error:
         log.warning("%s: %s", clips[0].setup, error)
-        return None, np.full(len(clips), np.nan)
+        return clips, None, np.full(len(clips), np.nan)
     if not np.isfinite(found.focal_px) or len(clips) < 2:
-        return found, np.full(len(clips), np.nan)
-    return found, left_one_out(tracked, found, rig=rig, priors=priors)
+        return clips, found, np.full(len(clips), np.nan)
+    return clips, found, left_one_out([thinned(clip.clip) for clip in clips], found, rig=rig, priors=priors)
+
+
+def _calibrated(clips: Sequence[PooledClip], start: Calibration | None = None) -> Calibration:
+    tracked = [thinned(clip.clip) for clip in clips]
+    return calibrate_camera(tracked, rig=clips[0].rig, priors=clips[0].priors, drift=TRACK_DRIFT, start=start)
+
+
+def _seen_again(clips: Sequence[PooledClip], found: Calibration) -> list[PooledClip]:
+    """The clips with points on the robot matched anew, before the camera that all of them told."""
+    camera = KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s)
+    ends = np.cumsum([clip.clip.visibility.shape[1] for clip in clips])[:-1]
+    seen = []
+    for clip, places, riding in zip(clips, np.split(found.places, ends), np.split(found.riding, ends), strict=True):
+        if clip.posed is None or not riding.any():
+            seen.append(clip)
+            continue
+        with Packet(clip.path) as packet:
+            alone = body_alone(packet.read("pixels"), packet.read("masks/robot"))
+        seen.append(replace(clip, clip=seen_again(alone, clip.clip, camera, places, riding, clip.posed)))
+    return seen
 
 
 def _as_set_up(

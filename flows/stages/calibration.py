@@ -16,8 +16,8 @@ from extractors.hand_pose import HandPose
 from extractors.handeye.camera import calibrate_camera
 from extractors.handeye.known import KnownCamera, Riders, riders_of
 from extractors.handeye.problem import WRIST_PRIORS, Calibration, Floats, Priors, Rig, TrackedClip
-from extractors.handeye.sight import sight
-from extractors.matching import body_alone, match_again
+from extractors.handeye.sight import seen_again
+from extractors.matching import body_alone
 from extractors.robot_tracks import follow_robot
 from extractors.tracks import TrackSet
 from extractors.types import Camera, IntrinsicsSource, SceneTracks, Tracks
@@ -281,11 +281,11 @@ def _from_clip(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPo
         if robot is None or not np.isfinite(found.focal_px):
             break
         camera = KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s)
-        matched, seen_again = _look_again(robot, clip, camera, found)
-        again = calibrate_camera([thinned(seen_again)], rig=rig, priors=priors, drift=TRACK_DRIFT, start=found)
+        matched, clip_again = _look_again(robot, clip, camera, found)
+        again = calibrate_camera([thinned(clip_again)], rig=rig, priors=priors, drift=TRACK_DRIFT, start=found)
         if not np.isfinite(again.focal_px):
             break
-        found, clip, robot = again, seen_again, matched
+        found, clip, robot = again, clip_again, matched
     report = {"camera": calibration_report(found, clip, before)}
     if not found.observable:
         reasons = tuple(f"not observable, because {reason}" for reason in found.reasons)
@@ -299,9 +299,11 @@ def _look_again(
     robot: _RobotPoints, clip: TrackedClip, camera: KnownCamera, found: Calibration | Riders
 ) -> tuple[_RobotPoints, TrackedClip]:
     """Points on the robot matched anew as a camera should see them, and the clip with them."""
-    seen = sight(clip, camera, found.places, robot.tracks.queries[:, 0].astype(int))
-    tracks = match_again(robot.alone, robot.tracks, *seen, found.riding)
-    return _RobotPoints(robot.alone, tracks, matched=True), replace(clip, xy=tracks.xy, visibility=tracks.visibility)
+    posed = robot.tracks.queries[:, 0].astype(int)
+    clip = seen_again(robot.alone, clip, camera, found.places, found.riding, posed)
+    score = clip.visibility.astype(np.float32)
+    tracks = Tracks(clip.xy, clip.visibility, score, score, robot.tracks.queries)
+    return _RobotPoints(robot.alone, tracks, matched=True), clip
 
 
 def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPoints | None, file: Path) -> _Found:
@@ -351,11 +353,11 @@ def _riders(
     for _ in range(LOOKS):
         if robot is None or riders.reasons:
             break
-        matched, seen_again = _look_again(robot, clip, camera, riders)
-        again = riders_of(seen_again, camera, rig=rig, priors=priors)
+        matched, clip_again = _look_again(robot, clip, camera, riders)
+        again = riders_of(clip_again, camera, rig=rig, priors=priors)
         if again.reasons:
             break
-        riders, clip, robot = again, seen_again, matched
+        riders, clip, robot = again, clip_again, matched
     return riders, robot
 
 

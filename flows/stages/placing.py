@@ -18,9 +18,8 @@ from extractors.handeye.align import Alignment, FrameAlignment, align_depth, ali
 from extractors.handeye.held import HeldObject, held_object
 from extractors.handeye.known import KnownCamera, Riders, riders_of
 from extractors.handeye.problem import WRIST_PRIORS, Priors, Rig, TrackedClip
-from extractors.handeye.sight import sight
-from extractors.matching import body_alone, match_again
-from extractors.types import Tracks
+from extractors.handeye.sight import seen_again
+from extractors.matching import body_alone
 from flows.config import Config
 from flows.stages.base import Stage, StageInputs, StageOutput
 from flows.stages.calibration import LOOKS, known_camera, tracked_clip, wrist_camera
@@ -121,7 +120,7 @@ def matched_anew(
         if found.reasons:
             break
         alone = body_alone(pixels, masks) if alone is None else alone
-        matched = seen_again(clip, found, camera, alone)
+        matched = object_seen_again(clip, found, camera, alone)
         again = held_object(matched, held, camera)
         if again.reasons:
             break
@@ -129,7 +128,9 @@ def matched_anew(
     return found, clip
 
 
-def seen_again(clip: TrackedClip, found: HeldObject, camera: KnownCamera, alone: NDArray[np.uint8]) -> TrackedClip:
+def object_seen_again(
+    clip: TrackedClip, found: HeldObject, camera: KnownCamera, alone: NDArray[np.uint8]
+) -> TrackedClip:
     """The clip with the object's tracks matched anew, each with the picture in the middle of those that it was held in.
 
     Args:
@@ -152,13 +153,10 @@ def seen_again(clip: TrackedClip, found: HeldObject, camera: KnownCamera, alone:
         timestamp=clip.timestamp[frames],
     )
     points = np.where(rides[:, None], found.points, np.nan)
-    seen = sight(moving, KnownCamera(camera.focal_px, camera.base_from_camera), points, middle)
-    posed = np.concatenate([middle[:, None], moving.xy[middle, np.arange(len(middle))]], axis=1).astype(np.float32)
-    score = visible.astype(np.float32)
-    tracks = Tracks(np.asarray(moving.xy, np.float32), visible, score, score, posed)
-    tracks = match_again(alone[frames], tracks, *seen, rides)
+    fixed = KnownCamera(camera.focal_px, camera.base_from_camera)
+    moving = seen_again(alone[frames], moving, fixed, points, rides, middle)
     xy, visibility = np.array(clip.xy, np.float32), clip.visibility.copy()
-    xy[frames], visibility[frames] = tracks.xy, tracks.visibility
+    xy[frames], visibility[frames] = moving.xy, moving.visibility
     return replace(clip, xy=xy, visibility=visibility)
 
 

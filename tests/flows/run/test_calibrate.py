@@ -10,14 +10,17 @@ import pytest
 from extractors.backgrounds import still_background
 from extractors.errors import ConfigError
 from extractors.handeye.problem import Priors
+from extractors.matching import body_alone
+from extractors.robot_tracks import follow_robot
 from flows.config import load_config
 from flows.output.calibrations import as_text, find_set_up, read_calibrations, setup_of
+from flows.run import calibrate
 from flows.run.calibrate import PooledClip, grouped, solve_set_up, table, write_calibrations
 from flows.stages.calibration import CALIBRATION
 from packers.writer import decode
 from tests.benchmarks.handeye import without_object
 from tests.benchmarks.handeye_scenes import random_lens, random_scene
-from tests.flows.stages.hand_inputs import CLEAR, SceneInputs
+from tests.flows.stages.hand_inputs import CLEAR, SceneInputs, box_on_hand
 
 RECIPE = replace(CLEAR, noise_px=0.7, missing=0.3, seconds=(4.0, 5.0), fps=(5.0, 5.0))
 
@@ -36,6 +39,7 @@ def pooled(scene, number, *, table=0, setup="kitchen:front"):
         when=f"2023-03-{number + 1:02d}",
         rig="fixed",
         clip=without_object(scene),
+        posed=None,
         background=still_background(inputs.arrays["pixels"]),
         priors=Priors(),
         size=(256, 256),
@@ -190,3 +194,39 @@ def test_a_file_counts_by_its_content_wherever_it_is(solved, tmp_path):
     )
     with pytest.raises(ConfigError, match="cuepack calibrate"):
         load_config(assignments=(f"geometry.calibration={tmp_path}/none.json",)).resolved()
+
+
+def test_points_on_the_robot_are_matched_anew_before_the_camera_that_all_told(monkeypatch):
+    class Stored:
+        """Stands for a packet: its pictures and the robot's masks."""
+
+        def __init__(self, path):
+            self.arrays = boxes[path]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def read(self, name):
+            return self.arrays[name]
+
+    boxes, clips = {}, []
+    for number, scene in enumerate(scenes(3)):
+        inputs = SceneInputs(scene)
+        box_on_hand(inputs)
+        pixels, masks = inputs.arrays["pixels"], inputs.arrays["masks/robot"]
+        tracks = follow_robot(body_alone(pixels, masks), masks, count=80)
+        clip = replace(scene.clip, xy=tracks.xy, visibility=tracks.visibility)
+        each = replace(pooled(scene, number), clip=clip, posed=tracks.queries[:, 0].astype(int))
+        boxes[each.path] = inputs.arrays
+        clips.append(each)
+    monkeypatch.setattr(calibrate, "Packet", Stored)
+    again = solve_set_up("kitchen:front", clips)
+    monkeypatch.setattr(calibrate, "LOOKS", 0)
+    once = solve_set_up("kitchen:front", clips)
+    assert again.camera["residual_px"] < 0.7 * once.camera["residual_px"]
+    assert again.camera["focal_sigma"] < once.camera["focal_sigma"]
+    focal = scenes(1)[0].focal_px
+    assert again.camera["focal_px"] == pytest.approx(focal, rel=max(3 * again.camera["focal_sigma"], 0.01))

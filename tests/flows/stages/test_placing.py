@@ -11,7 +11,7 @@ from extractors.handeye.problem import TrackedClip
 from extractors.matching import body_alone
 from extractors.robot_tracks import follow_robot
 from flows.stages.calibration import CALIBRATION
-from flows.stages.placing import PLACING, seen_again
+from flows.stages.placing import PLACING, object_seen_again
 from packers.writer import decode
 from tests.flows.stages.hand_inputs import box_on_hand, scene_inputs
 
@@ -41,7 +41,7 @@ def test_points_matched_anew_are_nearer_to_what_they_are_on(seed):
     _, _, clip, camera, alone = held_box(seed)
     held = np.ones(len(clip.timestamp), np.bool_)
     before = held_object(clip, held, camera)
-    after = held_object(seen_again(clip, before, camera, alone), held, camera)
+    after = held_object(object_seen_again(clip, before, camera, alone), held, camera)
     assert not after.reasons
     assert np.median(off_the_box(after)) < 0.7 * np.median(off_the_box(before))
     assert after.residual <= before.residual
@@ -51,7 +51,7 @@ def test_frames_in_which_nobody_knows_where_it_is_keep_their_tracks():
     _, _, clip, camera, alone = held_box(3)
     found = held_object(clip, np.ones(len(clip.timestamp), np.bool_), camera)
     unknown = np.arange(len(clip.timestamp)) % 3 == 0
-    again = seen_again(clip, replace(found, pose_valid=found.pose_valid & ~unknown), camera, alone)
+    again = object_seen_again(clip, replace(found, pose_valid=found.pose_valid & ~unknown), camera, alone)
     np.testing.assert_array_equal(again.xy[unknown], clip.xy[unknown])
     np.testing.assert_array_equal(again.visibility[unknown], clip.visibility[unknown])
     assert (again.xy[~unknown] != clip.xy[~unknown]).any()

@@ -1,4 +1,4 @@
-"""Points matched in pictures of one body alone, and matched anew where one knows where to look; by Lucas-Kanade.
+"""Points matched in pictures of one body alone, and matched again where one knows where to look; by Lucas-Kanade.
 
 Points that are followed from frame to frame drift. Where a body's motion and a camera are known, they say where each
 point should be and how its patch looks from there: matched with the picture that it was posed in, a point has no drift,
@@ -25,7 +25,7 @@ MARGIN, REACH = 0.009, 0.016
 reach out from there (deviation of a normal distribution); shares of the frame's side."""
 
 FAR = 0.018
-"""Farthest that a point is matched anew from where it is looked for (4 pixels at 224), share of the frame's side."""
+"""Farthest that a point is matched again from where it is looked for (4 pixels at 224), share of the frame's side."""
 
 ALIKE, FORESHORTENED = 0.8, 0.3
 """Least correlation of a patch with the one that was posed, and least share of its area that it may be seen with."""
@@ -64,7 +64,7 @@ def match_again(
     warps: NDArray[np.floating],
     riding: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Tracks matched anew with the picture they were posed in, each patch seen as it should look by then.
+    """Tracks matched again with the picture they were posed in, each patch seen as it should look by then.
 
     Nothing adds up from frame to frame. What is matched are the pictures: where a track was seen it is looked for
     there, and only those that ride are found again where they were lost.

@@ -53,7 +53,7 @@ def calibrate_camera(
         drift: the sigmas' factor for what all tracks of a tracker get wrong alike, which leaves no residual; 1 for
             tracks whose errors are their own.
         seed: fixes the draws; equal arguments give equal results.
-        start: of the same tracks before they were matched anew: sought from its camera and the tracks that rode,
+        start: of the same tracks before they were matched again: sought from its camera and the tracks that rode,
             instead of everywhere.
 
     Returns:

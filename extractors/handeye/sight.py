@@ -69,7 +69,7 @@ def seen_again(
     riding: NDArray[np.bool_],
     posed: NDArray[np.intp],
 ) -> TrackedClip:
-    """The clip with its tracks matched anew where a camera should see them.
+    """The clip with its tracks matched again where a camera should see them.
 
     Args:
         alone: (T, H, W, 3) RGB, the body before its own colours (see `extractors.matching.body_alone`).

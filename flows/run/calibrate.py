@@ -197,7 +197,7 @@ def _spread(clips: Sequence[PooledClip]) -> list[PooledClip]:
 def _solved(
     clips: Sequence[PooledClip],
 ) -> tuple[Sequence[PooledClip], Calibration | None, NDArray[np.float64]]:
-    """The clips with points on the robot matched anew, their calibration, and their residuals before each other's."""
+    """The clips with points on the robot matched again, their calibration, and their residuals before each other's."""
     rig, priors = clips[0].rig, clips[0].priors
     try:
         found = _calibrated(clips)
@@ -223,7 +223,7 @@ def _calibrated(clips: Sequence[PooledClip], start: Calibration | None = None) -
 
 
 def _seen_again(clips: Sequence[PooledClip], found: Calibration) -> list[PooledClip]:
-    """The clips with points on the robot matched anew, before the camera that all of them told."""
+    """The clips with points on the robot matched again, before the camera that all of them told."""
     camera = KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s)
     ends = np.cumsum([clip.clip.visibility.shape[1] for clip in clips])[:-1]
     seen = []

@@ -39,7 +39,7 @@ TRACK_DRIFT = 1.25
 1 to 10 frames a second (docs/benchmarks.md); without it 83 to 88 in a hundred."""
 
 LOOKS = 2
-"""Times that points on the robot are matched anew before the camera they told; a third changed nothing any more."""
+"""Times that points on the robot are matched again before the camera they told; a third changed nothing any more."""
 
 MODEL_SIGMAS = 3.0
 """A table of camera models says what a unit usually has; which unit stood there, nobody has checked."""
@@ -94,7 +94,7 @@ def _run(inputs: StageInputs) -> StageOutput:
     if robot is not None:
         tracks, count = robot.tracks, len(robot.tracks.queries)
         seen = float(tracks.visibility.mean())
-        report["robot_tracks"] = {"points": count, "visible_share": seen, "matched_anew": robot.matched}
+        report["robot_tracks"] = {"points": count, "visible_share": seen, "matched_again": robot.matched}
         datasets |= encoded_set("robot", TrackSet(tracks, np.zeros(count, np.bool_)))
     return StageOutput(datasets, report)
 
@@ -106,7 +106,7 @@ class _RobotPoints:
     Attributes:
         alone: the pictures that they are followed in (see `body_alone`).
         tracks: of them.
-        matched: they were matched anew before a camera.
+        matched: they were matched again before a camera.
     """
 
     alone: NDArray[np.uint8]
@@ -298,7 +298,7 @@ def _from_clip(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPo
 def _look_again(
     robot: _RobotPoints, clip: TrackedClip, camera: KnownCamera, found: Calibration | Riders
 ) -> tuple[_RobotPoints, TrackedClip]:
-    """Points on the robot matched anew as a camera should see them, and the clip with them."""
+    """Points on the robot matched again as a camera should see them, and the clip with them."""
     posed = robot.tracks.queries[:, 0].astype(int)
     clip = seen_again(robot.alone, clip, camera, found.places, found.riding, posed)
     score = clip.visibility.astype(np.float32)
@@ -347,7 +347,7 @@ def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPo
 def _riders(
     clip: TrackedClip, camera: KnownCamera, rig: Rig, robot: _RobotPoints | None
 ) -> tuple[Riders, _RobotPoints | None]:
-    """The tracks that ride before a known camera, those on the robot matched anew before it."""
+    """The tracks that ride before a known camera, those on the robot matched again before it."""
     priors = beliefs("assumed", 1.0, 1.0, rig)
     riders = riders_of(clip, camera, rig=rig, priors=priors)
     for _ in range(LOOKS):
@@ -461,4 +461,4 @@ CALIBRATION = Stage(
     name="calibration", version=6, inputs=("source", "masks/*", "tracks/*"), settings=_settings, run=_run
 )
 """Report: `hand` (names, units, convention, or the reason for none), `camera` (its numbers, also where it is refused),
-`reasons` (why no camera is stored), `tags`, `robot_tracks` (how many, and whether they were matched anew)."""
+`reasons` (why no camera is stored), `tags`, `robot_tracks` (how many, and whether they were matched again)."""

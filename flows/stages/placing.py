@@ -76,7 +76,7 @@ def _add_object(
         found = (
             held_object(clip, held, camera)
             if pixels is None or masks is None
-            else matched_anew(clip, held, camera, pixels, masks)[0]
+            else matched_again(clip, held, camera, pixels, masks)[0]
         )
     except GeometryError as error:
         report["object"] = {"reasons": [f"not observable, because {error}"]}
@@ -97,14 +97,14 @@ def _add_object(
     return found
 
 
-def matched_anew(
+def matched_again(
     clip: TrackedClip,
     held: NDArray[np.bool_],
     camera: KnownCamera,
     pixels: NDArray[np.uint8],
     masks: NDArray[np.bool_],
 ) -> tuple[HeldObject, TrackedClip]:
-    """The object, by its tracks matched anew where its pose so far says that they are; and the clip with these.
+    """The object, by its tracks matched again where its pose so far says that they are; and the clip with these.
 
     Where that fails they are as they were before.
 
@@ -131,7 +131,7 @@ def matched_anew(
 def object_seen_again(
     clip: TrackedClip, found: HeldObject, camera: KnownCamera, alone: NDArray[np.uint8]
 ) -> TrackedClip:
-    """The clip with the object's tracks matched anew, each with the picture in the middle of those that it was held in.
+    """The clip with the object's tracks matched again, each with the picture in the middle of those it was held in.
 
     Args:
         clip: the object's tracks.

@@ -28,7 +28,7 @@ from flows.run.shard import ALL_STAGES
 from flows.sources.base import EpisodeInfo, LeftOut
 from flows.stages.base import SCENE_TRACKS
 from flows.stages.calibration import telling_tracks
-from flows.stages.placing import matched_anew
+from flows.stages.placing import matched_again
 from packers.reader import Packet
 from tests.benchmarks.groundtruth import GroundTruth, read_groundtruth
 from tests.benchmarks.handeye import degrees_of
@@ -207,7 +207,7 @@ def _by_own_tracks(
     held = packet.read("held") if "held" in packet else np.zeros(len(stamps), np.bool_)
     camera = KnownCamera(exact.fx, base_from_camera)
     if "masks/object" in packet and clips[1].visibility.shape[1]:
-        clips[1] = matched_anew(clips[1], held, camera, packet.read("pixels"), packet.read("masks/object"))[1]
+        clips[1] = matched_again(clips[1], held, camera, packet.read("pixels"), packet.read("masks/object"))[1]
     case = Case(truth, *clips, held, exact, base_from_camera, hand, object_pose)
     said, errors.points = held_errors(case, camera)
     lines = [f"    with the true camera: {said}"]

@@ -1,4 +1,4 @@
-"""Places of points matched anew, where one knows where to look."""
+"""Places of points matched again, where one knows where to look."""
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ def turning_picture(size, n_frames=9, n_points=30):
 
 
 @pytest.mark.parametrize("size", [96, 224, 448])
-def test_points_are_matched_anew_with_the_picture_they_were_posed_in(size):
+def test_points_are_matched_again_with_the_picture_they_were_posed_in(size):
     pixels, places, warps, posed = turning_picture(size)
     n_points = len(posed)
     own = posed == np.arange(len(pixels))[:, None]

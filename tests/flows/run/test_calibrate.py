@@ -196,7 +196,7 @@ def test_a_file_counts_by_its_content_wherever_it_is(solved, tmp_path):
         load_config(assignments=(f"geometry.calibration={tmp_path}/none.json",)).resolved()
 
 
-def test_points_on_the_robot_are_matched_anew_before_the_camera_that_all_told(monkeypatch):
+def test_points_on_the_robot_are_matched_again_before_the_camera_that_all_told(monkeypatch):
     class Stored:
         """Stands for a packet: its pictures and the robot's masks."""
 

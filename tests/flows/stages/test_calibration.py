@@ -266,14 +266,14 @@ def test_rows_that_were_dropped_do_not_spoil_a_camera():
 
 
 @pytest.mark.parametrize("seed", [3, 8])
-def test_points_on_the_robot_are_matched_anew_before_the_camera_they_told(seed, monkeypatch):
+def test_points_on_the_robot_are_matched_again_before_the_camera_they_told(seed, monkeypatch):
     inputs = scene_inputs(seed)
     box_on_hand(inputs)
     again = CALIBRATION.run(inputs)
     monkeypatch.setattr(calibration, "LOOKS", 0)
     once = CALIBRATION.run(inputs)
-    assert again.report["robot_tracks"]["matched_anew"]
-    assert not once.report["robot_tracks"]["matched_anew"]
+    assert again.report["robot_tracks"]["matched_again"]
+    assert not once.report["robot_tracks"]["matched_again"]
     assert again.report["camera"]["residual_px"] < 0.7 * once.report["camera"]["residual_px"]
     camera = again.report["camera"]
     assert camera["focal_px"] == pytest.approx(inputs.scene.focal_px, rel=max(3 * camera["focal_sigma"], 0.01))
@@ -298,7 +298,7 @@ def test_points_on_a_robot_that_hardly_moves_stay_as_they_were_followed():
     assert output.report["robot_tracks"] == {
         "points": 240,
         "visible_share": pytest.approx(0.5, abs=0.5),
-        "matched_anew": False,
+        "matched_again": False,
     }
     assert decode(output.datasets["tracks/robot/xy"]).shape == (len(inputs.arrays["state"]), 240, 2)
 

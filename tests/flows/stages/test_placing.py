@@ -1,4 +1,4 @@
-"""A held object's tracks are matched anew before its points are told."""
+"""A held object's tracks are matched again before its points are told."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def off_the_box(found):
 
 
 @pytest.mark.parametrize("seed", [3, 8, 11])
-def test_points_matched_anew_are_nearer_to_what_they_are_on(seed):
+def test_points_matched_again_are_nearer_to_what_they_are_on(seed):
     _, _, clip, camera, alone = held_box(seed)
     held = np.ones(len(clip.timestamp), np.bool_)
     before = held_object(clip, held, camera)

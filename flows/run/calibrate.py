@@ -214,11 +214,17 @@ def _solved(
         return clips, None, np.full(len(clips), np.nan)
     if not np.isfinite(found.focal_px) or len(clips) < 2:
         return clips, found, np.full(len(clips), np.nan)
-    return clips, found, left_one_out([thinned(clip.clip) for clip in clips], found, rig=rig, priors=priors)
+    return (
+        clips,
+        found,
+        left_one_out(
+            [thinned(clip.clip, of_robot=clip.posed is not None) for clip in clips], found, rig=rig, priors=priors
+        ),
+    )
 
 
 def _calibrated(clips: Sequence[PooledClip], start: Calibration | None = None) -> Calibration:
-    tracked = [thinned(clip.clip) for clip in clips]
+    tracked = [thinned(clip.clip, of_robot=clip.posed is not None) for clip in clips]
     return calibrate_camera(tracked, rig=clips[0].rig, priors=clips[0].priors, drift=TRACK_DRIFT, start=start)
 
 

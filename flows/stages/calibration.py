@@ -30,9 +30,9 @@ from flows.stages.tracks import encoded_set
 from packers.schema import Dataset
 from packers.writer import encode
 
-MOST_FRAMES, MOST_SEEN = 160, 10_000
-"""Frames of a clip that the camera is solved from, evenly spread, and places of tracks in them: more cost time, and
-tracks are wrong alike in neighbouring frames."""
+MOST_FRAMES, MOST_ON_ROBOT = 160, 10_000
+"""Frames of a clip that the camera is solved from, evenly spread, and places of points on the robot in them: more cost
+time, and tracks are wrong alike in neighbouring frames. (Of the scene's tracks few move, nobody knows yet which.)"""
 
 TRACK_DRIFT = 1.25
 """`drift` of the tracks that packets have: with it nine in ten errors lie within two sigmas on 70 generated episodes of
@@ -276,13 +276,15 @@ def _from_clip(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPo
         return _refused(rig, f"the hand's path deviates by {travel:.3f} m, below {LEAST_TRAVEL_M} m")
     before = packet_camera(inputs)
     priors = beliefs(before.source, before.fx / inputs.size[1], before.sigma, rig)
-    found = calibrate_camera([thinned(clip)], rig=rig, priors=priors, drift=TRACK_DRIFT)
+    found = calibrate_camera([thinned(clip, of_robot=robot is not None)], rig=rig, priors=priors, drift=TRACK_DRIFT)
     for _ in range(LOOKS):
         if robot is None or not np.isfinite(found.focal_px):
             break
         camera = KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s)
         matched, clip_again = _look_again(robot, clip, camera, found)
-        again = calibrate_camera([thinned(clip_again)], rig=rig, priors=priors, drift=TRACK_DRIFT, start=found)
+        again = calibrate_camera(
+            [thinned(clip_again, of_robot=True)], rig=rig, priors=priors, drift=TRACK_DRIFT, start=found
+        )
         if not np.isfinite(again.focal_px):
             break
         found, clip, robot = again, clip_again, matched
@@ -399,10 +401,11 @@ def clip_background(inputs: StageInputs, part: slice) -> NDArray[np.uint8]:
     return still_background(pixels[part], np.logical_or.reduce(masks)[part] if masks else None)
 
 
-def thinned(clip: TrackedClip) -> TrackedClip:
-    """The clip with at most `MOST_FRAMES` frames, and about `MOST_SEEN` places of tracks in them."""
-    n_frames = len(clip.timestamp)
-    most = min(MOST_FRAMES, int(n_frames * MOST_SEEN / max(clip.visibility.sum(), 1)))
+def thinned(clip: TrackedClip, *, of_robot: bool) -> TrackedClip:
+    """The clip with at most `MOST_FRAMES` frames, and about `MOST_ON_ROBOT` places of tracks that are `of_robot`."""
+    n_frames, most = len(clip.timestamp), MOST_FRAMES
+    if of_robot:
+        most = min(most, int(n_frames * MOST_ON_ROBOT / max(clip.visibility.sum(), 1)))
     if n_frames <= most:
         return clip
     kept = np.unique(np.linspace(0, n_frames - 1, max(most, 2)).round().astype(int))

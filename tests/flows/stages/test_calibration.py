@@ -6,9 +6,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from extractors.handeye.problem import TrackedClip
 from flows.config import load_config
 from flows.stages import calibration
-from flows.stages.calibration import CALIBRATION, found_camera, known_camera
+from flows.stages.calibration import CALIBRATION, found_camera, known_camera, thinned
 from flows.stages.hand import read_hand
 from flows.stages.placing import PLACING
 from packers.schema import Dataset
@@ -301,6 +302,25 @@ def test_points_on_a_robot_that_hardly_moves_stay_as_they_were_followed():
         "matched_again": False,
     }
     assert decode(output.datasets["tracks/robot/xy"]).shape == (len(inputs.arrays["state"]), 240, 2)
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 40, 400, 2000])
+@pytest.mark.parametrize("n_tracks", [1, 240, 800])
+def test_a_clip_is_thinned_to_what_tells_as_much(n_frames, n_tracks):
+    clip = TrackedClip(
+        np.zeros((n_frames, n_tracks, 2), np.float32),
+        np.ones((n_frames, n_tracks), bool),
+        np.eye(4)[None].repeat(n_frames, 0),
+        np.arange(n_frames) / 10,
+        (64, 64),
+    )
+    of_scene, of_robot = (thinned(clip, of_robot=on_robot) for on_robot in (False, True))
+    assert len(of_scene.timestamp) == min(n_frames, 160)
+    assert min(n_frames, 2) <= len(of_robot.timestamp) <= len(of_scene.timestamp)
+    assert of_robot.visibility.sum() <= max(11_000, 2 * n_tracks)
+    assert of_robot.visibility.sum() >= 0.9 * min(clip.visibility.sum(), 10_000, 160 * n_tracks)
+    for thin in (of_scene, of_robot):
+        assert (thin.timestamp[0], thin.timestamp[-1]) == (clip.timestamp[0], clip.timestamp[-1])
 
 
 def test_a_calibration_that_is_off_leaves_the_hand():

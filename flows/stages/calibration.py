@@ -329,7 +329,7 @@ def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPo
     if before.source != "assumed":
         camera["focal_of_recorded"] = camera["focal_px"] / before.fx
     # A hand that hardly moves says nothing against a camera that others have told.
-    riders, robot = _riders(clip, found.known(width), rig, robot)
+    riders = riders_of(clip, found.known(width), rig=rig, priors=beliefs("assumed", 1.0, 1.0, rig))
     usual = found.camera["residual_px"] / found.size[1]
     if riders.reasons and riders.report["moving"] >= MOVING_TRACKS and travel_m(clip.hand_pose) >= LEAST_TRAVEL_M:
         reason = f"{riders.reasons[0]}, of {riders.report['moving']} that move, before the camera of {found.name}"
@@ -337,6 +337,8 @@ def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPo
     if np.isfinite(riders.residual) and riders.residual > max(UNLIKE * usual, LEAST_UNLIKE_WIDTHS):
         reason = f"the hand is seen {riders.residual * width:.1f} px from where set-up {found.name} has it"
         return _refused(rig, reason, "camera-bumped", camera=camera, **about)
+    # Judged before they are looked for where this camera has them, which brings them nearer to it.
+    riders, robot = _riders_again(clip, found.known(width), rig, robot, riders)
     camera["tracks_riding"], camera["residual_px"] = int(riders.riding.sum()), found.camera["residual_px"] * scale
     if np.isfinite(riders.residual):
         camera["residual_px"] = riders.residual * width
@@ -346,17 +348,15 @@ def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPo
     return _Found(rig, (), tags, {"camera": camera, **about}, scene, robot)
 
 
-def _riders(
-    clip: TrackedClip, camera: KnownCamera, rig: Rig, robot: _RobotPoints | None
+def _riders_again(
+    clip: TrackedClip, camera: KnownCamera, rig: Rig, robot: _RobotPoints | None, riders: Riders
 ) -> tuple[Riders, _RobotPoints | None]:
     """The tracks that ride before a known camera, those on the robot matched again before it."""
-    priors = beliefs("assumed", 1.0, 1.0, rig)
-    riders = riders_of(clip, camera, rig=rig, priors=priors)
     for _ in range(LOOKS):
         if robot is None or riders.reasons:
             break
         matched, clip_again = _look_again(robot, clip, camera, riders)
-        again = riders_of(clip_again, camera, rig=rig, priors=priors)
+        again = riders_of(clip_again, camera, rig=rig, priors=beliefs("assumed", 1.0, 1.0, rig))
         if again.reasons:
             break
         riders, clip, robot = again, clip_again, matched

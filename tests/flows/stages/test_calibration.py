@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import ClassVar
 
+import cv2
 import numpy as np
 import pytest
 
@@ -249,6 +250,40 @@ def test_what_would_tell_a_wrong_camera_is_refused_with_a_reason(name, tag):
     assert output.report["reasons"]
     assert tag is None or tag in output.report["tags"]
     assert "calibrated-by-hand" not in output.report["tags"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "another order of the quaternion",
+        "poses of another clip",
+        "mirrored pictures",
+        "pictures zoomed half-way",
+        "pictures nudged half-way",
+    ],
+)
+def test_points_matched_again_do_not_confirm_a_wrong_camera(name):
+    inputs = scene_inputs(5, "tracks.robot=80")
+    box_on_hand(inputs)
+    seen = [inputs.arrays["pixels"], inputs.arrays["masks/robot"]]
+    half = len(seen[0]) // 2
+    if name == "mirrored pictures":
+        seen = [np.ascontiguousarray(each[:, :, ::-1]) for each in seen]
+    elif name == "pictures nudged half-way":
+        seen = [np.concatenate([each[:half], np.roll(each[half:], (5, 12), (1, 2))]) for each in seen]
+    elif name == "pictures zoomed half-way":
+        zoom = cv2.getRotationMatrix2D((127.5, 127.5), 0, 1.25)
+        late = [[cv2.warpAffine(np.uint8(frame), zoom, (256, 256)) for frame in each[half:]] for each in seen]
+        seen = [
+            np.concatenate([each[:half], np.asarray(then, each.dtype)]) for each, then in zip(seen, late, strict=True)
+        ]
+    else:
+        spoil(inputs, name)
+    inputs.arrays["pixels"], inputs.arrays["masks/robot"] = seen
+    output = CALIBRATION.run(inputs)
+    assert "extrinsics" not in output.datasets
+    assert output.report["reasons"]
+    assert "tracks/robot/xy" in output.datasets
 
 
 def test_a_late_camera_is_calibrated_and_tagged():

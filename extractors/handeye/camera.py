@@ -38,6 +38,7 @@ def calibrate_camera(
     drift: float = 1.0,
     seed: int = 0,
     start: Calibration | None = None,
+    judged: bool = True,
 ) -> Calibration:
     """The camera of one or more clips, from tracks and the hand's recorded poses.
 
@@ -55,6 +56,7 @@ def calibrate_camera(
         seed: fixes the draws; equal arguments give equal results.
         start: of the same tracks before they were matched again: sought from its camera and the tracks that rode,
             instead of everywhere.
+        judged: False leaves sigmas and verdict out, for a camera that only says where to look again.
 
     Returns:
         The calibration; where it is not observable it holds the reasons, and NaN where nothing was solved.
@@ -79,6 +81,8 @@ def calibrate_camera(
     if not found:
         return _nothing(search.n_tracks, f"fewer than {limits.min_tracks} tracks move as the recorded hand does")
     best = search.beside_rivals(max(found, key=lambda each: each.explained))
+    if not judged:
+        return _calibration(clips, search, best, None, ("it was not judged",), origin, float("nan"))
     spread = uncertainty(best.problem, best.solution)
     halves, farthest = _halves(best)
     spread = spread.widened(max(farthest, 1.0) * drift**2)
@@ -140,12 +144,12 @@ def _calibration(
     clips: Sequence[TrackedClip],
     search: Search,
     best: Found,
-    spread: Uncertainty,
+    spread: Uncertainty | None,
     reasons: tuple[str, ...],
     origin: Floats,
     halves: float,
 ) -> Calibration:
-    state, solution, riding = best.solution.state, best.solution, best.riding
+    state, solution, riding, nan = best.solution.state, best.solution, best.riding, float("nan")
     carrier_from_camera = np.eye(4)
     carrier_from_camera[:3, :3] = state.rotation
     wrist = search.rig == "wrist"
@@ -155,22 +159,22 @@ def _calibration(
         observable=not reasons,
         reasons=reasons,
         focal_px=state.focal * clips[0].size[1],
-        focal_sigma=spread.focal,
+        focal_sigma=spread.focal if spread else nan,
         carrier_from_camera=carrier_from_camera,
-        position_sigma_m=spread.position_m,
-        rotation_sigma_deg=spread.rotation_deg,
+        position_sigma_m=spread.position_m if spread else nan,
+        rotation_sigma_deg=spread.rotation_deg if spread else nan,
         delay_s=state.delay_s,
-        delay_sigma_s=spread.delay_s,
+        delay_sigma_s=spread.delay_s if spread else nan,
         points=np.where(riding[:, None], points, np.nan),
-        points_sigma=np.where(riding[:, None], spread.points_m, np.nan),
+        points_sigma=np.where(riding[:, None], spread.points_m if spread else nan, nan),
         places=places,
         riding=riding,
         residual=solution.scale,
-        covariance=spread.covariance,
+        covariance=spread.covariance if spread else np.full((N_CAMERA, N_CAMERA), nan),
         report={
             "riding": int(riding.sum()),
             "moving": int(search.candidates.sum()),
-            "inflation": spread.inflation,
+            "inflation": spread.inflation if spread else nan,
             "halves_apart": halves,
             "explained": best.explained,
             "shared_m": state.shared.tolist(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -276,18 +277,11 @@ def _from_clip(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPo
         return _refused(rig, f"the hand's path deviates by {travel:.3f} m, below {LEAST_TRAVEL_M} m")
     before = packet_camera(inputs)
     priors = beliefs(before.source, before.fx / inputs.size[1], before.sigma, rig)
-    found = calibrate_camera([thinned(clip, of_robot=robot is not None)], rig=rig, priors=priors, drift=TRACK_DRIFT)
-    for _ in range(LOOKS):
-        if robot is None or not np.isfinite(found.focal_px):
-            break
-        camera = KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s)
-        matched, clip_again = _look_again(robot, clip, camera, found)
-        again = calibrate_camera(
-            [thinned(clip_again, of_robot=True)], rig=rig, priors=priors, drift=TRACK_DRIFT, start=found
-        )
-        if not np.isfinite(again.focal_px):
-            break
-        found, clip, robot = again, clip_again, matched
+    solve = partial(calibrate_camera, rig=rig, priors=priors, drift=TRACK_DRIFT)
+    if robot is None:
+        found = solve([thinned(clip, of_robot=False)])
+    else:
+        found, clip, robot = _found_again(solve, clip, robot)
     report = {"camera": calibration_report(found, clip, before)}
     if not found.observable:
         reasons = tuple(f"not observable, because {reason}" for reason in found.reasons)
@@ -295,6 +289,23 @@ def _from_clip(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPo
     scene = (found.points[found.riding], found.points_sigma[found.riding]) if rig == "wrist" else None
     late = is_late(found.delay_s, found.delay_sigma_s)
     return _Found(rig, (), ("calibrated-by-hand", *(["time-offset"] if late else [])), report, scene, robot)
+
+
+def _found_again(
+    solve: Callable[..., Calibration], clip: TrackedClip, robot: _RobotPoints
+) -> tuple[Calibration, TrackedClip, _RobotPoints]:
+    """The camera by points on the robot that are matched again before it, the clip with them, and them."""
+    found = solve([thinned(clip, of_robot=True)], judged=LOOKS == 0)
+    for looks_left in range(LOOKS - 1, -1, -1):
+        if not np.isfinite(found.focal_px):
+            break
+        camera = KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s)
+        matched, clip_again = _look_again(robot, clip, camera, found)
+        again = solve([thinned(clip_again, of_robot=True)], start=found, judged=looks_left == 0)
+        if not np.isfinite(again.focal_px):
+            return solve([thinned(clip, of_robot=True)], start=found), clip, robot
+        found, clip, robot = again, clip_again, matched
+    return found, clip, robot
 
 
 def _look_again(

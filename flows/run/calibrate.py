@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from extractors.backgrounds import register, still_background
 from extractors.errors import GeometryError, OutputError, PacketError
 from extractors.handeye.camera import calibrate_camera
-from extractors.handeye.known import KnownCamera
 from extractors.handeye.pooled import left_one_out
 from extractors.handeye.problem import Calibration, Priors, Rig, TrackedClip
 from extractors.handeye.sight import seen_again
@@ -24,11 +23,12 @@ from flows.output.calibrations import SetUp, as_text, encode_picture, setup_of
 from flows.stages.calibration import (
     LEAST_TRAVEL_M,
     LEAST_UNLIKE_WIDTHS,
-    LOOKS,
     TRACK_DRIFT,
     UNLIKE,
     beliefs,
     calibration_report,
+    camera_of,
+    found_again,
     telling_tracks,
     thinned,
     travel_m,
@@ -200,37 +200,30 @@ def _solved(
     """The clips with points on the robot matched again, their calibration, and their residuals before each other's."""
     rig, priors = clips[0].rig, clips[0].priors
     try:
-        found = _calibrated(clips)
-        for _ in range(LOOKS):
-            if rig == "wrist" or not np.isfinite(found.focal_px):
-                break
-            clips_again = _seen_again(clips, found)
-            again = _calibrated(clips_again, found)
-            if not np.isfinite(again.focal_px):
-                break
-            clips, found = clips_again, again
+        if rig == "wrist":
+            found = _calibrated(clips)
+        else:
+            found, clips = found_again(_calibrated, _seen_again, clips)
     except GeometryError as error:
         log.warning("%s: %s", clips[0].setup, error)
         return clips, None, np.full(len(clips), np.nan)
     if not np.isfinite(found.focal_px) or len(clips) < 2:
         return clips, found, np.full(len(clips), np.nan)
-    return (
-        clips,
-        found,
-        left_one_out(
-            [thinned(clip.clip, of_robot=clip.posed is not None) for clip in clips], found, rig=rig, priors=priors
-        ),
-    )
+    return clips, found, left_one_out(_thinned(clips), found, rig=rig, priors=priors)
 
 
-def _calibrated(clips: Sequence[PooledClip], start: Calibration | None = None) -> Calibration:
-    tracked = [thinned(clip.clip, of_robot=clip.posed is not None) for clip in clips]
-    return calibrate_camera(tracked, rig=clips[0].rig, priors=clips[0].priors, drift=TRACK_DRIFT, start=start)
+def _calibrated(clips: Sequence[PooledClip], **how: Any) -> Calibration:
+    """As `calibrate_camera`, which takes `how`."""
+    return calibrate_camera(_thinned(clips), rig=clips[0].rig, priors=clips[0].priors, drift=TRACK_DRIFT, **how)
 
 
-def _seen_again(clips: Sequence[PooledClip], found: Calibration) -> list[PooledClip]:
+def _thinned(clips: Sequence[PooledClip]) -> list[TrackedClip]:
+    return [thinned(clip.clip, of_robot=clip.posed is not None) for clip in clips]
+
+
+def _seen_again(clips: Sequence[PooledClip], found: Calibration) -> Sequence[PooledClip]:
     """The clips with points on the robot matched again, before the camera that all of them told."""
-    camera = KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s)
+    camera = camera_of(found)
     ends = np.cumsum([clip.clip.visibility.shape[1] for clip in clips])[:-1]
     seen = []
     for clip, places, riding in zip(clips, np.split(found.places, ends), np.split(found.riding, ends), strict=True):

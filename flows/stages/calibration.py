@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ MODEL_SIGMAS = 3.0
 """A table of camera models says what a unit usually has; which unit stood there, nobody has checked."""
 
 LEAST_MODEL_SIGMA = 0.1
+
+_Clips = TypeVar("_Clips")
 
 LEAST_TRAVEL_M = 0.03
 """Deviation of the hand's path below which no clip was judged observable (generated clips, travel 1 to 40 cm)."""
@@ -248,13 +250,15 @@ def _find_camera(inputs: StageInputs, hand: HandPose, robot: _RobotPoints | None
     config = inputs.config.geometry
     if config.calibration == "off":
         return _Found(rig, ("geometry.calibration is off",))
-    clip, tracks, timestamp = tracked_clip(inputs, hand.pose), scene_tracks(inputs), inputs.read("timestamp")
-    if clip is None or tracks is None or timestamp is None:
+    tracks, timestamp = scene_tracks(inputs), inputs.read("timestamp")
+    if tracks is None or timestamp is None:
         return _refused(rig, "the clip has no tracks")
-    if wrist:
-        robot = None
+    robot = None if wrist else robot
     if robot is not None:
         clip = _clip(inputs, robot.tracks.xy, robot.tracks.visibility, hand.pose, timestamp)
+    else:
+        scene = ~tracks.on_object
+        clip = _clip(inputs, tracks.xy[:, scene], tracks.visibility[:, scene], hand.pose, timestamp)
     moved = None if wrist else nudge(tracks)
     if moved is not None and moved > BUMPED_WIDTHS:
         reason = f"the still scene is {moved:.1%} of the width off its place at the clip's start: the camera was moved"
@@ -281,7 +285,12 @@ def _from_clip(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPo
     if robot is None:
         found = solve([thinned(clip, of_robot=False)])
     else:
-        found, clip, robot = _found_again(solve, clip, robot)
+        found, (matched, clip) = found_again(
+            lambda seen, **how: solve([thinned(seen[1], of_robot=True)], **how),
+            lambda seen, found: _look_again(*seen, camera_of(found), found),
+            (robot, clip),
+        )
+        robot = matched
     report = {"camera": calibration_report(found, clip, before)}
     if not found.observable:
         reasons = tuple(f"not observable, because {reason}" for reason in found.reasons)
@@ -291,21 +300,26 @@ def _from_clip(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPo
     return _Found(rig, (), ("calibrated-by-hand", *(["time-offset"] if late else [])), report, scene, robot)
 
 
-def _found_again(
-    solve: Callable[..., Calibration], clip: TrackedClip, robot: _RobotPoints
-) -> tuple[Calibration, TrackedClip, _RobotPoints]:
-    """The camera by points on the robot that are matched again before it, the clip with them, and them."""
-    found = solve([thinned(clip, of_robot=True)], judged=LOOKS == 0)
+def found_again(
+    solve: Callable[..., Calibration], look_again: Callable[[_Clips, Calibration], _Clips], clips: _Clips
+) -> tuple[Calibration, _Clips]:
+    """The camera of clips whose points on the robot are matched again before it, and the clips with these.
+
+    Args:
+        solve: the camera of clips; takes `start` and `judged` as `calibrate_camera` does.
+        look_again: the clips with points matched again before a camera.
+        clips: as both take them.
+    """
+    found = solve(clips, judged=LOOKS == 0)
     for looks_left in range(LOOKS - 1, -1, -1):
         if not np.isfinite(found.focal_px):
             break
-        camera = KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s)
-        matched, clip_again = _look_again(robot, clip, camera, found)
-        again = solve([thinned(clip_again, of_robot=True)], start=found, judged=looks_left == 0)
+        seen = look_again(clips, found)
+        again = solve(seen, start=found, judged=looks_left == 0)
         if not np.isfinite(again.focal_px):
-            return solve([thinned(clip, of_robot=True)], start=found), clip, robot
-        found, clip, robot = again, clip_again, matched
-    return found, clip, robot
+            return solve(clips, start=found), clips
+        found, clips = again, seen
+    return found, clips
 
 
 def _look_again(
@@ -372,6 +386,11 @@ def _riders_again(
             break
         riders, clip, robot = again, clip_again, matched
     return riders, robot
+
+
+def camera_of(found: Calibration) -> KnownCamera:
+    """The camera that was found, as one that is known exactly."""
+    return KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s)
 
 
 def travel_m(hand_pose: NDArray[Any]) -> float:

@@ -16,6 +16,7 @@ from flows.config import load_config
 from flows.output.calibrations import as_text, find_set_up, read_calibrations, setup_of
 from flows.run import calibrate
 from flows.run.calibrate import PooledClip, grouped, solve_set_up, table, write_calibrations
+from flows.stages import calibration
 from flows.stages.calibration import CALIBRATION
 from packers.writer import decode
 from tests.benchmarks.handeye import without_object
@@ -224,7 +225,7 @@ def test_points_on_the_robot_are_matched_again_before_the_camera_that_all_told(m
         clips.append(each)
     monkeypatch.setattr(calibrate, "Packet", Stored)
     again = solve_set_up("kitchen:front", clips)
-    monkeypatch.setattr(calibrate, "LOOKS", 0)
+    monkeypatch.setattr(calibration, "LOOKS", 0)
     once = solve_set_up("kitchen:front", clips)
     assert again.camera["residual_px"] < 0.7 * once.camera["residual_px"]
     assert again.camera["focal_sigma"] < once.camera["focal_sigma"]

@@ -30,6 +30,9 @@ FAR = 0.018
 ALIKE, FORESHORTENED = 0.8, 0.3
 """Least correlation of a patch with the one that was posed, and least share of its area that it may be seen with."""
 
+SAME = 0.02
+"""Most that a patch's warp may change for it to look the same: a tenth of a pixel at the edge of a window of eleven."""
+
 
 def body_alone(pixels: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """(T, H, W, 3) a body before its own colours, blurred: an edge that stays still would be matched too.
@@ -63,6 +66,7 @@ def match_again(
     expected: NDArray[np.floating],
     warps: NDArray[np.floating],
     riding: NDArray[np.bool_],
+    before: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Tracks matched again with the picture they were posed in, each patch seen as it should look by then.
 
@@ -78,6 +82,8 @@ def match_again(
             which stay as they are, and in some where it is behind the camera.
         warps: (T, N, 2, 2) maps offsets about the point in the picture it was posed in to those in each picture.
         riding: (N,) bool, those that ride.
+        before: the `warps` that these tracks were matched again with already; where a patch looks the same by both,
+            a track stays as it is.
 
     Returns:
         (T, N, 2) float32 and (T, N), as `xy` and `visible`.
@@ -88,8 +94,11 @@ def match_again(
     posed = posed[ids]
     lost = ~visible[:, ids] & riding[ids] & np.isfinite(expected[:, ids]).all(axis=2)
     starts = np.where(lost[..., None], expected[:, ids], xy[:, ids]).astype(np.float32)
+    done = posed == np.arange(len(alone))[:, None]
+    if before is not None:
+        done |= visible[:, ids] & (np.abs(warps[:, ids] - before[:, ids]).max(axis=(2, 3)) < SAME)
     looked_for = visible[:, ids] | lost
-    visible[:, ids] = posed == np.arange(len(alone))[:, None]
+    visible[:, ids] = done
     xy[:, ids] = starts
     turned = np.linalg.det(warps[:, ids])
     todo = (turned > FORESHORTENED) & (turned < 1 / FORESHORTENED) & looked_for & ~visible[:, ids]
@@ -130,57 +139,48 @@ class _Patches:
         self, picture: NDArray[np.uint8], at: NDArray[np.floating], warps: NDArray[np.floating]
     ) -> NDArray[np.uint8]:
         """(n, side, side, 3) of `picture` about `at` (n, 2), offsets mapped by `warps` (n or 1, 2, 2)."""
-        places = at[:, None] + _grid(self.side) @ np.swapaxes(warps, 1, 2)
-        return _sampled(picture, places).reshape(len(at), self.side, self.side, 3)
+        return _sampled(picture, at, self.side, warps).reshape(len(at), self.side, self.side, 3)
 
     def match(self, own: NDArray[np.uint8], seen: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(n, 2) where the middle of each patch of `own` is in `seen`, from the middle, and whether that is sure."""
-        count = len(own)
+        count, half = len(own), self.side // 2
         columns = int(np.ceil(np.sqrt(count)))
-        rows = -(-count // columns)
-        number = np.arange(count)
-        middles = np.stack([number % columns, number // columns], axis=1) * self.side + self.side // 2
-        before, after = (self._side_by_side(each, rows, columns) for each in (own, seen))
-        begin = middles.astype(np.float32)
+        row, column = np.divmod(np.arange(count), columns)
+        begin = (np.stack([column, row], axis=1) * self.side + half).astype(np.float32)
+        before, after = (self._side_by_side(each, columns) for each in (own, seen))
         there, kept = matched(before, after, begin, self.window, levels=1, loop=self.loop)
         offset = there - begin
         kept &= np.linalg.norm(offset, axis=1) < self.reach
-        kept &= self._correlation(before, begin, after, there) > ALIKE
+        about = slice(half - self.window // 2, half + self.window // 2 + 1)
+        kept &= _correlation(own[:, about, about], _sampled(after, there, self.window)) > ALIKE
         return offset, kept
 
-    def _side_by_side(self, patches: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
+    def _side_by_side(self, patches: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+        rows = -(-len(patches) // columns)
         full = np.zeros((rows * columns, *patches.shape[1:]), np.uint8)
         full[: len(patches)] = patches
         blocks = full.reshape(rows, columns, self.side, self.side, 3).swapaxes(1, 2)
         return blocks.reshape(rows * self.side, columns * self.side, 3)
 
-    def _correlation(
-        self,
-        before: NDArray[np.uint8],
-        at: NDArray[np.float32],
-        after: NDArray[np.uint8],
-        there: NDArray[np.float32],
-    ) -> NDArray[np.floating]:
-        """(n,) of the windows about `at` and `there` (n, 2): 1 where they differ in light alone."""
-        windows = [
-            _sampled(picture, middle[:, None] + _grid(self.window)).reshape(len(middle), -1).astype(np.float32)
-            for picture, middle in ((before, at), (after, there))
-        ]
-        first, second = (each - each.mean(axis=1, keepdims=True) for each in windows)
-        size = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-        return np.asarray((first * second).sum(axis=1) / np.maximum(size, 1e-9))
+
+def _correlation(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.floating]:
+    """(n,) of the colours of windows (n, ..., 3): 1 where they differ in light alone."""
+    first, second = (each.reshape(len(each), -1).astype(np.float32) for each in (one, other))
+    first -= first.mean(axis=1, keepdims=True)
+    second -= second.mean(axis=1, keepdims=True)
+    size = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.asarray(np.einsum("ni,ni->n", first, second) / np.maximum(size, 1e-9))
 
 
-def _grid(side: int) -> NDArray[np.float32]:
-    """(side^2, 2) offsets (x, y) of the pixels of a square from its middle, row by row."""
+def _sampled(
+    picture: NDArray[np.uint8], at: NDArray[np.floating], side: int, warps: NDArray[np.floating] | None = None
+) -> NDArray[np.uint8]:
+    """(n, side^2, 3) colours of squares about places `at` (n, 2), offsets mapped by `warps` (n or 1, 2, 2)."""
     steps = np.arange(side, dtype=np.float32) - side // 2
-    return np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
-
-
-def _sampled(picture: NDArray[np.uint8], at: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """(rows, columns, 3) colours between pixels, at places (rows, columns, 2)."""
-    x, y = np.moveaxis(at.astype(np.float32), -1, 0)
-    return np.asarray(cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    x, y = np.tile(steps, side), np.repeat(steps, side)
+    by_x, by_y = np.moveaxis((np.eye(2)[None] if warps is None else warps).astype(np.float32), 2, 0)
+    across, down = (at[:, k, None].astype(np.float32) + by_x[:, k, None] * x + by_y[:, k, None] * y for k in (0, 1))
+    return np.asarray(cv2.remap(picture, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
 def matched(

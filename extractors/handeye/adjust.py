@@ -13,12 +13,28 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.handeye.path import HandPath, Poses
+from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors
-from extractors.handeye.project import Observations, poses_at, project_only, project_points, stepped, sum_products
+from extractors.handeye.project import (
+    PROJECTING,
+    Carried,
+    Observations,
+    carried_by,
+    poses_at,
+    project_only,
+    project_points,
+    stepped,
+)
 
 RESIDUAL_FLOOR = 4e-4
 """Smallest noise believed, widths of the frame (0.1 px at 256): trackers round, and real lenses are not pinholes."""
+
+ENOUGH = 0.1
+"""Least fall of the cost, minus the logarithm of the posterior, that is worth another step: one sigma is a half."""
+
+FIRST_DAMPING = 1e-6
+"""Share of the diagonal that a first step is held back by: most solves begin near their end, and a camera's place and
+what points share are told apart by a thousandth of what each is told by, so that more would stop short of it."""
 
 _PER_DISTANCE = 1 / 1.1774
 """Deviation per axis of a 2-D normal error over its median distance (Rayleigh)."""
@@ -80,7 +96,7 @@ class Solution:
         state, points: camera, and (N, 3) points in metres (the shared offset where a track has no observation).
         cost: minus the logarithm of the posterior, up to a constant.
         scale: noise per axis that `cost` was weighed with, widths of the frame.
-        residual: (O, 2) projections less observations, widths of the frame.
+        residual: (2, O) projections less observations, widths of the frame.
     """
 
     state: CameraState
@@ -92,7 +108,7 @@ class Solution:
     @property
     def distance(self) -> Floats:
         """(O,) of each observation from its projection, widths of the frame."""
-        return np.asarray(np.linalg.norm(self.residual, axis=1))
+        return np.asarray(np.hypot(self.residual[0], self.residual[1]))
 
 
 def free_columns(priors: Priors) -> NDArray[np.bool_]:
@@ -102,25 +118,24 @@ def free_columns(priors: Priors) -> NDArray[np.bool_]:
     return free
 
 
-def solve(
-    problem: Problem, state: CameraState, points: Floats, scale: float, *, steps: int = 30, tolerance: float = 1e-5
-) -> Solution:
+def solve(problem: Problem, state: CameraState, points: Floats, scale: float, *, steps: int = 30) -> Solution:
     """The best camera and points near a start, for noise of `scale` widths of the frame per axis.
 
-    Stops where a step would lower the cost by less than `tolerance` of itself, or after `steps`.
+    Stops after a step that lowers the cost by less than `ENOUGH`, or after `steps`.
     """
     all_points, used = points, np.flatnonzero(_present(problem.seen))
     problem, points = replace(problem, seen=problem.seen.renumbered()), points[used]
-    poses = poses_at(problem.paths, state.delay_s)
+    poses = carried_by(poses_at(problem.paths, state.delay_s), problem.seen)
     cost, residual = _cost(problem, state, points, poses, scale)
-    damping = 1e-3
+    damping = FIRST_DAMPING
     for _ in range(steps):
         normal = normal_equations(problem, state, points, poses, scale)
         gain = 0.0
         while damping < 1e8:
             step, moves = _step(problem, normal, damping)
-            tried, tried_points = stepped(state, step), points + moves
-            tried_poses = poses if tried.delay_s == state.delay_s else poses_at(problem.paths, tried.delay_s)
+            tried, tried_points, tried_poses = stepped(state, step), points + moves, poses
+            if tried.delay_s != state.delay_s:
+                tried_poses = carried_by(poses_at(problem.paths, tried.delay_s), problem.seen)
             tried_cost, tried_residual = _cost(problem, tried, tried_points, tried_poses, scale)
             if tried_cost < cost:
                 gain = cost - tried_cost
@@ -128,7 +143,7 @@ def solve(
                 cost, residual, damping = tried_cost, tried_residual, max(damping / 5, 1e-9)
                 break
             damping *= 4
-        if gain < tolerance * (1 + cost):
+        if gain < ENOUGH:
             break
     placed = all_points.copy()
     placed[used] = points
@@ -156,7 +171,7 @@ def noise(distance: Floats) -> float:
 class Normal:
     """Normal equations in blocks: camera (12, 12), points (N, 3, 3), both (N, 12, 3), and gradients.
 
-    `weighted` keeps what sandwich estimates need: weights (O,), residuals (O, 2) and both Jacobians.
+    `weight` (O,), `residual` (2, O) and both Jacobians are what sandwich estimates need (see `Projected`).
     """
 
     camera: Floats
@@ -170,27 +185,34 @@ class Normal:
     by_point: Floats
 
 
-def normal_equations(problem: Problem, state: CameraState, points: Floats, poses: Poses, scale: float) -> Normal:
+def normal_equations(problem: Problem, state: CameraState, points: Floats, poses: Carried, scale: float) -> Normal:
     """The blocks at a state, observations weighed down as soft-L1 has it (1 / sqrt(1 + z))."""
     seen = problem.seen
     held = not problem.free.any()
     found = project_points(state, points, poses, seen, held=held)
-    residual = found.xy - seen.xy
-    weight = poses.inside[seen.frame] / np.sqrt(1 + (residual**2).sum(axis=1) / scale**2) / scale**2
-    weighed_point = found.by_point * weight[:, None, None]
-    point = seen.per_track(sum_products(np.swapaxes(weighed_point, 1, 2), found.by_point))
+    by_camera, by_point = found.by_camera, found.by_point
+    residual = found.xy - seen.xy.T
+    weight = poses.inside / np.sqrt(1 + (residual[0] ** 2 + residual[1] ** 2) / scale**2) / scale**2
+    weighed = by_point * weight
+    # To be summed over each track: the points' blocks, their gradients, the mixed blocks.
+    rows = np.empty((12 + 3 * len(by_camera), len(weight)))
+    np.einsum("iao,jao->ijo", by_point, weighed, out=rows[:9].reshape(3, 3, -1))
+    np.einsum("iao,ao->io", weighed, residual, out=rows[9:12])
+    if not held:
+        np.einsum("iao,jao->ijo", by_camera, weighed, out=rows[12:].reshape(len(by_camera), 3, -1))
+    sums = seen.per_track(rows)
+    point = np.moveaxis(sums[:9].reshape(3, 3, -1), -1, 0).copy()
     camera, mixed = np.zeros((N_CAMERA, N_CAMERA)), np.zeros((seen.n_tracks, N_CAMERA, 3))
     camera_gradient = np.zeros(N_CAMERA)
     if not held:
-        by_camera = found.by_camera.reshape(-1, N_CAMERA)
-        camera = (by_camera * np.repeat(weight, 2)[:, None]).T @ by_camera
-        mixed = seen.per_track(np.swapaxes(found.by_camera, 1, 2) @ weighed_point)
-        camera_gradient = by_camera.T @ (residual * weight[:, None]).ravel()
-    point_gradient = seen.per_track((residual[:, :, None] * weighed_point).sum(axis=1))
+        flat = by_camera.reshape(len(by_camera), -1)
+        weighed_flat = (by_camera * weight).reshape(flat.shape)
+        camera[np.ix_(PROJECTING, PROJECTING)] = weighed_flat @ flat.T
+        camera_gradient[PROJECTING] = weighed_flat @ residual.ravel()
+        mixed[:, PROJECTING] = np.moveaxis(sums[12:].reshape(len(by_camera), 3, -1), -1, 0)
+    point_gradient = sums[9:12].T.copy()
     _add_priors(problem, state, points, camera, point, mixed, camera_gradient, point_gradient)
-    return Normal(
-        camera, point, mixed, camera_gradient, point_gradient, weight, residual, found.by_camera, found.by_point
-    )
+    return Normal(camera, point, mixed, camera_gradient, point_gradient, weight, residual, by_camera, by_point)
 
 
 def _add_priors(
@@ -205,15 +227,16 @@ def _add_priors(
 ) -> None:
     """Adds what is believed of the camera and of the points about their shared offset, in place."""
     information = problem.prior_information()
-    camera[np.diag_indices(N_CAMERA)] += information
+    camera.flat[:: N_CAMERA + 1] += information
     camera_gradient += information * problem.prior_offset(state)
     own = problem.own_information
     present = _present(problem.seen)
     apart = np.where(present[:, None], points - state.shared, 0.0)
     shared = COLUMNS["shared"]
-    point += own * np.eye(3)
-    mixed[present, shared] -= own * np.eye(3)
-    camera[shared, shared] += own * present.sum() * np.eye(3)
+    own_block = own * np.eye(3)
+    point += own_block
+    mixed[present, shared] -= own_block
+    camera[shared, shared] += present.sum() * own_block
     camera_gradient[shared] -= own * apart.sum(axis=0)
     point_gradient += own * apart
 
@@ -235,26 +258,25 @@ def reduced(normal: Normal) -> tuple[Floats, Floats, Floats]:
 def _step(problem: Problem, normal: Normal, damping: float) -> tuple[Floats, Floats]:
     point = normal.point + damping * normal.point * np.eye(3)
     inverse = np.linalg.inv(point)
+    step, free = np.zeros(N_CAMERA), problem.free
+    if not free.any():
+        return step, -np.einsum("nij,nj->ni", inverse, normal.point_gradient)
     carried = normal.mixed @ inverse
     # A parameter that no observation in reach depends on stays where it is instead of stopping the solver.
     camera = normal.camera + (damping * normal.camera + 1e-9) * np.eye(N_CAMERA)
     schur = camera - np.tensordot(carried, normal.mixed, ((0, 2), (0, 2)))
     gradient = normal.camera_gradient - np.einsum("nij,nj->i", carried, normal.point_gradient)
-    step, free = np.zeros(N_CAMERA), problem.free
-    if free.any():
-        step[free] = -np.linalg.solve(schur[np.ix_(free, free)], gradient[free])
-    moves = -np.einsum("nij,nj->ni", inverse, normal.point_gradient + np.einsum("nij,i->nj", normal.mixed, step))
-    return step, moves
+    step[free] = -np.linalg.solve(schur[np.ix_(free, free)], gradient[free])
+    return step, -np.einsum("nij,nj->ni", inverse, normal.point_gradient + normal.mixed.swapaxes(1, 2) @ step)
 
 
-def _cost(problem: Problem, state: CameraState, points: Floats, poses: Poses, scale: float) -> tuple[float, Floats]:
+def _cost(problem: Problem, state: CameraState, points: Floats, poses: Carried, scale: float) -> tuple[float, Floats]:
     xy, depth = project_only(state, points, poses, problem.seen)
-    residual = xy - problem.seen.xy
-    squared = (residual**2).sum(axis=1)
-    loss = np.sqrt(1 + squared / scale**2) - 1
+    residual = xy - problem.seen.xy.T
+    loss = np.sqrt(1 + (residual[0] ** 2 + residual[1] ** 2) / scale**2) - 1
     # A point behind the camera projects nowhere: it costs what an observation a frame's width off costs.
-    loss = np.where(depth > 0, loss, loss + 1 / scale)
-    cost = float((loss * poses.inside[problem.seen.frame]).sum())
+    loss[depth <= 0] += 1 / scale
+    cost = float((loss * poses.inside).sum())
     present = _present(problem.seen)
     cost += 0.5 * problem.own_information * float(((points - state.shared)[present] ** 2).sum())
     cost += 0.5 * float((problem.prior_information() * problem.prior_offset(state) ** 2).sum())
@@ -265,4 +287,4 @@ def place_points(problem: Problem, state: CameraState, scale: float, near: Float
     """The points of all tracks with the camera held as it is, sought from `near` (N, 3), or from the shared offset."""
     held = replace(problem, free=np.zeros(N_CAMERA, np.bool_))
     start = np.repeat(state.shared[None], problem.seen.n_tracks, axis=0) if near is None else near
-    return solve(held, state, start, scale, tolerance=1e-4)
+    return solve(held, state, start, scale)

@@ -71,8 +71,8 @@ def calibrate_camera(
     origin = np.nan_to_num(np.nanmean(places, axis=0))
     paths = [HandPath.through(clip.hand_pose, clip.timestamp, origin, rig) for clip in clips]
     search = Search(clips, paths, rig, priors, seed)
-    if start is not None and start.cameras:
-        begun = search.solve_from(start.cameras, start.riding)
+    if start is not None:
+        begun = search.solve_from(start)
         found = [] if begun is None else [begun]
     else:
         delays = DELAYS_S if priors.delay_s > 0 else (0.0,)

@@ -128,8 +128,8 @@ class _View:
             start = np.zeros((seen.n_tracks, 3)) if solution is None else solution.points
             solution = settle(problem, solution.state if solution else self.state, start, 0.01)
             squared = np.minimum(solution.distance, 5 * solution.scale) ** 2
-            each = problem.seen.per_track(np.stack([squared, np.ones_like(squared)], axis=1))
-            deviation = np.sqrt(each[:, 0] / np.maximum(2 * each[:, 1] - 3, 1))
+            freedom = np.maximum(2 * problem.seen.counts - 3, 1)
+            deviation = np.sqrt(problem.seen.per_track(squared) / freedom)
             usual = max(float(np.quantile(deviation[riding], 0.4)), RESIDUAL_FLOOR)
             again = riding & (deviation <= 1.6 * usual)
             if (again == riding).all():
@@ -144,7 +144,7 @@ class _View:
         """Whether the tracks are off together, in more frames than chance has: noise is each track's own."""
         frame = problem.seen.frame
         count = np.bincount(frame, minlength=len(trusted))
-        total = np.stack([np.bincount(frame, solution.residual[:, k], len(trusted)) for k in (0, 1)], axis=1)
+        total = np.stack([np.bincount(frame, along, len(trusted)) for along in solution.residual], axis=1)
         usable = trusted & (count >= 4)
         mean = total[usable] / count[usable][:, None]
         depth = self.camera.depth_m(self.poses.translation[usable] + self.origin)

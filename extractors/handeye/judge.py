@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from extractors.handeye.adjust import Normal, Problem, Solution, normal_equations, reduced
 from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats
-from extractors.handeye.project import Observations, deviations, poses_at
+from extractors.handeye.project import PROJECTING, Observations, carried_by, deviations, poses_at
 
 MIN_CLIPS = 3
 """Fewest clips whose errors say how much clips share."""
@@ -83,7 +83,7 @@ def uncertainty(problem: Problem, solution: Solution) -> Uncertainty:
     clip; the sum of gradients within a track, a frame or a clip shows by how much (the cluster-robust sandwich of Liang
     and Zeger, 1986, reduced to one factor: with a dozen tracks its full matrix is noise). Beliefs are not inflated.
     """
-    poses = poses_at(problem.paths, solution.state.delay_s)
+    poses = carried_by(poses_at(problem.paths, solution.state.delay_s), problem.seen)
     normal = normal_equations(problem, solution.state, solution.points, poses, solution.scale)
     schur, _, carried = reduced(normal)
     free = problem.free
@@ -114,9 +114,10 @@ def _beliefs(problem: Problem) -> Floats:
 def _inflation(problem: Problem, normal: Normal, schur: Floats, carried: Floats) -> float:
     """Variance of the reduced gradient summed within tracks, frames or clips, over that of independent noise."""
     seen, free = problem.seen, problem.free
-    weighed = normal.residual * normal.weight[:, None]
-    gradient = np.einsum("oai,oa->oi", normal.by_camera, weighed)
-    gradient -= np.einsum("oij,oj->oi", carried[seen.track], np.einsum("oai,oa->oi", normal.by_point, weighed))
+    weighed = normal.residual * normal.weight
+    by_point = (normal.by_point * weighed).sum(axis=1)
+    gradient = -np.einsum("oij,jo->oi", carried[seen.track], by_point)
+    gradient[:, PROJECTING] += (normal.by_camera * weighed).sum(axis=1).T
     gradient = gradient[:, free]
     inverse = np.linalg.pinv(schur[np.ix_(free, free)])
     inflation = 1.0
@@ -194,7 +195,7 @@ def judge(
 def _motion(seen: Observations) -> float:
     """Median over tracks of the deviation of their places, widths of the frame."""
     counts = seen.counts
-    mean = seen.per_track(seen.xy) / np.maximum(counts, 1)[:, None]
-    off = ((seen.xy - mean[seen.track]) ** 2).sum(axis=1, keepdims=True)
-    total = seen.per_track(off)[:, 0] / np.maximum(counts, 1)
+    mean = seen.per_track(seen.xy.T) / np.maximum(counts, 1)
+    off = ((seen.xy.T - mean[:, seen.track]) ** 2).sum(axis=0)
+    total = seen.per_track(off) / np.maximum(counts, 1)
     return float(np.sqrt(np.median(total[counts > 0]))) if len(seen.track) else 0.0

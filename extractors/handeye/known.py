@@ -13,7 +13,7 @@ from extractors.handeye.adjust import Problem, Solution, normal_equations
 from extractors.handeye.judge import Limits
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors, Rig, TrackedClip
-from extractors.handeye.project import deviations, poses_at
+from extractors.handeye.project import PROJECTING, carried_by, deviations, poses_at
 from extractors.handeye.search import Search
 
 
@@ -112,11 +112,10 @@ def points_covariance(problem: Problem, solution: Solution, camera: KnownCamera)
 
     Each observation of a track counts with an error of its own.
     """
-    poses = poses_at(problem.paths, solution.state.delay_s)
+    poses = carried_by(poses_at(problem.paths, solution.state.delay_s), problem.seen)
     normal = normal_equations(problem, solution.state, solution.points, poses, solution.scale)
     inverse = np.linalg.inv(normal.point)
     carried = normal.mixed @ inverse
-    parameters = np.r_[0:7, 10:12]
-    covariance = camera.covariance[np.ix_(parameters, parameters)]
-    through = np.einsum("nij,ik,nkl->njl", carried[:, parameters], covariance, carried[:, parameters])
+    covariance = camera.covariance[np.ix_(PROJECTING, PROJECTING)]
+    through = np.einsum("nij,ik,nkl->njl", carried[:, PROJECTING], covariance, carried[:, PROJECTING])
     return np.asarray(inverse), np.asarray(through)

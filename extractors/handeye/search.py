@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from extractors.handeye.adjust import Problem, Solution, free_columns, place_points, settle, solve
 from extractors.handeye.path import HandPath
-from extractors.handeye.problem import N_CAMERA, CameraState, Floats, Priors, Rig, TrackedClip
+from extractors.handeye.problem import N_CAMERA, Calibration, CameraState, Floats, Priors, Rig, TrackedClip
 from extractors.handeye.project import Observations, poses_at
 from extractors.handeye.start import Affine, affine_sums, moving_tracks, start_cameras
 
@@ -28,6 +28,9 @@ DELAY = 10
 
 START_SCALE = 0.01
 """Noise that starts are tried with, widths of the frame: soft-L1 stays round where a poor start still has to go."""
+
+AGAIN = 2.0
+"""Noise that tracks which were matched again are begun with, over the noise before."""
 
 TIGHTER = (2.0, 1.6, 1.3, 1.15, 1.15, 1.15)
 """A track rides if the deviation of its observations is below so many times the group's, round by round, plus what
@@ -99,12 +102,14 @@ class Search:
         found = self._trimmed(basins[0], group.riding & self.candidates) if basins else None
         return None if found is None else replace(found, basins=basins)
 
-    def solve_from(self, cameras: Sequence[CameraState], riding: NDArray[np.bool_]) -> Found | None:
-        """The solution near the first of `cameras`, with the others as basins; None where too few tracks stay."""
-        if (riding & self.candidates).sum() < 3:
+    def solve_from(self, start: Calibration) -> Found | None:
+        """The solution near another of the same tracks, None where too few stay."""
+        riding = start.riding & self.candidates
+        if not start.cameras or riding.sum() < 3:
             return None
-        found = self._trimmed(cameras[0], riding & self.candidates)
-        return None if found is None else replace(found, basins=cameras[1:])
+        first, *others = start.cameras
+        found = self._trimmed(first, riding, AGAIN * start.residual)
+        return None if found is None else replace(found, basins=others)
 
     def beside_rivals(self, found: Found) -> Found:
         """A group's solution, or the one of another of its basins that is better by all tracks that ride."""
@@ -122,20 +127,19 @@ class Search:
         if self.candidates.sum() < 3:
             return None
         placed = place_points(self._problem(self.candidates), state, START_SCALE)
-        deviation, _ = _deviations(self._problem(self.candidates).seen, placed)
+        deviation, _ = _deviations(self.seen, placed)
         apart = np.linalg.norm(placed.points - placed.state.shared, axis=1)
         near = apart <= FAR_OWN * float(np.hypot(self.priors.shared_m, self.priors.own_m))
         riding = np.asarray(self.candidates & (deviation <= WORST_RESIDUAL) & near)
         return self._trimmed(state, riding) if riding.sum() >= 3 else None
 
-    def _trimmed(self, state: CameraState, riding: NDArray[np.bool_]) -> Found | None:
-        """The solution near a camera, and the tracks that agree with it, by turns."""
-        scale = START_SCALE
+    def _trimmed(self, state: CameraState, riding: NDArray[np.bool_], scale: float = START_SCALE) -> Found | None:
+        """The solution near a camera, and the tracks that agree with it, by turns; noise of `scale` to begin with."""
         placed = place_points(self._problem(self.candidates), state, scale)
         for factor in TIGHTER:
             problem = self._problem(riding)
             solution = settle(problem, state, placed.points, scale)
-            placed = place_points(self._problem(self.candidates), solution.state, solution.scale, solution.points)
+            placed = self._beside_others(solution, riding)
             again = self._agreeing(placed, riding, factor)
             if again.sum() < 3:
                 return None
@@ -144,6 +148,15 @@ class Search:
             state, scale, riding = solution.state, solution.scale, again
         places = np.where(self.candidates[:, None], placed.points, np.nan)
         return Found(problem, solution, riding, self._explained(placed, riding), places)
+
+    def _beside_others(self, solution: Solution, riding: NDArray[np.bool_]) -> Solution:
+        """The solution of the tracks that ride with the other candidates placed before its camera."""
+        others = self._problem(self.candidates & ~riding)
+        placed = place_points(others, solution.state, solution.scale, solution.points)
+        rides = riding[self.seen.track]
+        residual = np.empty((2, len(rides)))
+        residual[:, rides], residual[:, ~rides] = solution.residual, placed.residual
+        return replace(placed, points=np.where(riding[:, None], solution.points, placed.points), residual=residual)
 
     def _basins(self, group: Affine, riding: NDArray[np.bool_], most: int = 4) -> list[CameraState]:
         """Cameras that starts lead to, best first, no two alike; from some of the tracks, with the clock held."""
@@ -155,7 +168,7 @@ class Search:
         tried = [(state, np.repeat(state.shared[None], self.n_tracks, axis=0)) for state in starts]
         # A few steps tell the hopeless ones.
         for steps, most_left in zip(START_STEPS, STARTS_LEFT, strict=True):
-            solved = [solve(problem, *each, START_SCALE, steps=steps, tolerance=1e-4) for each in tried]
+            solved = [solve(problem, *each, START_SCALE, steps=steps) for each in tried]
             solved = sorted(solved, key=lambda solution: solution.cost)[:most_left]
             tried = [(each.state, each.points) for each in solved]
         kept: list[CameraState] = []
@@ -190,19 +203,18 @@ class Search:
 
     def _agreeing(self, placed: Solution, riding: NDArray[np.bool_], factor: float) -> NDArray[np.bool_]:
         """Candidates whose deviation from a camera, their own point free, is that of the tracks that ride."""
-        seen = self._problem(self.candidates).seen
-        deviation, count = _deviations(seen, placed)
+        deviation, count = _deviations(self.seen, placed)
         usual = max(float(np.quantile(deviation[riding], 0.4)), GOOD_TRACK)
         chance = CHANCE_SIGMAS / np.sqrt(np.maximum(4 * count - 6, 2))
         agrees = deviation <= np.minimum(usual * (factor + chance), WORST_RESIDUAL)
-        coherent = _coherence(seen, placed, self.paths)
+        coherent = _coherence(self.seen, placed, self.paths)
         agrees &= coherent <= np.maximum(COHERENT, COHERENT * np.median(coherent[riding])) * factor
         apart = np.linalg.norm(placed.points - placed.state.shared, axis=1)
         return np.asarray(self.candidates & agrees & (apart <= FAR_OWN * self.priors.own_m))
 
     def _explained(self, placed: Solution, riding: NDArray[np.bool_]) -> float:
         """How much of the motion of moving tracks the solution accounts for, in tracks."""
-        deviation, _ = _deviations(self._problem(self.candidates).seen, placed)
+        deviation, _ = _deviations(self.seen, placed)
         good = 1 - np.minimum(deviation / np.maximum(self.sums.motion, 1e-9), 1)
         return float((np.where(riding, good, 0) * np.minimum(self.sums.seen_share, 1)).sum())
 
@@ -232,7 +244,7 @@ def _deviations(seen: Observations, placed: Solution) -> tuple[Floats, NDArray[n
     count = seen.counts
     # Three numbers of each track went into its point.
     freedom = np.maximum(2 * count - 3, 1)
-    deviation = np.sqrt(seen.per_track(squared[:, None])[:, 0] / freedom)
+    deviation = np.sqrt(seen.per_track(squared) / freedom)
     return np.where(count > 0, deviation, np.inf), count
 
 
@@ -243,11 +255,11 @@ def _coherence(seen: Observations, placed: Solution, paths: Sequence[HandPath]) 
     what is spread over a hundred.
     """
     poses = poses_at(paths, placed.state.delay_s)
-    place = poses.translation[seen.frame]
-    residual = placed.residual * np.minimum(1, 5 * placed.scale / np.maximum(placed.distance, 1e-12))[:, None]
-    off = place - (seen.per_track(place) / np.maximum(seen.counts, 1)[:, None])[seen.track]
-    square = seen.per_track(off[:, :, None] * off[:, None])
-    across = seen.per_track(off[:, :, None] * residual[:, None])
+    place = poses.translation.T[:, seen.frame]
+    residual = placed.residual * np.minimum(1, 5 * placed.scale / np.maximum(placed.distance, 1e-12))
+    off = place - (seen.per_track(place) / np.maximum(seen.counts, 1))[:, seen.track]
+    square = np.moveaxis(seen.per_track(off[:, None] * off), -1, 0).copy()
+    across = np.moveaxis(seen.per_track(off[:, None] * residual), -1, 0)
     square += 1e-3 * np.trace(square, axis1=1, axis2=2)[:, None, None] * np.eye(3) + 1e-9 * np.eye(3)
     explained = np.einsum("nia,nia->n", across, np.linalg.solve(square, across))
     total: Floats = explained / (6 * placed.scale**2)

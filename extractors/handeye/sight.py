@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from extractors.handeye.known import KnownCamera
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import Floats, TrackedClip
-from extractors.handeye.project import Observations, poses_at, project_points
+from extractors.handeye.project import Observations, carried_by, poses_at, project_points
 from extractors.matching import match_again
 
 
@@ -47,15 +47,17 @@ def sight(clip: TrackedClip, camera: KnownCamera, points: Floats, posed: NDArray
     warps = np.full((n_frames, len(points), 2, 2), np.nan)
     frame, track = np.tile(np.arange(n_frames), len(ids)), np.arange(len(ids)).repeat(n_frames)
     everywhere = Observations(np.zeros((len(frame), 2)), frame, track, len(ids))
-    found = project_points(camera.state(width, np.zeros(3)), points[ids], poses, everywhere, held=True)
+    carried = carried_by(poses, everywhere)
+    found = project_points(camera.state(width, np.zeros(3)), points[ids], carried, everywhere, held=True)
     scale = np.array([width, width * clip.pixel_aspect])
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     by_track = (len(ids), n_frames)
     ahead = (found.depth > 0).reshape(by_track).T
-    xy[:, ids] = np.where(ahead[..., None], (found.xy * scale + centre).reshape(*by_track, 2).swapaxes(0, 1), np.nan)
+    seen_at = (found.xy.T * scale + centre).reshape(*by_track, 2).swapaxes(0, 1)
+    xy[:, ids] = np.where(ahead[..., None], seen_at, np.nan)
     # By a point's place: no step along the line of sight changes a picture, so the least step that makes an offset
     # stays in the plane that faces the camera.
-    by_point = (found.by_point * scale[:, None]).reshape(*by_track, 2, 3).swapaxes(0, 1)
+    by_point = (found.by_point.T * scale[:, None]).reshape(*by_track, 2, 3).swapaxes(0, 1)
     back = np.linalg.pinv(by_point[posed[ids], np.arange(len(ids))])
     warps[:, ids] = by_point @ back
     return Sight(xy, warps)
@@ -68,8 +70,9 @@ def seen_again(
     points: Floats,
     riding: NDArray[np.bool_],
     posed: NDArray[np.intp],
-) -> TrackedClip:
-    """The clip with its tracks matched again where a camera should see them.
+    earlier: Sight | None = None,
+) -> tuple[TrackedClip, Sight]:
+    """The clip with its tracks matched again where a camera should see them, and what it should see.
 
     Args:
         alone: (T, H, W, 3) RGB, the body before its own colours (see `extractors.matching.body_alone`).
@@ -78,6 +81,9 @@ def seen_again(
         points: (N, 3) metres in the body's frame, NaN where nobody knows.
         riding: (N,) bool, tracks that ride on it, which are found again where they were lost.
         posed: (N,) the frame whose picture each is matched with; it is seen there.
+        earlier: what these tracks were matched again with already.
     """
-    xy, visibility = match_again(alone, clip.xy, clip.visibility, posed, *sight(clip, camera, points, posed), riding)
-    return replace(clip, xy=xy, visibility=visibility)
+    seen = sight(clip, camera, points, posed)
+    before = None if earlier is None else earlier.warps
+    xy, visibility = match_again(alone, clip.xy, clip.visibility, posed, *seen, riding, before)
+    return replace(clip, xy=xy, visibility=visibility), seen

@@ -184,12 +184,12 @@ def _sums_where_most_agree(
 def _best_group(sums: Sums, left: NDArray[np.bool_], seed: int) -> tuple[Floats, NDArray[np.bool_], float] | None:
     candidates = np.flatnonzero(left)
     rng = np.random.default_rng(seed)
-    picks = [[index] for index in candidates[:: max(len(candidates) // 150, 1)]]
-    for _ in range(150):
-        first = int(rng.integers(len(candidates)))
-        near = candidates[max(first - 10, 0) : first + 11]
-        picks.append(rng.choice(near, size=min(3, len(near)), replace=False).tolist())
-    axes = np.stack([_fit(sums, np.asarray(pick)) for pick in picks])
+    alone = candidates[:: max(len(candidates) // 150, 1), None]
+    near = rng.integers(len(candidates), size=(150, 1)) + rng.permuted(np.tile(np.arange(-10, 11), (150, 1)), axis=1)
+    inside = (near >= 0) & (near < len(candidates))
+    first_three = np.argsort(~inside, axis=1, kind="stable")[:, :3]
+    threes = candidates[np.take_along_axis(near, first_three, axis=1)]
+    axes = np.concatenate([_fit(sums, alone), _fit(sums, threes)])
     votes = _votes(sums, axes) * left
     first_best = int(votes.sum(axis=1).argmax())
     best = axes[first_best], votes[first_best] > 0, float(votes[first_best].sum())
@@ -203,9 +203,10 @@ def _best_group(sums: Sums, left: NDArray[np.bool_], seed: int) -> tuple[Floats,
 
 
 def _fit(sums: Sums, chosen: NDArray[np.intp], ridge: float = 1e-3) -> Floats:
-    """Axes (2, 3) of the chosen tracks; directions that the hand did not take are left at zero by the ridge."""
-    pp, px = sums.pp[chosen].sum(axis=0), sums.px[chosen].sum(axis=0)
-    return np.linalg.solve(pp + ridge * np.trace(pp) * np.eye(3) + 1e-12 * np.eye(3), px).T
+    """Axes (..., 2, 3) of the chosen tracks (..., K); directions that the hand did not take are left at zero."""
+    pp, px = sums.pp[chosen].sum(axis=-3), sums.px[chosen].sum(axis=-3)
+    held = ridge * np.trace(pp, axis1=-2, axis2=-1)[..., None, None] + 1e-12
+    return np.asarray(np.swapaxes(np.linalg.solve(pp + held * np.eye(3), px), -1, -2))
 
 
 def _votes(sums: Sums, axes: Floats, tolerance: float = 0.2) -> Floats:

@@ -232,7 +232,8 @@ def _seen_again(clips: Sequence[PooledClip], found: Calibration) -> Sequence[Poo
             continue
         with Packet(clip.path) as packet:
             alone = body_alone(packet.read("pixels"), packet.read("masks/robot"))
-        seen.append(replace(clip, clip=seen_again(alone, clip.clip, camera, places, riding, clip.posed)))
+        matched, _ = seen_again(alone, clip.clip, camera, places, riding, clip.posed)
+        seen.append(replace(clip, clip=matched))
     return seen
 
 

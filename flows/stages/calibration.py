@@ -17,7 +17,7 @@ from extractors.hand_pose import HandPose
 from extractors.handeye.camera import calibrate_camera
 from extractors.handeye.known import KnownCamera, Riders, riders_of
 from extractors.handeye.problem import WRIST_PRIORS, Calibration, Floats, Priors, Rig, TrackedClip
-from extractors.handeye.sight import seen_again
+from extractors.handeye.sight import Sight, seen_again
 from extractors.matching import body_alone
 from extractors.robot_tracks import follow_robot
 from extractors.tracks import TrackSet
@@ -97,7 +97,7 @@ def _run(inputs: StageInputs) -> StageOutput:
     if robot is not None:
         tracks, count = robot.tracks, len(robot.tracks.queries)
         seen = float(tracks.visibility.mean())
-        report["robot_tracks"] = {"points": count, "visible_share": seen, "matched_again": robot.matched}
+        report["robot_tracks"] = {"points": count, "visible_share": seen, "matched_again": robot.matched is not None}
         datasets |= encoded_set("robot", TrackSet(tracks, np.zeros(count, np.bool_)))
     return StageOutput(datasets, report)
 
@@ -109,12 +109,12 @@ class _RobotPoints:
     Attributes:
         alone: the pictures that they are followed in (see `body_alone`).
         tracks: of them.
-        matched: they were matched again before a camera.
+        matched: what they were matched again with, before a camera.
     """
 
     alone: NDArray[np.uint8]
     tracks: Tracks
-    matched: bool = False
+    matched: Sight | None = None
 
 
 def _robot_points(inputs: StageInputs) -> _RobotPoints | None:
@@ -327,10 +327,10 @@ def _look_again(
 ) -> tuple[_RobotPoints, TrackedClip]:
     """Points on the robot matched again as a camera should see them, and the clip with them."""
     posed = robot.tracks.queries[:, 0].astype(int)
-    clip = seen_again(robot.alone, clip, camera, found.places, found.riding, posed)
+    clip, seen = seen_again(robot.alone, clip, camera, found.places, found.riding, posed, robot.matched)
     score = clip.visibility.astype(np.float32)
     tracks = Tracks(clip.xy, clip.visibility, score, score, robot.tracks.queries)
-    return _RobotPoints(robot.alone, tracks, matched=True), clip
+    return _RobotPoints(robot.alone, tracks, matched=seen), clip
 
 
 def _from_file(inputs: StageInputs, clip: TrackedClip, rig: Rig, robot: _RobotPoints | None, file: Path) -> _Found:

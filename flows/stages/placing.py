@@ -154,7 +154,7 @@ def object_seen_again(
     )
     points = np.where(rides[:, None], found.points, np.nan)
     fixed = KnownCamera(camera.focal_px, camera.base_from_camera)
-    moving = seen_again(alone[frames], moving, fixed, points, rides, middle)
+    moving, _ = seen_again(alone[frames], moving, fixed, points, rides, middle)
     xy, visibility = np.array(clip.xy, np.float32), clip.visibility.copy()
     xy[frames], visibility[frames] = moving.xy, moving.visibility
     return replace(clip, xy=xy, visibility=visibility)

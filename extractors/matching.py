@@ -148,7 +148,7 @@ class _Patches:
         row, column = np.divmod(np.arange(count), columns)
         begin = (np.stack([column, row], axis=1) * self.side + half).astype(np.float32)
         before, after = (self._side_by_side(each, columns) for each in (own, seen))
-        there, kept = matched(before, after, begin, self.window, levels=1, loop=self.loop)
+        there, kept = matched(before, after, begin, self.window, levels=1, loop=self.loop, near=True)
         offset = there - begin
         kept &= np.linalg.norm(offset, axis=1) < self.reach
         about = slice(half - self.window // 2, half + self.window // 2 + 1)
@@ -191,12 +191,20 @@ def matched(
     *,
     levels: int,
     loop: float,
+    near: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Where points (N, 2) are in the picture after, and whether the match leads back to within `loop` pixels."""
+    """Where points (N, 2) are in the picture after, and whether the match leads back to within `loop` pixels.
+
+    The way back begins where the way there ended; of points that are `near` where they are looked for it begins where
+    it should end, which asks whether that is a match of its own.
+    """
     options: dict[str, Any] = {"winSize": (window,) * 2, "maxLevel": levels}
     begin = np.ascontiguousarray(start[:, None])
     there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, begin, None, **options)  # type: ignore[call-overload]
-    home, back, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, **options)  # type: ignore[call-overload]
+    if near:
+        options |= {"maxLevel": 0, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+    guess: Any = begin.copy() if near else None
+    home, back, _ = cv2.calcOpticalFlowPyrLK(after, before, there, guess, **options)
     off = np.linalg.norm((home - begin)[:, 0], axis=1)
     return there[:, 0], np.asarray((found[:, 0] > 0) & (back[:, 0] > 0) & (off < loop))
 

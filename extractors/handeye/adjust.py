@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ _PER_DISTANCE = 1 / 1.1774
 """Deviation per axis of a 2-D normal error over its median distance (Rayleigh)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """Everything that stays as it is while the solver moves.
 
@@ -56,7 +57,12 @@ class Problem:
     priors: Priors
     free: NDArray[np.bool_]
 
-    @property
+    @cached_property
+    def present(self) -> NDArray[np.bool_]:
+        """(N,) bool, tracks with an observation."""
+        return self.seen.counts > 0
+
+    @cached_property
     def own_information(self) -> float:
         """One over the variance of each point about the shared offset.
 
@@ -64,9 +70,10 @@ class Problem:
         However many there are, they count as `Priors.independent`; counted as independent, fifty of them would pull
         an object into the palm.
         """
-        many = max(int(_present(self.seen).sum()) / self.priors.independent, 1.0)
+        many = max(int(self.present.sum()) / self.priors.independent, 1.0)
         return float(self.priors.own_m**-2 / many)
 
+    @cached_property
     def prior_information(self) -> Floats:
         """(12,) one over the variance of each camera parameter before any track is seen."""
         priors = self.priors
@@ -123,7 +130,7 @@ def solve(problem: Problem, state: CameraState, points: Floats, scale: float, *,
 
     Stops after a step that lowers the cost by less than `ENOUGH`, or after `steps`.
     """
-    all_points, used = points, np.flatnonzero(_present(problem.seen))
+    all_points, used = points, np.flatnonzero(problem.present)
     problem, points = replace(problem, seen=problem.seen.renumbered()), points[used]
     poses = carried_by(poses_at(problem.paths, state.delay_s), problem.seen)
     cost, residual = _cost(problem, state, points, poses, scale)
@@ -226,11 +233,11 @@ def _add_priors(
     point_gradient: Floats,
 ) -> None:
     """Adds what is believed of the camera and of the points about their shared offset, in place."""
-    information = problem.prior_information()
+    information = problem.prior_information
     camera.flat[:: N_CAMERA + 1] += information
     camera_gradient += information * problem.prior_offset(state)
     own = problem.own_information
-    present = _present(problem.seen)
+    present = problem.present
     apart = np.where(present[:, None], points - state.shared, 0.0)
     shared = COLUMNS["shared"]
     own_block = own * np.eye(3)
@@ -239,12 +246,6 @@ def _add_priors(
     camera[shared, shared] += present.sum() * own_block
     camera_gradient[shared] -= own * apart.sum(axis=0)
     point_gradient += own * apart
-
-
-def _present(seen: Observations) -> NDArray[np.bool_]:
-    present = np.zeros(seen.n_tracks, np.bool_)
-    present[seen.track] = True
-    return present
 
 
 def reduced(normal: Normal) -> tuple[Floats, Floats, Floats]:
@@ -277,9 +278,9 @@ def _cost(problem: Problem, state: CameraState, points: Floats, poses: Carried, 
     # A point behind the camera projects nowhere: it costs what an observation a frame's width off costs.
     loss[depth <= 0] += 1 / scale
     cost = float((loss * poses.inside).sum())
-    present = _present(problem.seen)
+    present = problem.present
     cost += 0.5 * problem.own_information * float(((points - state.shared)[present] ** 2).sum())
-    cost += 0.5 * float((problem.prior_information() * problem.prior_offset(state) ** 2).sum())
+    cost += 0.5 * float((problem.prior_information * problem.prior_offset(state) ** 2).sum())
     return cost, residual
 
 

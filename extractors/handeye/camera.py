@@ -80,7 +80,9 @@ def calibrate_camera(
         found = [solved for group in groups if (solved := search.solve_group(group)) is not None]
     if not found:
         return _nothing(search.n_tracks, f"fewer than {limits.min_tracks} tracks move as the recorded hand does")
-    best = search.beside_rivals(max(found, key=lambda each: each.explained))
+    best = max(found, key=lambda each: each.explained)
+    if judged or start is None:  # in between, the next one looks at other basins anyway
+        best = search.beside_rivals(best)
     if not judged:
         return _calibration(clips, search, best, None, ("it was not judged",), origin, float("nan"))
     spread = uncertainty(best.problem, best.solution)

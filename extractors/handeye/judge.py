@@ -108,7 +108,7 @@ def uncertainty(problem: Problem, solution: Solution) -> Uncertainty:
 
 
 def _beliefs(problem: Problem) -> Floats:
-    return np.diag(problem.prior_information())
+    return np.diag(problem.prior_information)
 
 
 def _inflation(problem: Problem, normal: Normal, schur: Floats, carried: Floats) -> float:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.exposure import lit_alike
 from extractors.geometry import bounding_box
 
 WINDOW, LOOP = 0.05, 0.003
@@ -37,6 +38,8 @@ SAME = 0.02
 def body_alone(pixels: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """(T, H, W, 3) a body before its own colours, blurred: an edge that stays still would be matched too.
 
+    All at one brightness (see `lit_alike`), as what is matched are colours.
+
     Args:
         pixels: (T, H, W, 3) RGB.
         masks: (T, H, W) of the body.
@@ -45,7 +48,7 @@ def body_alone(pixels: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[n
     margin, reach = round(MARGIN * side), max(REACH * side, 1.0)
     around = np.ones((2 * margin + 1,) * 2, np.uint8)
     beyond = margin + round(4 * reach)
-    alone = pixels.copy()
+    alone = np.stack(lit_alike(list(pixels)))
     for frame, mask in zip(alone, masks, strict=True):
         if not mask.any():
             continue

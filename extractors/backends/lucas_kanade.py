@@ -17,7 +17,11 @@ from extractors.backends.lucas_kanade_layers import (
     LayerRule,
     apply,
     assign_layers,
+    noise_of,
+    without_noise,
 )
+from extractors.camera_motion import clip_camera_motion
+from extractors.exposure import lit_alike
 from extractors.track_queries import Posed, check_queries
 from extractors.types import Frames, OnCpu, Size, Tracks, check_pixels
 
@@ -49,7 +53,7 @@ class LucasKanade(OnCpu):
         height, width = int(pixels.shape[1]), int(pixels.shape[2])
         size = self._working_size((height, width))
         images = [_resized(np.asarray(frame, dtype=np.uint8), size) for frame in pixels]
-        return PreparedFrames(self, images, (height, width))
+        return PreparedFrames(self, lit_alike(images), (height, width))
 
     def track(self, pixels: Frames, queries: NDArray[np.float32]) -> Tracks:
         """Tracks of `queries` (N, 3) as (frame, x, y) through `pixels`; see `PointTracker`."""
@@ -67,6 +71,10 @@ class PreparedFrames:
     def __init__(self, tracker: LucasKanade, images: list[Image], size: Size) -> None:
         """`images` at working size, made from frames of `size`."""
         self._tracker, self._images, self._size = tracker, images, size
+        # Of noise and motion the corners are better judges than the colours, which differ for both.
+        self._still = clip_camera_motion(np.stack(images)).moving is not True
+        if self._still:
+            self._images = without_noise(images, noise_of(images, tracker.rule))
 
     @property
     def at_once(self) -> int:
@@ -112,7 +120,7 @@ class PreparedFrames:
         """
         visible_difference = self._tracker.visible_difference
         rule = self._tracker.rule.at(self._images[frame])
-        found = assign_layers(self._images, frame, places, rule, supported=supported)
+        found = assign_layers(self._images, frame, places, rule, still=self._still, supported=supported)
         members = [np.flatnonzero(found.layer == index) for index in range(len(found.motions))]
         layers = [Layer(self._images, frame, places[points], rule) if len(points) else None for points in members]
         xy = np.zeros((len(self._images), len(places), 2))

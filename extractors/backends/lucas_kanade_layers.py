@@ -28,6 +28,9 @@ Floats = NDArray[np.float64]
 
 IDENTITY: Floats = np.eye(2, 3)
 
+CLEAN, MOST_BLUR = 2.0, 2.0
+"""What most of a picture that rests differs by in a clean clip, grey levels; widest blur of a noisy one, pixels."""
+
 _MEAN_COLOUR: Floats = np.full(3, 1 / 3)
 
 
@@ -414,22 +417,33 @@ class Assigned:
 
 
 def assign_layers(
-    images: Sequence[Image], frame: int, queries: Floats, rule: LayerRule, *, supported: bool = True
+    images: Sequence[Image],
+    frame: int,
+    queries: Floats,
+    rule: LayerRule,
+    *,
+    still: bool,
+    supported: bool = True,
 ) -> Assigned:
     """Finds the layers that explain `queries` (N, 2) of image `frame` best over all images; `rule` in pixels.
+
+    Where the camera stands `still` what fills most of the picture rests exactly; else it is followed too.
 
     Candidate layers (the background, and regions of like colour at several scales) are followed through the clip;
     greedy selection keeps those that lower the colour difference at the points by more than a layer costs; each
     kept layer is followed again with all points that it won. Unless `supported`, `queries` are all that is looked at.
     """
-    background = _background(images, frame, rule)
+    if still:
+        background = np.broadcast_to(IDENTITY, (len(images), 2, 3)).copy()
+    else:
+        background = follow_both_ways(_everything(images, frame, rule), len(images))
     points = np.concatenate([queries, _support(images, frame, queries, background, rule)]) if supported else queries
     judge = _Judge(images, frame, points, rule)
     # Kept for all layers: made again for each of them, they were a tenth of the work.
     behind = [Backdrop(images, frame, t, background[t], rule) for t in judge.frames]
     motions, costs = [background], [judge.cost(background) - rule.bias]
     kept, layer = [0], np.zeros(len(points), dtype=np.int64)
-    still = np.zeros(len(points), dtype=np.bool_)
+    at_rest = np.zeros(len(points), dtype=np.bool_)
 
     def follow(regions: Sequence[NDArray[np.intp]], most: int, attempts: int) -> None:
         def one(members: NDArray[np.intp]) -> tuple[Floats, Floats] | None:
@@ -443,13 +457,13 @@ def assign_layers(
         results = map_side_by_side(one, regions, at_once=cv2.getNumThreads())
         for members, found in zip(regions, results, strict=True):
             if found is None:
-                still[members] = True
+                at_rest[members] = True
             else:
                 motions.append(found[0])
                 costs.append(found[1])
 
     for cells in rule.cells:
-        loose = np.flatnonzero((np.min([costs[index] for index in kept], axis=0) > rule.explained) & ~still)
+        loose = np.flatnonzero((np.min([costs[index] for index in kept], axis=0) > rule.explained) & ~at_rest)
         follow(_regions(points, judge.colours, loose, cells, rule), rule.draft_points, 2)
         before = layer
         kept, layer = judge.select(np.stack(costs))
@@ -474,17 +488,30 @@ def follow_both_ways(layer: Layer, n_frames: int) -> Floats:
     return np.concatenate([backward[:0:-1], forward])
 
 
-def _background(images: Sequence[Image], frame: int, rule: LayerRule) -> Floats:
-    """Motions (T, 2, 3) of what fills most of the picture: exact rest where the camera stands still."""
+def noise_of(images: Sequence[Image], rule: LayerRule) -> float:
+    """What most of the picture differs by from image to image, grey levels: noise, where the camera stands still."""
+    middle = len(images) // 2
+    everything = _everything(images, middle, rule.at(images[middle]))
+    shown = sample_indices(len(images), rule.judged)
+    return float(np.median([np.median(everything.differences(int(t), IDENTITY)) for t in shown]))
+
+
+def without_noise(images: Sequence[Image], noise: float) -> list[Image]:
+    """The images, blurred until `noise`, grey levels, is that of clean ones; as they are where it is.
+
+    White noise is divided by 2 sqrt(pi) times the deviation of a normal window.
+    """
+    if noise <= CLEAN:
+        return list(images)
+    wide = min(noise / CLEAN / (2 * np.sqrt(np.pi)), MOST_BLUR)
+    return [np.asarray(cv2.GaussianBlur(image, (0, 0), wide), np.uint8) for image in images]
+
+
+def _everything(images: Sequence[Image], frame: int, rule: LayerRule) -> Layer:
+    """What fills most of the picture, as one layer."""
     height, width = images[frame].shape[:2]
     x, y = np.meshgrid((np.arange(16) + 0.5) * width / 16 - 0.5, (np.arange(16) + 0.5) * height / 16 - 0.5)
-    layer = Layer(images, frame, np.stack([x.ravel(), y.ravel()], axis=1), rule)
-    shown = sample_indices(len(images), rule.judged)
-    unmoved = [np.median(layer.differences(int(t), IDENTITY)) < rule.search for t in shown]
-    # A robot before the lens hides most of the picture for a while; a moving camera changes nearly all frames.
-    if np.mean(unmoved) > 0.5:
-        return np.broadcast_to(IDENTITY, (len(images), 2, 3)).copy()
-    return follow_both_ways(layer, len(images))
+    return Layer(images, frame, np.stack([x.ravel(), y.ravel()], axis=1), rule)
 
 
 def _support(images: Sequence[Image], frame: int, queries: Floats, background: Floats, rule: LayerRule) -> Floats:
@@ -536,6 +563,14 @@ class Backdrop:
         return seen
 
 
+def _cost(difference: Floats | float, rule: LayerRule) -> Any:
+    """What colour differences cost: a poor match nearly as much as none.
+
+    What sweeps over a point must not earn by resembling it a little.
+    """
+    return rule.cut * (1.0 - np.exp(-((difference / rule.poor) ** 2)))
+
+
 class _Judge:
     """Says how well a motion explains each of a set of points, and picks layers by it."""
 
@@ -567,8 +602,7 @@ class _Judge:
             difference = self._layer.differences(frame, motions[frame])
             if behind:
                 difference[behind[place].seen(self._layer.points, motions[frame], difference)] = self._rule.cut
-            # A poor match counts nearly as none: what sweeps over a point must not earn by resembling it a little.
-            total += self._rule.cut * (1.0 - np.exp(-((difference / self._rule.poor) ** 2)))
+            total += _cost(difference, self._rule)
         return np.asarray(self._smooth @ (total / len(self.frames)))
 
     def select(self, costs: Floats) -> tuple[list[int], NDArray[np.int64]]:

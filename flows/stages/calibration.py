@@ -491,7 +491,7 @@ def _camera_datasets(found: _Found, hand: HandPose) -> dict[str, Dataset]:
 
 
 CALIBRATION = Stage(
-    name="calibration", version=6, inputs=("source", "masks/*", "tracks/*"), settings=_settings, run=_run
+    name="calibration", version=7, inputs=("source", "masks/*", "tracks/*"), settings=_settings, run=_run
 )
 """Report: `hand` (names, units, convention, or the reason for none), `camera` (its numbers, also where it is refused),
 `reasons` (why no camera is stored), `tags`, `robot_tracks` (how many, and whether they were matched again)."""

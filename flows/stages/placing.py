@@ -379,7 +379,7 @@ def _predicted(inputs: StageInputs, fit: Alignment, relative: NDArray[Any], dept
 
 PLACING = Stage(
     name="placing",
-    version=7,
+    version=8,
     inputs=("source", "masks/*", "depth/*", "tracks/*", "calibration", "held", "centroids*"),
     settings=_settings,
     run=_run,

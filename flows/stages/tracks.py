@@ -15,7 +15,7 @@ from flows.stages.base import Stage, StageInputs, StageOutput
 from packers.schema import Dataset
 from packers.writer import encode
 
-VERSION, GRID_VERSION = 9, 7
+VERSION, GRID_VERSION = 10, 8
 """Of the stage, and of the grid in it alone: where that stays, packets keep their grid."""
 
 _OF_NETWORKS = frozenset({"iterations", "precision", "visible_by", "window_frames"})

@@ -59,3 +59,19 @@ def test_what_looks_otherwise_is_not_found_and_what_nobody_expects_stays():
     xy, found = match_again(pixels, places, own, posed, expected, warps, rides)
     assert not found[3, ~unknown & (posed != 3)].any()
     assert found[4, ~unknown].mean() > 0.9
+
+
+def test_a_patch_that_looks_the_same_is_not_matched_again():
+    pixels, places, warps, posed = turning_picture(224)
+    rides, visible = np.ones(len(posed), bool), np.ones(places.shape[:2], bool)
+    beside = (places + 1.0).astype(np.float32)
+    beside[posed, np.arange(len(posed))] = places[posed, np.arange(len(posed))]
+    before = warps.copy()
+    before[4] += 0.1
+    xy, found = match_again(pixels, beside, visible, posed, places, warps, rides, before)
+    others = np.arange(len(pixels)) != 4
+    np.testing.assert_array_equal(xy[others], beside[others])
+    assert found[others].all()
+    moved = found[4] & (posed != 4)
+    assert moved.mean() > 0.8
+    assert np.median(np.linalg.norm(xy[4, moved] - places[4, moved], axis=-1)) < 0.2

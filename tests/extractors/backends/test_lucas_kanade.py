@@ -69,6 +69,30 @@ def test_an_object_that_rests_before_it_moves_is_followed():
     np.testing.assert_allclose(travel[8:, 0], 3.0 * np.arange(6), atol=0.5)
 
 
+def through_a_lamp(pixels):
+    """Brighter and darker by a third, in waves."""
+    light = 0.75 + 0.25 * np.sin(np.arange(len(pixels)))[:, None, None, None]
+    return np.rint(pixels * light).astype(np.uint8)
+
+
+def through_noise(pixels):
+    """A sensor in the dark."""
+    return np.clip(pixels + np.random.default_rng(3).normal(0, 14, pixels.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("through", [through_a_lamp, through_noise])
+def test_neither_light_nor_noise_moves_what_stands_still(through):
+    pixels, masks = sliding_square(12, size=128)
+    pixels = through(pixels)
+    rest = np.argwhere(~masks.any(axis=0))[::97, ::-1]
+    rest = rest[(np.abs(rest - 64) < 58).all(axis=1)].astype(np.float32)
+    still = LucasKanade().track(pixels, np.column_stack([np.full(len(rest), 5, np.float32), rest]))
+    assert (np.abs(still.xy - rest).max(axis=(0, 2)) < 0.1).mean() > 0.9
+    queries, on_object = all_queries(masks, count=100)
+    travel = LucasKanade().track(pixels, queries).xy[:, on_object]
+    np.testing.assert_allclose(np.median(travel - travel[0], axis=1)[:, 0], 3.0 * np.arange(12), atol=0.5)
+
+
 def test_what_leaves_the_picture_is_hidden():
     pixels, masks = sliding_square(12, size=96, step=(5, 0))
     pixels, masks = pixels[:, 12:76, :52], masks[:, 12:76, :52]

@@ -53,7 +53,7 @@ class LucasKanade(OnCpu):
         height, width = int(pixels.shape[1]), int(pixels.shape[2])
         size = self._working_size((height, width))
         images = [_resized(np.asarray(frame, dtype=np.uint8), size) for frame in pixels]
-        return PreparedFrames(self, lit_alike(images), (height, width))
+        return PreparedFrames(self, images, (height, width))
 
     def track(self, pixels: Frames, queries: NDArray[np.float32]) -> Tracks:
         """Tracks of `queries` (N, 3) as (frame, x, y) through `pixels`; see `PointTracker`."""
@@ -71,10 +71,11 @@ class PreparedFrames:
     def __init__(self, tracker: LucasKanade, images: list[Image], size: Size) -> None:
         """`images` at working size, made from frames of `size`."""
         self._tracker, self._images, self._size = tracker, images, size
-        # Of noise and motion the corners are better judges than the colours, which differ for both.
-        self._still = clip_camera_motion(np.stack(images)).moving is not True
+        # Of light, noise and motion the corners are better judges than the colours, which differ for all three.
+        self._still = clip_camera_motion(np.stack(images)).moving is False
         if self._still:
-            self._images = without_noise(images, noise_of(images, tracker.rule))
+            lit = lit_alike(images)
+            self._images = without_noise(lit, noise_of(lit, tracker.rule))
 
     @property
     def at_once(self) -> int:

@@ -7,7 +7,7 @@ explains all frames of a rest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,11 @@ frames late at 5 Hz costs centimetres, fingers that close push it, and what is l
 
 POINT_PRIORS = Priors(shared_m=0.10, own_m=0.03, independent=np.inf, delay_s=0.0)
 """An object is near the hand that holds it, and what a gripper holds is some ten centimetres large: each point is that
-near to the others, however many they are (of a hand that rides they are not all one thing's)."""
+near to the others, however many they are (of a hand that rides they are not all one thing's). How large it is across
+the line of sight its tracks tell soon, and a thing is about as deep as it is wide."""
+
+OWN_M = (0.005, 0.06)
+"""Least and largest deviation of a held object's points from their middle that is believed, metres."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,11 +124,11 @@ class _View:
         free[COLUMNS["shared"]] = True
         seen = _observed(self.clip, trusted)
         riding = seen.counts >= max(4, 0.3 * trusted.sum())
-        solution: Solution | None = None
-        for _ in range(4):
+        solution, priors = None, POINT_PRIORS
+        for _ in range(5):
             if riding.sum() < min_tracks:
                 return None
-            problem = Problem(seen.of(riding), [self.path], POINT_PRIORS, free)
+            problem = Problem(seen.of(riding), [self.path], priors, free)
             start = np.zeros((seen.n_tracks, 3)) if solution is None else solution.points
             solution = settle(problem, solution.state if solution else self.state, start, 0.01)
             squared = np.minimum(solution.distance, 5 * solution.scale) ** 2
@@ -132,11 +136,19 @@ class _View:
             deviation = np.sqrt(problem.seen.per_track(squared) / freedom)
             usual = max(float(np.quantile(deviation[riding], 0.4)), RESIDUAL_FLOOR)
             again = riding & (deviation <= 1.6 * usual)
-            if (again == riding).all():
+            if (again == riding).all() and priors is not POINT_PRIORS:
                 break
-            riding = again
+            riding, priors = again, replace(POINT_PRIORS, own_m=self._width(solution.points[riding], trusted))
         assert solution is not None
         return problem, solution, riding
+
+    def _width(self, points: Floats, trusted: NDArray[np.bool_]) -> float:
+        """Deviation of points (N, 3) of the hand's frame across the line of sight, metres, within `OWN_M`."""
+        held = np.flatnonzero(trusted)
+        sight = self.poses.rotation[held[len(held) // 2]].T @ self.state.rotation[:, 2]
+        off = points - points.mean(axis=0)
+        across = off - np.outer(off @ sight, sight)
+        return float(np.clip(np.sqrt((across**2).sum(axis=1).mean() / 2), *OWN_M))
 
     def slips(
         self, trusted: NDArray[np.bool_], problem: Problem, solution: Solution, riding: NDArray[np.bool_]

@@ -39,6 +39,7 @@ class Case:
         held: (T,) bool.
         camera: the true one, at the clip's size.
         base_from_camera, hand, object_pose: (4, 4), (T, 4, 4), (T, 4, 4).
+        exact_xy: (T, N, 2) where the object's tracks would be without noise; None where nobody knows.
     """
 
     truth: GroundTruth
@@ -49,6 +50,7 @@ class Case:
     base_from_camera: Floats
     hand: Floats
     object_pose: Floats
+    exact_xy: Floats | None = None
 
 
 def read_case(path: Path, seed: int) -> Case:
@@ -59,8 +61,8 @@ def read_case(path: Path, seed: int) -> Case:
         kind, valid = arrays["grid_kind"], arrays["grid_valid"]
     size = truth.episode.size
     rng = np.random.default_rng(seed)
-    xy = np.concatenate([truth.grid_xy, truth.object_xy], axis=1)
-    xy = xy + rng.normal(0, 1.5 * size[1] / 256, xy.shape)
+    exact = np.concatenate([truth.grid_xy, truth.object_xy], axis=1)
+    xy = exact + rng.normal(0, 1.5 * size[1] / 256, exact.shape)
     visible = np.concatenate([truth.grid_visibility & valid, truth.object_visibility], axis=1)
     visible &= rng.random(visible.shape) < 0.6
     on_object = np.concatenate([kind == 2, np.ones(truth.object_xy.shape[1], bool)])
@@ -70,7 +72,7 @@ def read_case(path: Path, seed: int) -> Case:
     of_object = TrackedClip(xy[:, on_object], visible[:, on_object], hand, stamps, size, name=path.stem)
     assert truth.episode.camera is not None
     camera = truth.episode.camera.resized(size[1], size[0])
-    return Case(truth, clip, of_object, held, camera, camera_pose[0], hand, object_pose)
+    return Case(truth, clip, of_object, held, camera, camera_pose[0], hand, object_pose, exact[:, on_object])
 
 
 def _truly_held(hand: Floats, thing: Floats) -> NDArray[np.bool_]:
@@ -104,11 +106,13 @@ def held_errors(case: Case, camera: KnownCamera) -> tuple[str, float]:
     if found.reasons:
         return "held object: " + "; ".join(found.reasons), float("nan")
     frame = int(np.flatnonzero(found.trusted)[len(np.flatnonzero(found.trusted)) // 2])
-    # The truth of a tracked point is the surface under it in a frame where it is seen.
+    # The truth of a tracked point is the surface under it in a frame where it is seen: under where it is, if that is
+    # known, as half a centimetre of a noisy track's surface is the noise's.
     seen = case.of_object.visibility[frame] & np.isfinite(found.points).all(axis=1)
     depth = case.truth.depth[frame]
     shape, (height, width) = depth.shape, case.clip.size
-    at = np.rint((case.of_object.xy[frame] + 0.5) * (shape[1] / width, shape[0] / height) - 0.5).astype(int)
+    xy = case.of_object.xy if case.exact_xy is None else case.exact_xy
+    at = np.rint((xy[frame] + 0.5) * (shape[1] / width, shape[0] / height) - 0.5).astype(int)
     inside = seen & (at >= 0).all(axis=1) & (at < shape[::-1]).all(axis=1)
     if not inside.any():
         return "held object: none of its points is seen in the middle of the frames that tell it", float("nan")

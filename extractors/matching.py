@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.exposure import lit_alike
 from extractors.geometry import bounding_box
 
 WINDOW, LOOP = 0.05, 0.003
@@ -38,8 +37,6 @@ SAME = 0.02
 def body_alone(pixels: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """(T, H, W, 3) a body before its own colours, blurred: an edge that stays still would be matched too.
 
-    All at one brightness (see `lit_alike`), as what is matched are colours.
-
     Args:
         pixels: (T, H, W, 3) RGB.
         masks: (T, H, W) of the body.
@@ -48,7 +45,7 @@ def body_alone(pixels: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[n
     margin, reach = round(MARGIN * side), max(REACH * side, 1.0)
     around = np.ones((2 * margin + 1,) * 2, np.uint8)
     beyond = margin + round(4 * reach)
-    alone = np.stack(lit_alike(list(pixels)))
+    alone = pixels.copy()
     for frame, mask in zip(alone, masks, strict=True):
         if not mask.any():
             continue
@@ -151,7 +148,7 @@ class _Patches:
         row, column = np.divmod(np.arange(count), columns)
         begin = (np.stack([column, row], axis=1) * self.side + half).astype(np.float32)
         before, after = (self._side_by_side(each, columns) for each in (own, seen))
-        there, kept = matched(before, after, begin, self.window, levels=1, loop=self.loop, near=True)
+        there, kept = matched(before, after, begin, self.window, levels=1, loop=self.loop)
         offset = there - begin
         kept &= np.linalg.norm(offset, axis=1) < self.reach
         about = slice(half - self.window // 2, half + self.window // 2 + 1)
@@ -194,20 +191,12 @@ def matched(
     *,
     levels: int,
     loop: float,
-    near: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Where points (N, 2) are in the picture after, and whether the match leads back to within `loop` pixels.
-
-    The way back begins where the way there ended; of points that are `near` where they are looked for it begins where
-    it should end, which asks whether that is a match of its own.
-    """
+    """Where points (N, 2) are in the picture after, and whether the match leads back to within `loop` pixels."""
     options: dict[str, Any] = {"winSize": (window,) * 2, "maxLevel": levels}
     begin = np.ascontiguousarray(start[:, None])
     there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, begin, None, **options)  # type: ignore[call-overload]
-    if near:
-        options |= {"maxLevel": 0, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
-    guess: Any = begin.copy() if near else None
-    home, back, _ = cv2.calcOpticalFlowPyrLK(after, before, there, guess, **options)
+    home, back, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, **options)  # type: ignore[call-overload]
     off = np.linalg.norm((home - begin)[:, 0], axis=1)
     return there[:, 0], np.asarray((found[:, 0] > 0) & (back[:, 0] > 0) & (off < loop))
 

@@ -151,11 +151,12 @@ def aligned(case: Case, camera: KnownCamera, seed: int) -> tuple[str, float]:
 
 
 def main() -> None:
-    """Prints one block an episode."""
+    """Prints one block an episode, and what held objects' points are off by before the true camera."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    points = []
     for path in sorted(args.folder.glob("*.npz")):
         if read_groundtruth(path).moving_camera:
             print(f"{path.stem}: its camera does not turn with the hand's recorded pose; not judged")
@@ -176,10 +177,16 @@ def main() -> None:
         for reason in found.reasons:
             print(f"    {reason}")
         exact = KnownCamera(case.camera.fx, case.base_from_camera)
-        print(f"    with the true camera: {held_errors(case, exact)[0]}")
+        said, off = held_errors(case, exact)
+        points.append(off)
+        print(f"    with the true camera: {said}")
         if found.observable:
             ours = KnownCamera(found.focal_px, found.carrier_from_camera, found.delay_s, found.covariance)
             print(f"    with the found camera: {held_errors(case, ours)[0]}; {aligned(case, ours, args.seed)[0]}")
+    told = [off * 100 for off in points if np.isfinite(off)]
+    if told:
+        median, most = np.quantile(told, [0.5, 0.9])
+        print(f"points of {len(told)} held objects before the true camera: {median:.2f} cm, nine in ten {most:.2f}")
 
 
 if __name__ == "__main__":

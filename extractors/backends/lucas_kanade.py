@@ -69,15 +69,16 @@ class PreparedFrames:
     """A clip at working size, ready for any number of query sets."""
 
     def __init__(self, tracker: LucasKanade, images: list[Image], size: Size) -> None:
-        """`images` at working size, made from frames of `size`."""
+        """`images` at working size, made from frames of `size`; changed in place."""
         self._tracker, self._images, self._size = tracker, images, size
         # Of light, noise and motion the corners are better judges than the colours, which differ for all three.
         shown = watched_frames(len(images))
         motion = camera_motion([watched_frame(images[number]) for number in shown], shown)
         self._still = motion.moving is False
         if self._still:
-            lit = lit_alike(images)
-            self._images = without_noise(lit, noise_of(lit, tracker.rule))
+            # In place, so that a long clip is never held more than twice.
+            images[:] = lit_alike(images)
+            images[:] = without_noise(images, noise_of(images, tracker.rule))
 
     @property
     def at_once(self) -> int:

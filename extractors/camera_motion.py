@@ -73,8 +73,10 @@ def watched_frame(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(grey, (_WIDTH, height), interpolation=how), np.uint8)
 
 
-def clip_camera_motion(pixels: NDArray[np.uint8], *, cuts: Sequence[int] = ()) -> CameraMotion:
-    """`camera_motion` of a whole clip `pixels` (T, H, W, 3) uint8 RGB."""
+def clip_camera_motion(
+    pixels: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], *, cuts: Sequence[int] = ()
+) -> CameraMotion:
+    """`camera_motion` of a whole clip `pixels` (T, H, W, 3) uint8 RGB, or of its frames."""
     numbers = watched_frames(len(pixels))
     return camera_motion([watched_frame(pixels[number]) for number in numbers], numbers, cuts=cuts)
 

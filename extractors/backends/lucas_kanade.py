@@ -20,7 +20,7 @@ from extractors.backends.lucas_kanade_layers import (
     noise_of,
     without_noise,
 )
-from extractors.camera_motion import camera_motion, watched_frame, watched_frames
+from extractors.camera_motion import clip_camera_motion
 from extractors.exposure import lit_alike
 from extractors.track_queries import Posed, check_queries
 from extractors.types import Frames, OnCpu, Size, Tracks, check_pixels
@@ -72,9 +72,7 @@ class PreparedFrames:
         """`images` at working size, made from frames of `size`; changed in place."""
         self._tracker, self._images, self._size = tracker, images, size
         # Of light, noise and motion the corners are better judges than the colours, which differ for all three.
-        shown = watched_frames(len(images))
-        motion = camera_motion([watched_frame(images[number]) for number in shown], shown)
-        self._still = motion.moving is False
+        self._still = clip_camera_motion(images).moving is False
         if self._still:
             # In place, so that a long clip is never held more than twice.
             images[:] = lit_alike(images)

@@ -563,14 +563,6 @@ class Backdrop:
         return seen
 
 
-def _cost(difference: Floats | float, rule: LayerRule) -> Any:
-    """What colour differences cost: a poor match nearly as much as none.
-
-    What sweeps over a point must not earn by resembling it a little.
-    """
-    return rule.cut * (1.0 - np.exp(-((difference / rule.poor) ** 2)))
-
-
 class _Judge:
     """Says how well a motion explains each of a set of points, and picks layers by it."""
 
@@ -602,7 +594,8 @@ class _Judge:
             difference = self._layer.differences(frame, motions[frame])
             if behind:
                 difference[behind[place].seen(self._layer.points, motions[frame], difference)] = self._rule.cut
-            total += _cost(difference, self._rule)
+            # A poor match counts nearly as none: what sweeps over a point must not earn by resembling it a little.
+            total += self._rule.cut * (1.0 - np.exp(-((difference / self._rule.poor) ** 2)))
         return np.asarray(self._smooth @ (total / len(self.frames)))
 
     def select(self, costs: Floats) -> tuple[list[int], NDArray[np.int64]]:

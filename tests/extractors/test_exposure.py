@@ -18,7 +18,6 @@ def test_a_flickering_lamp_is_taken_out(size, gains):
     found = np.stack(lit_alike(lit))
     assert np.abs(found.astype(int) - dim).max() <= 2
     for number in (1, 2, 4):
-        assert lit_alike(lit)[number] is not None
         np.testing.assert_array_equal(found[number], dim[number])
 
 

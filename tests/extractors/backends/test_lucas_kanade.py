@@ -70,7 +70,7 @@ def test_an_object_that_rests_before_it_moves_is_followed():
 
 
 def through_a_lamp(pixels):
-    """Brighter and darker by a third, in waves."""
+    """Dimmed by up to a half, in waves."""
     light = 0.75 + 0.25 * np.sin(np.arange(len(pixels)))[:, None, None, None]
     return np.rint(pixels * light).astype(np.uint8)
 

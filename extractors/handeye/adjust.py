@@ -85,6 +85,10 @@ class Problem:
         information[11] = priors.distortion**-2 if priors.distortion > 0 else 0.0
         return information
 
+    def carried(self, delay_s: float) -> Carried:
+        """Poses where the observations were made."""
+        return carried_by(poses_at(self.paths, delay_s), self.seen)
+
     def prior_offset(self, state: CameraState) -> Floats:
         """(12,) how far the camera is from what was believed."""
         offset = np.zeros(N_CAMERA)
@@ -132,7 +136,7 @@ def solve(problem: Problem, state: CameraState, points: Floats, scale: float, *,
     """
     all_points, used = points, np.flatnonzero(problem.present)
     problem, points = replace(problem, seen=problem.seen.renumbered()), points[used]
-    poses = carried_by(poses_at(problem.paths, state.delay_s), problem.seen)
+    poses = problem.carried(state.delay_s)
     cost, residual = _cost(problem, state, points, poses, scale)
     damping = FIRST_DAMPING
     for _ in range(steps):
@@ -142,7 +146,7 @@ def solve(problem: Problem, state: CameraState, points: Floats, scale: float, *,
             step, moves = _step(problem, normal, damping)
             tried, tried_points, tried_poses = stepped(state, step), points + moves, poses
             if tried.delay_s != state.delay_s:
-                tried_poses = carried_by(poses_at(problem.paths, tried.delay_s), problem.seen)
+                tried_poses = problem.carried(tried.delay_s)
             tried_cost, tried_residual = _cost(problem, tried, tried_points, tried_poses, scale)
             if tried_cost < cost:
                 gain = cost - tried_cost

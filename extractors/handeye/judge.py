@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from extractors.handeye.adjust import Normal, Problem, Solution, normal_equations, reduced
 from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats
-from extractors.handeye.project import PROJECTING, Observations, carried_by, deviations, poses_at
+from extractors.handeye.project import PROJECTING, Observations, deviations
 
 MIN_CLIPS = 3
 """Fewest clips whose errors say how much clips share."""
@@ -83,7 +83,7 @@ def uncertainty(problem: Problem, solution: Solution) -> Uncertainty:
     clip; the sum of gradients within a track, a frame or a clip shows by how much (the cluster-robust sandwich of Liang
     and Zeger, 1986, reduced to one factor: with a dozen tracks its full matrix is noise). Beliefs are not inflated.
     """
-    poses = carried_by(poses_at(problem.paths, solution.state.delay_s), problem.seen)
+    poses = problem.carried(solution.state.delay_s)
     normal = normal_equations(problem, solution.state, solution.points, poses, solution.scale)
     schur, _, carried = reduced(normal)
     free = problem.free

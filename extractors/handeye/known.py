@@ -13,7 +13,7 @@ from extractors.handeye.adjust import Problem, Solution, normal_equations
 from extractors.handeye.judge import Limits
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors, Rig, TrackedClip
-from extractors.handeye.project import PROJECTING, carried_by, deviations, poses_at
+from extractors.handeye.project import PROJECTING, deviations
 from extractors.handeye.search import Search
 
 
@@ -112,7 +112,7 @@ def points_covariance(problem: Problem, solution: Solution, camera: KnownCamera)
 
     Each observation of a track counts with an error of its own.
     """
-    poses = carried_by(poses_at(problem.paths, solution.state.delay_s), problem.seen)
+    poses = problem.carried(solution.state.delay_s)
     normal = normal_equations(problem, solution.state, solution.points, poses, solution.scale)
     inverse = np.linalg.inv(normal.point)
     carried = normal.mixed @ inverse

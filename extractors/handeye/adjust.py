@@ -1,19 +1,16 @@
-"""Robust bundle adjustment: one camera, many points, the points eliminated.
-
-Levenberg-Marquardt on soft-L1 of each observation's distance (Triggs et al. 2000, "Bundle adjustment: a modern
-synthesis", sections 3 and 6): a point meets the camera's twelve parameters in a 12 x 3 block and no other point, so the
-normal equations are reduced to the camera's (Schur complement).
-"""
+"""Robust bundle adjustment: one camera, many points, by soft-L1 of each observation's distance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.handeye.descent import Normal, descend
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors
 from extractors.handeye.project import (
@@ -29,13 +26,6 @@ from extractors.handeye.project import (
 
 RESIDUAL_FLOOR = 4e-4
 """Smallest noise believed, widths of the frame (0.1 px at 256): trackers round, and real lenses are not pinholes."""
-
-ENOUGH = 0.1
-"""Least fall of the cost, minus the logarithm of the posterior, that is worth another step: one sigma is a half."""
-
-FIRST_DAMPING = 1e-6
-"""Share of the diagonal that a first step is held back by: most solves begin near their end, and a camera's place and
-what points share are told apart by a thousandth of what each is told by, so that more would stop short of it."""
 
 _PER_DISTANCE = 1 / 1.1774
 """Deviation per axis of a 2-D normal error over its median distance (Rayleigh)."""
@@ -129,36 +119,38 @@ def free_columns(priors: Priors) -> NDArray[np.bool_]:
     return free
 
 
-def solve(problem: Problem, state: CameraState, points: Floats, scale: float, *, steps: int = 30) -> Solution:
-    """The best camera and points near a start, for noise of `scale` widths of the frame per axis.
+class _Tried(NamedTuple):
+    """A camera and points (N, 3) with what they cost; `residual` as `Solution` has it."""
 
-    Stops after a step that lowers the cost by less than `ENOUGH`, or after `steps`.
-    """
+    state: CameraState
+    points: Floats
+    poses: Carried
+    cost: float
+    residual: Floats
+
+
+def solve(problem: Problem, state: CameraState, points: Floats, scale: float, *, steps: int = 30) -> Solution:
+    """The best camera and points near a start, for noise of `scale` widths of the frame per axis (see `descend`)."""
     all_points, used = points, np.flatnonzero(problem.present)
     problem, points = replace(problem, seen=problem.seen.renumbered()), points[used]
+
+    def moved(place: _Tried, step: Floats, moves: Floats) -> _Tried:
+        tried, tried_points, poses = stepped(place.state, step), place.points + moves, place.poses
+        if tried.delay_s != place.state.delay_s:
+            poses = problem.carried(tried.delay_s)
+        return _Tried(tried, tried_points, poses, *_cost(problem, tried, tried_points, poses, scale))
+
     poses = problem.carried(state.delay_s)
-    cost, residual = _cost(problem, state, points, poses, scale)
-    damping = FIRST_DAMPING
-    for _ in range(steps):
-        normal = normal_equations(problem, state, points, poses, scale)
-        gain = 0.0
-        while damping < 1e8:
-            step, moves = _step(problem, normal, damping)
-            tried, tried_points, tried_poses = stepped(state, step), points + moves, poses
-            if tried.delay_s != state.delay_s:
-                tried_poses = problem.carried(tried.delay_s)
-            tried_cost, tried_residual = _cost(problem, tried, tried_points, tried_poses, scale)
-            if tried_cost < cost:
-                gain = cost - tried_cost
-                state, points, poses = tried, tried_points, tried_poses
-                cost, residual, damping = tried_cost, tried_residual, max(damping / 5, 1e-9)
-                break
-            damping *= 4
-        if gain < ENOUGH:
-            break
+    found = descend(
+        _Tried(state, points, poses, *_cost(problem, state, points, poses, scale)),
+        lambda place: normal_equations(problem, place.state, place.points, place.poses, scale),
+        moved,
+        problem.free,
+        steps=steps,
+    )
     placed = all_points.copy()
-    placed[used] = points
-    return Solution(state, placed, cost, scale, residual)
+    placed[used] = found.points
+    return Solution(found.state, placed, found.cost, scale, found.residual)
 
 
 def settle(problem: Problem, state: CameraState, points: Floats, scale: float, *, rounds: int = 4) -> Solution:
@@ -179,24 +171,21 @@ def noise(distance: Floats) -> float:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Normal:
-    """Normal equations in blocks: camera (12, 12), points (N, 3, 3), both (N, 12, 3), and gradients.
+class CameraNormal(Normal):
+    """Those of a camera (C = 12), with what sandwich estimates need.
 
-    `weight` (O,), `residual` (2, O) and both Jacobians are what sandwich estimates need (see `Projected`).
+    `weight` (O,), `residual` (2, O), and both Jacobians as `Projected` has them.
     """
 
-    camera: Floats
-    point: Floats
-    mixed: Floats
-    camera_gradient: Floats
-    point_gradient: Floats
     weight: Floats
     residual: Floats
     by_camera: Floats
     by_point: Floats
 
 
-def normal_equations(problem: Problem, state: CameraState, points: Floats, poses: Carried, scale: float) -> Normal:
+def normal_equations(
+    problem: Problem, state: CameraState, points: Floats, poses: Carried, scale: float
+) -> CameraNormal:
     """The blocks at a state, observations weighed down as soft-L1 has it (1 / sqrt(1 + z))."""
     seen = problem.seen
     held = not problem.free.any()
@@ -223,7 +212,7 @@ def normal_equations(problem: Problem, state: CameraState, points: Floats, poses
         mixed[:, PROJECTING] = np.moveaxis(sums[12:].reshape(len(by_camera), 3, -1), -1, 0)
     point_gradient = sums[9:12].T.copy()
     _add_priors(problem, state, points, camera, point, mixed, camera_gradient, point_gradient)
-    return Normal(camera, point, mixed, camera_gradient, point_gradient, weight, residual, by_camera, by_point)
+    return CameraNormal(camera, point, mixed, camera_gradient, point_gradient, weight, residual, by_camera, by_point)
 
 
 def _add_priors(
@@ -250,29 +239,6 @@ def _add_priors(
     camera[shared, shared] += present.sum() * own_block
     camera_gradient[shared] -= own * apart.sum(axis=0)
     point_gradient += own * apart
-
-
-def reduced(normal: Normal) -> tuple[Floats, Floats, Floats]:
-    """Schur complement of the points: (12, 12), its gradient (12,), and mixed @ point^-1 (N, 12, 3)."""
-    carried = normal.mixed @ np.linalg.inv(normal.point)
-    schur = normal.camera - np.tensordot(carried, normal.mixed, ((0, 2), (0, 2)))
-    gradient = normal.camera_gradient - np.einsum("nij,nj->i", carried, normal.point_gradient)
-    return schur, gradient, carried
-
-
-def _step(problem: Problem, normal: Normal, damping: float) -> tuple[Floats, Floats]:
-    point = normal.point + damping * normal.point * np.eye(3)
-    inverse = np.linalg.inv(point)
-    step, free = np.zeros(N_CAMERA), problem.free
-    if not free.any():
-        return step, -np.einsum("nij,nj->ni", inverse, normal.point_gradient)
-    carried = normal.mixed @ inverse
-    # A parameter that no observation in reach depends on stays where it is instead of stopping the solver.
-    camera = normal.camera + (damping * normal.camera + 1e-9) * np.eye(N_CAMERA)
-    schur = camera - np.tensordot(carried, normal.mixed, ((0, 2), (0, 2)))
-    gradient = normal.camera_gradient - np.einsum("nij,nj->i", carried, normal.point_gradient)
-    step[free] = -np.linalg.solve(schur[np.ix_(free, free)], gradient[free])
-    return step, -np.einsum("nij,nj->ni", inverse, normal.point_gradient + normal.mixed.swapaxes(1, 2) @ step)
 
 
 def _cost(problem: Problem, state: CameraState, points: Floats, poses: Carried, scale: float) -> tuple[float, Floats]:

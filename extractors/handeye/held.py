@@ -6,21 +6,21 @@ explains all frames of a rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
-from scipy.spatial.transform import Rotation
 
 from extractors.errors import ShapeError
 from extractors.handeye.adjust import RESIDUAL_FLOOR, Problem, Solution, settle
+from extractors.handeye.body import body_of
 from extractors.handeye.known import KnownCamera, points_covariance
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats, Priors, TrackedClip
 from extractors.handeye.project import Observations, deviations, poses_at
+from extractors.handeye.rests import Rest, find_rest, rests_of
 
 SLIP_SCALES, SLIP_M = 3.0, 0.005
 """A frame in which the object's tracks are all off together by so many times what noise does, and by so many metres at
@@ -32,10 +32,6 @@ within two sigmas on 66 generated clips; with neither, one in twenty (docs/bench
 
 MIN_HELD_TURN_M = 0.03
 """Least deviation of the hand's path while it holds, metres: below it depth is not seen."""
-
-REST_M, REST_RAD = 0.015, 0.15
-"""How far an object is believed to move in the frames between its rest and its grasp or release: a signal that is two
-frames late at 5 Hz costs centimetres, fingers that close push it, and what is let go settles."""
 
 POINT_PRIORS = Priors(shared_m=0.10, own_m=0.03, independent=np.inf, delay_s=0.0)
 """An object is near the hand that holds it, and what a gripper holds is some ten centimetres large: each point is that
@@ -140,15 +136,47 @@ class _View:
                 break
             riding, priors = again, replace(POINT_PRIORS, own_m=self._width(solution.points[riding], trusted))
         assert solution is not None
-        return problem, solution, riding
+        return (problem, solution, riding) if riding.sum() >= min_tracks else None
 
     def _width(self, points: Floats, trusted: NDArray[np.bool_]) -> float:
         """Deviation of points (N, 3) of the hand's frame across the line of sight, metres, within `OWN_M`."""
-        held = np.flatnonzero(trusted)
-        sight = self.poses.rotation[held[len(held) // 2]].T @ self.state.rotation[:, 2]
+        sight = self._sight(np.flatnonzero(trusted))
         off = points - points.mean(axis=0)
         across = off - np.outer(off @ sight, sight)
         return float(np.clip(np.sqrt((across**2).sum(axis=1).mean() / 2), *OWN_M))
+
+    def _sight(self, frames: NDArray[np.intp]) -> Floats:
+        """(3,) the camera's axis in the hand's frame, in the middle of `frames`."""
+        middle = int(np.sort(frames)[len(frames) // 2])
+        return np.asarray(self.poses.rotation[middle].T @ self.state.rotation[:, 2])
+
+    def _body(
+        self,
+        problem: Problem,
+        solution: Solution,
+        riding: NDArray[np.bool_],
+        rests: Sequence[Rest],
+        hand: Floats,
+        hand_from_object: Floats,
+    ) -> tuple[Floats, Floats]:
+        """(R, 3) the points that ride, in the object's frame, and (R, 3, 3) their covariance by their tracks."""
+        object_from_hand = np.linalg.inv(hand_from_object)
+        held = problem.seen.of(riding).renumbered()
+        body = body_of(
+            held,
+            solution.scale,
+            self.poses,
+            [replace(rest, xy=rest.xy[riding], count=rest.count[riding]) for rest in rests],
+            self.state,
+            solution.points[riding],
+            np.array([np.linalg.inv(hand[rest.edge]) @ rest.pose @ object_from_hand for rest in rests]),
+            sight=self._sight(held.frame),
+            own_m=problem.priors.own_m,
+            shared_m=problem.priors.shared_m,
+        )
+        points, place = body.fitted()
+        trust = 1 / (DRIFT**2 * body.seen.counts[body.seen.track])
+        return points - hand_from_object[:3, 3], body.covariance(place, trust)
 
     def slips(
         self, trusted: NDArray[np.bool_], problem: Problem, solution: Solution, riding: NDArray[np.bool_]
@@ -178,26 +206,27 @@ class _View:
         hand_from_object[:3, 3] = np.nanmedian(points_hand, axis=0)
         points = points_hand - hand_from_object[:3, 3]
         by_tracks, by_camera = points_covariance(problem, solution, self.camera)
-        lasting = (DRIFT**2 * np.maximum(problem.seen.counts, 1))[:, None, None]
-        sigma, together = (
-            np.where(riding[:, None], deviations(each + by_camera), np.nan) for each in (by_tracks, lasting * by_tracks)
-        )
-        carried = np.repeat(np.eye(4)[None], len(trusted), axis=0)
-        carried[:, :3, :3] = self.poses.rotation
-        carried[:, :3, 3] = self.poses.translation + self.origin
-        pose = np.where(trusted[:, None, None], carried @ hand_from_object, np.nan)
+        sigma = np.where(riding[:, None], deviations(by_tracks + by_camera), np.nan)
+        hand = np.repeat(np.eye(4)[None], len(trusted), axis=0)
+        hand[:, :3, :3] = self.poses.rotation
+        hand[:, :3, 3] = self.poses.translation + self.origin
+        carried = hand @ hand_from_object
+        pose = np.where(trusted[:, None, None], carried, np.nan)
+        rests, frames = [], np.flatnonzero(trusted)
+        for rest in rests_of(stretch):
+            usual = frames[0 if rest[0] else -1]
+            rests.append(find_rest(self.clip, self.camera, rest, carried, usual, points, sigma, solution.scale))
+        found = [rest for rest in rests if rest is not None]
+        points[riding], lasting = self._body(problem, solution, riding, found, hand, hand_from_object)
+        together = np.full_like(sigma, np.nan)
+        together[riding] = deviations(lasting + by_camera[riding])
         pose_sigma = np.full((len(trusted), 2), np.nan)
         common, own = (float(np.linalg.norm(np.nanmedian(each, axis=0))) for each in (together, sigma))
         extent = max(float(np.sqrt(np.nanvar(points, axis=0).sum())), 0.005)
         # Held, it turns with the hand: the axes are the hand's by definition, the origin is as good as the points.
         pose_sigma[trusted] = common, np.degrees(own / (extent * np.sqrt(max(int(riding.sum()), 1))))
-        reports = []
-        for rest in _rests(stretch):
-            near = pose[np.flatnonzero(trusted)[0 if rest[0] else -1]]
-            fitted = self._rest(rest, points, sigma, near, solution.scale)
-            if fitted is not None:
-                pose[rest], pose_sigma[rest] = fitted[0], np.hypot(fitted[1], pose_sigma[trusted][0])
-            reports.append(fitted is not None)
+        for rest in found:
+            pose[rest.frames], pose_sigma[rest.frames] = rest.pose, np.hypot(rest.sigma, pose_sigma[frames[0]])
         return HeldObject(
             points=points,
             points_sigma=together,
@@ -211,52 +240,9 @@ class _View:
                 "riding": int(riding.sum()),
                 "held_frames": int(stretch.sum()),
                 "trusted_frames": int(trusted.sum()),
-                "rests_found": reports,
+                "rests_found": [rest is not None for rest in rests],
             },
         )
-
-    def _rest(
-        self, rest: NDArray[np.bool_], points: Floats, sigma: Floats, near: Floats, scale: float
-    ) -> tuple[Floats, Floats] | None:
-        """The one pose of a rest and its sigma (2,), where at least six points are seen and agree with it."""
-        xy, count = _resting_places(self.clip, rest)
-        usable = (count > 0) & np.isfinite(points).all(axis=1)
-        if usable.sum() < 6:
-            return None
-        xy, resting = xy[usable], points[usable]
-        depth = max(float(self.camera.depth_m(near[:3, 3])), 0.1)
-        # A point's own error is the same in every frame of the rest: frames average noise away, not that.
-        weight = 1 / np.hypot(scale, sigma[usable].mean(axis=1) * self.state.focal / depth)
-
-        def off(step: Floats) -> Floats:
-            turned = near[:3, :3] @ Rotation.from_rotvec(step[:3]).as_matrix()
-            in_base = resting @ turned.T + near[:3, 3] + step[3:]
-            in_camera = (in_base - self.camera.base_from_camera[:3, 3]) @ self.camera.base_from_camera[:3, :3]
-            rays = in_camera[:, :2] / np.maximum(in_camera[:, 2:], 0.02)
-            errors = ((self.state.focal * rays - xy) * weight[:, None]).ravel()
-            return np.concatenate([errors, step[:3] / REST_RAD, step[3:] / REST_M])
-
-        fitted = least_squares(off, np.zeros(6), loss="soft_l1")
-        spread = float(np.median(np.linalg.norm(off(fitted.x)[:-6].reshape(-1, 2), axis=1))) / 1.1774
-        if spread > 3:
-            return None
-        pose = near.copy()
-        pose[:3, :3] = near[:3, :3] @ Rotation.from_rotvec(fitted.x[:3]).as_matrix()
-        pose[:3, 3] += fitted.x[3:]
-        covariance = np.linalg.inv(fitted.jac.T @ fitted.jac) * max(spread, 1.0) ** 2
-        return pose, np.array(
-            [np.sqrt(np.trace(covariance[3:, 3:])), np.degrees(np.sqrt(np.trace(covariance[:3, :3])))]
-        )
-
-
-def _resting_places(clip: TrackedClip, rest: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.intp]]:
-    """Median place (N, 2) of each track over a rest, in widths from the centre, and in how many frames it is seen."""
-    visible = clip.visibility[rest]
-    count = visible.sum(axis=0)
-    places = np.where(visible[..., None], clip.centred[rest], np.nan)
-    median = np.zeros((len(count), 2))
-    median[count > 0] = np.nanmedian(places[:, count > 0], axis=0)
-    return median, count
 
 
 def _observed(clip: TrackedClip, frames: NDArray[np.bool_]) -> Observations:
@@ -282,13 +268,6 @@ def _shrinking(stretch: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
         kept = np.zeros_like(stretch)
         kept[frames[: max(round(share * len(frames)), 4)]] = True
         yield kept
-
-
-def _rests(stretch: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
-    """Frames before the grasp and after the release, where there are some."""
-    frames = np.flatnonzero(stretch)
-    index = np.arange(len(stretch))
-    yield from (rest for rest in (index < frames[0], index > frames[-1]) if rest.any())
 
 
 def _none(clip: TrackedClip, reason: str) -> HeldObject:

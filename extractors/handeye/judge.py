@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.handeye.adjust import Normal, Problem, Solution, normal_equations, reduced
+from extractors.handeye.adjust import CameraNormal, Problem, Solution, normal_equations
+from extractors.handeye.descent import reduced
 from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats
 from extractors.handeye.project import PROJECTING, Observations, deviations
 
@@ -111,7 +112,7 @@ def _beliefs(problem: Problem) -> Floats:
     return np.diag(problem.prior_information)
 
 
-def _inflation(problem: Problem, normal: Normal, schur: Floats, carried: Floats) -> float:
+def _inflation(problem: Problem, normal: CameraNormal, schur: Floats, carried: Floats) -> float:
     """Variance of the reduced gradient summed within tracks, frames or clips, over that of independent noise."""
     seen, free = problem.seen, problem.free
     weighed = normal.residual * normal.weight

@@ -379,7 +379,7 @@ def _predicted(inputs: StageInputs, fit: Alignment, relative: NDArray[Any], dept
 
 PLACING = Stage(
     name="placing",
-    version=8,
+    version=9,
     inputs=("source", "masks/*", "depth/*", "tracks/*", "calibration", "held", "centroids*"),
     settings=_settings,
     run=_run,

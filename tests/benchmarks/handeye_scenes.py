@@ -90,10 +90,12 @@ def random_scene(seed: int, recipe: Recipe | None = None, *, lens: Lens | None =
     shown = base_from_hand(seconds + delay)
     lens = lens or random_lens(rng, recipe)
     held = _held(rng, len(seconds))
-    kind, points, in_base = _tracks(rng, recipe, shown, held)
     base_to_camera = (
         np.linalg.inv(lens.pose) if recipe.rig == "fixed" else np.linalg.inv(lens.pose) @ np.linalg.inv(shown)
     )
+    middle = int(np.median(np.flatnonzero(held)))
+    sight = np.broadcast_to(base_to_camera, shown.shape)[middle, 2, :3] @ shown[middle, :3, :3]
+    kind, points, in_base = _tracks(rng, recipe, shown, held, sight)
     exact, depth = _projected(in_base, base_to_camera, lens.focal, recipe)
     clip = _observed(rng, recipe, exact, depth, base_from_hand(seconds), seconds)
     return Scene(
@@ -184,9 +186,12 @@ def _object_pose(shown: Floats, held: NDArray[np.bool_]) -> Floats:
 
 
 def _tracks(
-    rng: np.random.Generator, recipe: Recipe, shown: Floats, held: NDArray[np.bool_]
+    rng: np.random.Generator, recipe: Recipe, shown: Floats, held: NDArray[np.bool_], sight: Floats
 ) -> tuple[NDArray[np.intp], Floats, Floats]:
-    """Kinds (N,), points (N, 3) in their own frames, and places (T, N, 3) in the base frame."""
+    """Kinds (N,), points (N, 3) in their own frames, and places (T, N, 3) in the base frame.
+
+    `sight` (3,) is the line of sight in the hand's frame: what is seen of an object is the half that faces the camera.
+    """
     count = {
         HAND: int(rng.integers(*recipe.n_hand, endpoint=True)),
         ARM: int(rng.integers(*recipe.n_arm, endpoint=True)),
@@ -197,7 +202,11 @@ def _tracks(
     kind = np.repeat(list(count), list(count.values()))
     hand = rng.normal(0, 0.06, 3) + rng.normal(0, 0.04, (count[HAND], 3))
     still = np.array([MIDDLE[0], 0, 0]) + rng.uniform(-0.5, 0.5, (count[STATIC], 3)) * (1.2, 1.2, 0.15)
-    thing = np.array([0, 0, 0.06]) + rng.uniform(-0.5, 0.5, (count[OBJECT], 3)) * rng.uniform(0.04, 0.12, 3)
+    outward = rng.uniform(-1, 1, (count[OBJECT], 3))
+    axes = rng.uniform(0.02, 0.06, 3)
+    outward /= np.linalg.norm(outward, axis=1)[:, None]
+    outward *= -np.sign(outward / axes @ sight)[:, None]
+    thing = np.array([0, 0, 0.06]) + outward * axes
     # A link between a fixed shoulder and the wrist carries its points part of the way.
     shoulder, share = np.array([0.0, 0.0, 0.5]), rng.uniform(0.3, 0.85, (count[ARM], 1))
     wrist = shown[:, None, :3, 3]

@@ -117,7 +117,7 @@ class Body:
     @cached_property
     def n_shared(self) -> int:
         """Parameters of the motions, the middle and the shapes."""
-        return 6 * len(self.motions) + 3 + self._shapes.shape[1]
+        return int(self.motions.size) + 3 + int(self._shapes.shape[1])
 
     @cached_property
     def _belief(self) -> Floats:
@@ -227,12 +227,14 @@ def body_of(
         state: the camera.
         start: (N, 3) metres in the hand's frame, near where the points are.
         moves: (K, 4, 4) by which the thing had moved in the hand's frame in each rest.
-        sight, own_m, shared_m: see `Body`.
+        sight: (3,) unit, along the line of sight in the hand's frame.
+        own_m: deviation of the points about their middle.
+        shared_m: of their middle about the hand.
     """
-    xy, frame, track, sigma, number = [held.xy], [held.frame], [held.track], [np.full(len(held.frame), scale)], []
-    number.append(np.full(len(held.frame), -1))
     pivot = start.mean(axis=0)
     motions = np.zeros((len(rests), 6))
+    xy, frame, track = [held.xy], [held.frame], [held.track]
+    sigma, number = [np.full(len(held.frame), scale)], [np.full(len(held.frame), -1)]
     for each, (rest, move) in enumerate(zip(rests, moves, strict=True)):
         motions[each, :3] = Rotation.from_matrix(move[:3, :3]).as_rotvec()
         motions[each, 3:] = move[:3, :3] @ pivot + move[:3, 3] - pivot
@@ -244,11 +246,11 @@ def body_of(
         track.append(tracks)
         sigma.append(np.sqrt(lasting + _MEDIAN_VARIANCE * rest.scatter**2 / rest.count[tracks]))
         number.append(np.full(len(tracks), each))
-    order = np.argsort(np.concatenate(track), kind="stable")
+    tracks = np.concatenate(track)
+    order = np.argsort(tracks, kind="stable")
     rows = np.concatenate([np.arange(len(poses.inside)), [rest.edge for rest in rests]]).astype(int)
-    seen = Observations(*(np.concatenate(each)[order] for each in (xy, frame, track)), n_tracks=len(start))
     return Body(
-        seen=seen,
+        seen=Observations(np.concatenate(xy)[order], np.concatenate(frame)[order], tracks[order], len(start)),
         sigma=np.concatenate(sigma)[order],
         rest=np.concatenate(number)[order],
         poses=Poses(*(each[rows] for each in poses)),

@@ -1,7 +1,7 @@
 """Descent to the most probable place of many points and of a few parameters that all of them share.
 
-Levenberg-Marquardt (Triggs et al. 2000, "Bundle adjustment: a modern synthesis", sections 3 and 6): a point meets the
-C shared parameters in a C x 3 block and no other point, so the normal equations are reduced to those (Schur complement).
+Levenberg-Marquardt (Triggs et al. 2000, "Bundle adjustment: a modern synthesis", sections 3 and 6): a point meets the C
+shared parameters in a C x 3 block and no other point, so the normal equations are reduced to those (Schur complement).
 """
 
 from __future__ import annotations

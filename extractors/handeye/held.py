@@ -212,10 +212,13 @@ class _View:
         hand[:, :3, 3] = self.poses.translation + self.origin
         carried = hand @ hand_from_object
         pose = np.where(trusted[:, None, None], carried, np.nan)
-        rests, frames = [], np.flatnonzero(trusted)
-        for rest in rests_of(stretch):
-            usual = frames[0 if rest[0] else -1]
-            rests.append(find_rest(self.clip, self.camera, rest, carried, usual, points, sigma, solution.scale))
+        frames = np.flatnonzero(trusted)
+        rests = [
+            find_rest(
+                self.clip, self.camera, still, carried, frames[0 if still[0] else -1], points, sigma, solution.scale
+            )
+            for still in rests_of(stretch)
+        ]
         found = [rest for rest in rests if rest is not None]
         points[riding], lasting = self._body(problem, solution, riding, found, hand, hand_from_object)
         together = np.full_like(sigma, np.nan)

@@ -68,7 +68,8 @@ def find_rest(
         frames: (T,) bool.
         carried: (T, 4, 4) object to base, if the hand had it in every frame.
         usual: the held frame that is nearest.
-        points, sigma: (N, 3) metres in the object's frame; NaN where nobody knows.
+        points: (N, 3) metres in the object's frame; NaN where nobody knows.
+        sigma: (N, 3) of these.
         scale: noise of the tracks, widths of the frame.
     """
     xy, count, scatter = _places(clip, frames)

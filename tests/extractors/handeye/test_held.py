@@ -100,4 +100,4 @@ def test_who_says_late_that_it_is_held_does_not_move_where_it_stood():
         places = (found.pose[before] @ np.linalg.inv(found.hand_from_object) @ centre)[:, :3]
         off.append(np.median(np.linalg.norm(places - (scene.object_pose[before] @ centre)[:, :3], axis=1)))
     assert len(off) >= 5
-    assert np.median(off) < 0.012
+    assert np.median(off) < 0.005

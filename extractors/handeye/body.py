@@ -87,12 +87,19 @@ class Body:
         place = descend(place, self.normal, self.moved, np.ones(self.n_shared, np.bool_))
         return place.points, place
 
-    def covariance(self, place: _Place, trust: Floats) -> Floats:
-        """(N, 3, 3) square metres, of points whose observations (O,) have a share `trust` of their information."""
+    def covariance(self, place: _Place, trust: Floats, alike: float) -> Floats:
+        """(N, 3, 3) square metres, of the points.
+
+        Args:
+            place: where the descent ended.
+            trust: (O,) share of its information that each observation is worth.
+            alike: so many tracks err as one: what all points share is told so many times worse.
+        """
         normal = self.normal(place, trust)
         schur, _, carried = reduced(normal)
-        through = np.einsum("nki,kl,nlj->nij", carried, np.linalg.inv(schur), carried)
-        return np.asarray(np.linalg.inv(normal.point) + through)
+        believed = np.diag(self._information)
+        shared = np.linalg.inv((schur - believed) / alike + believed)
+        return np.asarray(np.linalg.inv(normal.point) + np.einsum("nki,kl,nlj->nij", carried, shared, carried))
 
     @cached_property
     def _carried(self) -> Carried:

@@ -176,7 +176,7 @@ class _View:
         )
         points, place = body.fitted()
         trust = 1 / (DRIFT**2 * body.seen.counts[body.seen.track])
-        return points - hand_from_object[:3, 3], body.covariance(place, trust)
+        return points - hand_from_object[:3, 3], body.covariance(place, trust, alike=len(points))
 
     def slips(
         self, trusted: NDArray[np.bool_], problem: Problem, solution: Solution, riding: NDArray[np.bool_]

@@ -87,7 +87,7 @@ def test_errors_are_within_two_sigmas_and_sigmas_are_below_what_was_believed():
     for seed in range(12):
         points, body = scene_body(seed)
         found, place = body.fitted()
-        sigma = np.sqrt(np.trace(body.covariance(place, np.ones(len(body.sigma))), axis1=1, axis2=2))
+        sigma = np.sqrt(np.trace(body.covariance(place, np.ones(len(body.sigma)), alike=1), axis1=1, axis2=2))
         assert (sigma < np.sqrt(3) * np.hypot(body.own_m, body.shared_m)).all()
         z.append(np.linalg.norm(found - points, axis=1) / sigma)
     assert np.mean(np.concatenate(z) < 2) > 0.9

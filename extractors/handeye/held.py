@@ -230,6 +230,9 @@ class _View:
         pose_sigma[trusted] = common, np.degrees(own / (extent * np.sqrt(max(int(riding.sum()), 1))))
         for rest in found:
             pose[rest.frames], pose_sigma[rest.frames] = rest.pose, np.hypot(rest.sigma, pose_sigma[frames[0]])
+        middle = np.eye(4)
+        middle[:3, 3] = np.nanmedian(points, axis=0)
+        points, hand_from_object, pose = points - middle[:3, 3], hand_from_object @ middle, pose @ middle
         return HeldObject(
             points=points,
             points_sigma=together,

@@ -101,3 +101,11 @@ def test_who_says_late_that_it_is_held_does_not_move_where_it_stood():
         off.append(np.median(np.linalg.norm(places - (scene.object_pose[before] @ centre)[:, :3], axis=1)))
     assert len(off) >= 5
     assert np.median(off) < 0.005
+
+
+def test_the_origin_is_the_median_of_the_points_and_held_poses_are_the_hands():
+    scene = random_scene(1, RECIPE)
+    found = held_object(of_object(scene), scene.held, KnownCamera(scene.focal_px, scene.carrier_from_camera))
+    assert np.nanmedian(found.points, axis=0) == pytest.approx(0, abs=1e-12)
+    constant = np.linalg.inv(scene.clip.hand_pose[scene.held]) @ found.pose[scene.held]
+    assert constant == pytest.approx(np.broadcast_to(found.hand_from_object, constant.shape), abs=2e-3)

@@ -27,7 +27,7 @@ from extractors.handeye.project import (
 RESIDUAL_FLOOR = 4e-4
 """Smallest noise believed, widths of the frame (0.1 px at 256): trackers round, and real lenses are not pinholes."""
 
-_PER_DISTANCE = 1 / 1.1774
+PER_DISTANCE = 1 / 1.1774
 """Deviation per axis of a 2-D normal error over its median distance (Rayleigh)."""
 
 
@@ -167,7 +167,7 @@ def settle(problem: Problem, state: CameraState, points: Floats, scale: float, *
 
 def noise(distance: Floats) -> float:
     """Deviation per axis from distances in the plane, half of which may be outliers."""
-    return max(float(np.median(distance)) * _PER_DISTANCE, RESIDUAL_FLOOR) if len(distance) else RESIDUAL_FLOOR
+    return max(float(np.median(distance)) * PER_DISTANCE, RESIDUAL_FLOOR) if len(distance) else RESIDUAL_FLOOR
 
 
 @dataclass(frozen=True, slots=True, eq=False)

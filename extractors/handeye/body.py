@@ -1,8 +1,8 @@
 """Points of a thing from the frames in which a hand carries it and from its rests, as those of one surface.
 
-A rest is one more view of the same points, from before or after all that the hand did; how the thing turned and slid as
-fingers took it up or let it go is found with the points. What is seen of a thing is a surface: points that are near one
-another across the line of sight are about as far along it (a Gaussian process, Rasmussen and Williams 2006, chapter 2).
+A rest beside the hold is one more view of the same points; how the thing turned and slid as fingers took it up or let
+it go is found with the points. What is seen of a thing is a surface: points that are near one
+another across the camera's axis are about as far along it (a Gaussian process, Rasmussen and Williams 2006, chapter 2).
 A track alone tells depth worse than a thing is deep where the hand moves by two hand's breadths and hardly turns; two
 hundred tracks of one surface tell it together.
 """
@@ -25,12 +25,12 @@ from extractors.handeye.problem import CameraState, Floats
 from extractors.handeye.project import Carried, Observations, carried_by, project_points
 from extractors.handeye.rests import REST_M, REST_RAD, Rest
 
-SHAPES, LEAST_SHAPE, LANDMARKS = 12, 1e-4, 200
+SHAPES, LEAST_SHAPE, LANDMARKS = 12, 1e-4, 50
 """Most shapes that a surface is made of, the least share that each has in how it varies, and by how many of its points
 they are drawn (Nystrom; Rasmussen and Williams, chapter 8)."""
 
 ROUGH = 0.3
-"""How far points are from a smooth surface along the line of sight, share of how far they are from their middle; 0.1 to
+"""How far points are from a smooth surface along the camera's axis, share of how far they are from their middle; 0.1 to
 0.5 do as well on 100 generated objects (docs/benchmarks.md)."""
 
 _MEDIAN_VARIANCE = np.pi / 2
@@ -40,7 +40,8 @@ _MEDIAN_VARIANCE = np.pi / 2
 class _Place(NamedTuple):
     """Where the descent stands: (N, 3) points, (3,) their middle, (S,) weights of shapes, (K, 6) motions, and its cost.
 
-    A motion is a rotation vector about the middle where the descent began and a shift, in the hand's frame.
+    A motion is a rotation vector about the middle where the descent began and a shift, in the hand's frame. `residual`
+    (2, O) is in widths of the frame, `by_point` (3, 2, O) its change by where the point is in the hand's frame.
     """
 
     points: Floats
@@ -57,13 +58,13 @@ class Body:
     """A thing with N tracks, all its points sought.
 
     Attributes:
-        seen: observations while it is held, then in rests; frames are rows of `poses`.
+        seen: observations while it is held and in rests, by track; frames are rows of `poses`.
         sigma: (O,) noise of each, widths of the frame.
         rest: (O,) number of the rest of each; -1 while it is held.
         poses: of the hand; in a rest, when it took the thing up or let it go.
         state: the camera.
         start: (N, 3) metres in the hand's frame.
-        sight: (3,) unit, along the line of sight in the hand's frame.
+        sight: (3,) unit, the camera's axis in the hand's frame; the ray to a thing at the side tells no better.
         own_m: deviation of the points about their middle.
         shared_m: of their middle about the hand.
         motions: (K, 6) where the descent begins.
@@ -112,10 +113,10 @@ class Body:
 
     @cached_property
     def _shapes(self) -> Floats:
-        """(N, S) distances along the line of sight, of surfaces as deep as the thing is wide and as smooth."""
+        """(N, S) distances along the camera's axis, of surfaces as deep as the thing is wide and as smooth."""
         off = self.start - self.start.mean(axis=0)
         across = off - np.outer(off @ self.sight, self.sight)
-        chosen = across[:: len(across) // LANDMARKS + 1]
+        chosen = across[np.unique(np.linspace(0, len(across) - 1, LANDMARKS).round().astype(int))]
         squared, among = (((across[:, None] - chosen) ** 2).sum(axis=2), ((chosen[:, None] - chosen) ** 2).sum(axis=2))
         values, vectors = np.linalg.eigh(np.exp(-0.5 * among / self.own_m**2))
         kept = np.flatnonzero(values > LEAST_SHAPE * values.sum())[-SHAPES:]
@@ -169,7 +170,7 @@ class Body:
             place.points + moves,
             place.middle + middle,
             place.weights + weights,
-            place.motions + motions.reshape(-1, 6),
+            _composed(place.motions, motions.reshape(-1, 6)),
         )
 
     def normal(self, place: _Place, trust: Floats | float = 1.0) -> Normal:
@@ -211,6 +212,14 @@ class Body:
         return Normal(information, point, mixed, gradient, sums[9:].T + off @ self._belief)
 
 
+def _composed(motions: Floats, steps: Floats) -> Floats:
+    """(K, 6) the motions, turned further and shifted further by the steps."""
+    if not len(motions):
+        return motions
+    turned = Rotation.from_rotvec(steps[:, :3]) * Rotation.from_rotvec(motions[:, :3])
+    return np.concatenate([turned.as_rotvec(), motions[:, 3:] + steps[:, 3:]], axis=1)
+
+
 def body_of(
     held: Observations,
     scale: float,
@@ -234,7 +243,7 @@ def body_of(
         state: the camera.
         start: (N, 3) metres in the hand's frame, near where the points are.
         moves: (K, 4, 4) by which the thing had moved in the hand's frame in each rest.
-        sight: (3,) unit, along the line of sight in the hand's frame.
+        sight: (3,) unit, the camera's axis in the hand's frame.
         own_m: deviation of the points about their middle.
         shared_m: of their middle about the hand.
     """

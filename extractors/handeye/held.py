@@ -1,7 +1,8 @@
 """Points of a held object in metres, and the object's pose through the clip, from one camera that is known.
 
 While an object is held its tracks are structure from motion with known motion. Before and after it rests: one pose
-explains all frames of a rest.
+explains all frames of a rest. Which tracks ride is found by the held frames, each point for itself; then all points are
+solved together, from rests too (`body`).
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ SLIP_SCALES, SLIP_M = 3.0, 0.005
 the hand's distance, has slipped: trackers move all points of a thing together too, by up to a pixel."""
 
 DRIFT = 1.7
-"""Factor of the points' sigmas beyond one in which all frames of a track err as one: with both, nine in ten errors lie
-within two sigmas on 66 generated clips; with neither, one in twenty (docs/benchmarks.md)."""
+"""Factor of the points' sigmas beyond those of tracks that err as one over their frames, and all as one in what they
+share: nine in ten errors of 47 generated clips lie within two sigmas (docs/benchmarks.md)."""
 
 MIN_HELD_TURN_M = 0.03
 """Least deviation of the hand's path while it holds, metres: below it depth is not seen."""
@@ -54,7 +55,7 @@ class HeldObject:
         pose: (T, 4, 4) object to base; NaN where `pose_valid` is False.
         pose_valid: (T,) bool.
         pose_sigma: (T, 2) metres and degrees; NaN where `pose_valid` is False.
-        trusted: (T,) bool, held frames that the points rest on: those before a slip.
+        trusted: (T,) bool, held frames that the points rest on, beside the rests: those before a slip.
         residual: noise of the tracks while held, widths of the frame.
         reasons: why there are no points, or () .
         report: JSON types only.
@@ -98,7 +99,7 @@ def held_object(clip: TrackedClip, held: NDArray[np.bool_], camera: KnownCamera,
         if solved is None:
             return _none(clip, f"fewer than {min_tracks} tracks ride on the hand while the object is held")
         if not view.slips(trusted, *solved):
-            return view.finish(trusted, stretch, *solved)
+            return view.finish(trusted, held, stretch, *solved)
     return _none(clip, "the object slips in the hand")
 
 
@@ -195,6 +196,7 @@ class _View:
     def finish(
         self,
         trusted: NDArray[np.bool_],
+        held: NDArray[np.bool_],
         stretch: NDArray[np.bool_],
         problem: Problem,
         solution: Solution,
@@ -213,11 +215,21 @@ class _View:
         carried = hand @ hand_from_object
         pose = np.where(trusted[:, None, None], carried, np.nan)
         frames = np.flatnonzero(trusted)
+        # What slipped was elsewhere in the hand when it was let go.
+        slipped = not trusted[np.flatnonzero(stretch)[-1]]
         rests = [
             find_rest(
-                self.clip, self.camera, still, carried, frames[0 if still[0] else -1], points, sigma, solution.scale
+                self.clip,
+                self.camera,
+                still,
+                carried=carried,
+                usual=frames[-1 if later else 0],
+                points=points,
+                sigma=sigma,
+                scale=solution.scale,
             )
-            for still in rests_of(stretch)
+            for still in rests_of(held, stretch)
+            if not ((later := bool(np.flatnonzero(still)[0] > frames[0])) and slipped)
         ]
         found = [rest for rest in rests if rest is not None]
         points[riding], lasting = self._body(problem, solution, riding, found, hand, hand_from_object)

@@ -10,15 +10,19 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
+from extractors.handeye.adjust import PER_DISTANCE
 from extractors.handeye.known import KnownCamera
 from extractors.handeye.problem import CameraState, Floats, TrackedClip
 
-REST_M, REST_RAD = 0.015, 0.15
+REST_M, REST_RAD = 0.015, 0.08
 """How far an object is believed to move when it is grasped or let go: fingers that close push it, and what is let go
-settles."""
+settles. On generated ones turned by 0 to 20 degrees at their grasp 0.05 to 0.15 rad do as well (docs/benchmarks.md)."""
 
 GRASP_S = 0.5
-"""By how many seconds the frames that are said to be held may begin late or end early, at two frames of 5 Hz each."""
+"""By how many seconds the frames that are said to be held may begin late or end early: two frames of 5 Hz and some."""
+
+_PER_DEVIATION = 1.4826
+"""Deviation of normal errors over the median of their absolute values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +35,8 @@ class Rest:
         xy: (N, 2) median places of the tracks, widths from the frame's centre.
         count: (N,) frames in which each was seen.
         scatter: deviation of a track's places about their median, widths of the frame.
-        pose, sigma: (4, 4) object to base; (2,) metres and degrees.
+        pose, sigma: (4, 4) object to base; (2,) metres and degrees. Nearer to the grasp than the motion of a `Body`: how
+            far a thing turned and how deep it is are told together, and each of them badly.
     """
 
     frames: NDArray[np.bool_]
@@ -43,17 +48,27 @@ class Rest:
     sigma: Floats
 
 
-def rests_of(stretch: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
-    """Frames before the grasp and after the release (T,) each, where there are some."""
-    frames = np.flatnonzero(stretch)
+def rests_of(held: NDArray[np.bool_], stretch: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """Frames before a grasp and after its release (T,) each, where there are some, up to where it is held another time.
+
+    Args:
+        held: (T,) bool.
+        stretch: (T,) bool, one run of `held`.
+    """
+    frames, others = np.flatnonzero(stretch), np.flatnonzero(held & ~stretch)
     index = np.arange(len(stretch))
-    yield from (rest for rest in (index < frames[0], index > frames[-1]) if rest.any())
+    before, after = others[others < frames[0]], others[others > frames[-1]]
+    first = before[-1] if len(before) else -1
+    last = after[0] if len(after) else len(held)
+    rests = (first < index) & (index < frames[0]), (frames[-1] < index) & (index < last)
+    yield from (rest for rest in rests if rest.any())
 
 
 def find_rest(
     clip: TrackedClip,
     camera: KnownCamera,
     frames: NDArray[np.bool_],
+    *,
     carried: Floats,
     usual: int,
     points: Floats,
@@ -82,7 +97,7 @@ def find_rest(
     def off(pose: Floats) -> Floats:
         return _projected(state, resting @ pose[:3, :3].T + pose[:3, 3]) - seen
 
-    # The grasp is the moment whose hand would have the thing where it stood: who says when it is held may be late.
+    # The grasp is the moment whose hand would have the thing where it stood: the held frames may begin after it.
     edges = np.flatnonzero(frames & (np.abs(clip.timestamp - clip.timestamp[usual]) <= GRASP_S))
     edges = np.append(edges, usual)
     edge = int(edges[np.argmin([np.median(np.linalg.norm(off(carried[each]), axis=1)) for each in edges])])
@@ -96,7 +111,7 @@ def find_rest(
         return np.concatenate([weighed, step[:3] / REST_RAD, step[3:] / REST_M])
 
     fitted = least_squares(errors, np.zeros(6), loss="soft_l1")
-    spread = float(np.median(np.linalg.norm(errors(fitted.x)[:-6].reshape(-1, 2), axis=1))) / 1.1774
+    spread = float(np.median(np.linalg.norm(errors(fitted.x)[:-6].reshape(-1, 2), axis=1))) * PER_DISTANCE
     if spread > 3:
         return None
     covariance = np.linalg.inv(fitted.jac.T @ fitted.jac) * max(spread, 1.0) ** 2
@@ -120,10 +135,10 @@ def _projected(state: CameraState, places: Floats) -> Floats:
 
 def _places(clip: TrackedClip, rest: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.intp], float]:
     """`Rest`'s `xy`, `count` and `scatter`."""
-    visible = clip.visibility[rest]
+    visible = clip.visibility[rest] & np.isfinite(clip.xy[rest]).all(axis=2)
     count = visible.sum(axis=0)
     places = np.where(visible[..., None], clip.centred[rest], np.nan)
     median = np.zeros((len(count), 2))
     median[count > 0] = np.nanmedian(places[:, count > 0], axis=0)
     off = np.abs(places - median)[visible]
-    return median, count, float(np.median(off)) * 1.4826 if len(off) else 0.0
+    return median, count, float(np.median(off)) * _PER_DEVIATION if len(off) else 0.0

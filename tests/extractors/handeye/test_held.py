@@ -109,3 +109,50 @@ def test_the_origin_is_the_median_of_the_points_and_held_poses_are_the_hands():
     assert np.nanmedian(found.points, axis=0) == pytest.approx(0, abs=1e-12)
     constant = np.linalg.inv(scene.clip.hand_pose[scene.held]) @ found.pose[scene.held]
     assert constant == pytest.approx(np.broadcast_to(found.hand_from_object, constant.shape), abs=2e-3)
+
+
+def test_a_place_that_nobody_knows_costs_its_track_alone():
+    scene = random_scene(3, RECIPE)
+    clip = of_object(scene)
+    xy = clip.xy.copy()
+    xy[0, 5], xy[np.flatnonzero(scene.held)[3], 7] = np.nan, np.nan
+    seen = clip.visibility.copy()
+    seen[0, 5] = True
+    camera = KnownCamera(scene.focal_px, scene.carrier_from_camera)
+    found = held_object(replace(clip, xy=xy, visibility=seen), scene.held, camera)
+    assert found.reasons == ()
+    rides = np.isfinite(found.points).all(axis=1)
+    assert np.isfinite(found.points_sigma[rides]).all()
+    assert np.isfinite(found.pose_sigma[found.pose_valid]).all()
+
+
+def test_what_was_dropped_is_not_taken_to_rest_where_the_hand_let_it_go():
+    """The tracks stay where the thing fell while the hand, still said to hold it, goes on."""
+    judged = 0
+    for seed in range(12):
+        scene = random_scene(seed, replace(RECIPE, noise_px=0.5))
+        clip, frames = of_object(scene), np.flatnonzero(scene.held)
+        dropped = frames[int(0.6 * len(frames))]
+        xy = clip.xy.copy()
+        xy[dropped:] = xy[dropped]
+        camera = KnownCamera(scene.focal_px, scene.carrier_from_camera)
+        found = held_object(replace(clip, xy=xy), scene.held, camera)
+        if found.reasons or found.trusted[frames[-1]]:
+            continue
+        judged += 1
+        assert not found.pose_valid[frames[-1] + 1 :].any()
+    assert judged >= 5
+
+
+def test_where_it_is_held_again_it_does_not_rest():
+    """The second grasp is shorter, so the first is told; frames after it begins belong to no rest of the first."""
+    for seed in range(6):
+        scene = random_scene(seed, RECIPE)
+        frames = np.flatnonzero(scene.held)
+        held = scene.held.copy()
+        gap = frames[int(0.7 * len(frames))]
+        held[gap : gap + 3] = False
+        found = held_object(of_object(scene), held, KnownCamera(scene.focal_px, scene.carrier_from_camera))
+        if found.reasons:
+            continue
+        assert not found.pose_valid[gap + 3 :].any()

@@ -35,8 +35,8 @@ class Rest:
         xy: (N, 2) median places of the tracks, widths from the frame's centre.
         count: (N,) frames in which each was seen.
         scatter: deviation of a track's places about their median, widths of the frame.
-        pose, sigma: (4, 4) object to base; (2,) metres and degrees. Nearer to the grasp than the motion of a `Body`: how
-            far a thing turned and how deep it is are told together, and each of them badly.
+        pose, sigma: (4, 4) object to base; (2,) metres and degrees. Nearer to the grasp than the motion of a `Body`:
+            how far a thing turned and how deep it is are told together, and each of them badly.
     """
 
     frames: NDArray[np.bool_]

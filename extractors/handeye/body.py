@@ -37,7 +37,7 @@ _MEDIAN_VARIANCE = np.pi / 2
 """Variance of a median over that of a mean, of normal errors."""
 
 
-class _Place(NamedTuple):
+class Fit(NamedTuple):
     """Where the descent stands: (N, 3) points, (3,) their middle, (S,) weights of shapes, (K, 6) motions, and its cost.
 
     A motion is a rotation vector about the middle where the descent began and a shift, in the hand's frame. `residual`
@@ -81,14 +81,13 @@ class Body:
     shared_m: float
     motions: Floats
 
-    def fitted(self) -> tuple[Floats, _Place]:
-        """(N, 3) the most probable points, and where the descent ended."""
+    def fitted(self) -> Fit:
+        """The most probable points."""
         middle = self.start.mean(axis=0)
         place = self._at(self.start, middle, np.zeros(self._shapes.shape[1]), self.motions)
-        place = descend(place, self.normal, self.moved, np.ones(self.n_shared, np.bool_))
-        return place.points, place
+        return descend(place, self.normal, self.moved, np.ones(self.n_shared, np.bool_))
 
-    def covariance(self, place: _Place, trust: Floats, alike: float) -> Floats:
+    def covariance(self, place: Fit, trust: Floats, alike: float) -> Floats:
         """(N, 3, 3) square metres, of the points.
 
         Args:
@@ -146,7 +145,7 @@ class Body:
         surface = np.repeat([self.shared_m**-2, self.own_m**-2], [3, self._shapes.shape[1]])
         return np.concatenate([np.tile(motion, len(self.motions)), surface])
 
-    def _at(self, points: Floats, middle: Floats, weights: Floats, motions: Floats) -> _Place:
+    def _at(self, points: Floats, middle: Floats, weights: Floats, motions: Floats) -> Fit:
         at, pivot = points[self.seen.track], self.start.mean(axis=0)
         for number, motion in enumerate(motions):
             turned = (points - pivot) @ Rotation.from_rotvec(motion[:3]).as_matrix().T + pivot + motion[3:]
@@ -161,9 +160,9 @@ class Body:
         shared = np.concatenate([motions.ravel(), middle, weights])
         believed = np.einsum("ni,ij,nj->", off, self._belief, off) + self._information @ shared**2
         cost = float((loss * self._carried.inside).sum() + 0.5 * believed)
-        return _Place(points, middle, weights, motions, cost, residual, found.by_point)
+        return Fit(points, middle, weights, motions, cost, residual, found.by_point)
 
-    def moved(self, place: _Place, step: Floats, moves: Floats) -> _Place:
+    def moved(self, place: Fit, step: Floats, moves: Floats) -> Fit:
         """The place after a step (C,) of what the points share, and one (N, 3) of the points."""
         motions, middle, weights = np.split(step, [place.motions.size, place.motions.size + 3])
         return self._at(
@@ -173,7 +172,7 @@ class Body:
             _composed(place.motions, motions.reshape(-1, 6)),
         )
 
-    def normal(self, place: _Place, trust: Floats | float = 1.0) -> Normal:
+    def normal(self, place: Fit, trust: Floats | float = 1.0) -> Normal:
         """The normal equations at a place; the shared parameters are the motions, the middle, the weights."""
         residual, by_point, track = place.residual, place.by_point, self.seen.track
         squared = (residual**2).sum(axis=0) / self.sigma**2

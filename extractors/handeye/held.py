@@ -175,9 +175,9 @@ class _View:
             own_m=problem.priors.own_m,
             shared_m=problem.priors.shared_m,
         )
-        points, place = body.fitted()
+        fit = body.fitted()
         trust = 1 / (DRIFT**2 * body.seen.counts[body.seen.track])
-        return points - hand_from_object[:3, 3], body.covariance(place, trust, alike=len(points))
+        return fit.points - hand_from_object[:3, 3], body.covariance(fit, trust, alike=len(fit.points))
 
     def slips(
         self, trusted: NDArray[np.bool_], problem: Problem, solution: Solution, riding: NDArray[np.bool_]

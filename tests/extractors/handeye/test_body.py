@@ -57,13 +57,13 @@ def scene_body(seed, *, rests=True, turn=(0.0, 0.0, 0.0), noise=1.5 / 256, start
 
 
 def error(points, body):
-    return float(np.median(np.linalg.norm(body.fitted()[0] - points, axis=1)))
+    return float(np.median(np.linalg.norm(body.fitted().points - points, axis=1)))
 
 
 @pytest.mark.parametrize("turn", [(0.02, -0.03, 0.05), (0.3, -0.2, 0.3)])
 def test_gradients_are_those_of_the_cost(turn):
     _, body = scene_body(3, turn=turn)
-    _, place = body.fitted()
+    place = body.fitted()
     rng = np.random.default_rng(0)
     place = body.moved(place, rng.normal(0, 1e-3, body.n_shared), rng.normal(0, 1e-3, place.points.shape))
     normal = body.normal(place)
@@ -91,10 +91,10 @@ def test_errors_are_within_two_sigmas_and_sigmas_are_below_what_was_believed():
     z = []
     for seed in range(12):
         points, body = scene_body(seed)
-        found, place = body.fitted()
+        place = body.fitted()
         sigma = np.sqrt(np.trace(body.covariance(place, np.ones(len(body.sigma)), alike=1), axis1=1, axis2=2))
         assert (sigma < np.sqrt(3) * np.hypot(body.own_m, body.shared_m)).all()
-        z.append(np.linalg.norm(found - points, axis=1) / sigma)
+        z.append(np.linalg.norm(place.points - points, axis=1) / sigma)
     assert np.mean(np.concatenate(z) < 2) > 0.9
 
 
@@ -110,7 +110,7 @@ def test_few_tracks_and_many(n_tracks):
         n_tracks,
     )
     start = body.start[chosen] + rng.normal(0, 1e-3, (n_tracks, 3))
-    found, _ = body_of(
+    found = body_of(
         seen,
         body.sigma[0],
         body.poses,
@@ -122,4 +122,4 @@ def test_few_tracks_and_many(n_tracks):
         own_m=body.own_m,
         shared_m=0.1,
     ).fitted()
-    assert np.median(np.linalg.norm(found - points[chosen], axis=1)) < 0.02
+    assert np.median(np.linalg.norm(found.points - points[chosen], axis=1)) < 0.02

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.handeye.descent import Normal, descend
+from extractors.handeye.descent import Normal, descend, soft_loss, soft_weight
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors
 from extractors.handeye.project import (
@@ -186,13 +186,13 @@ class CameraNormal(Normal):
 def normal_equations(
     problem: Problem, state: CameraState, points: Floats, poses: Carried, scale: float
 ) -> CameraNormal:
-    """The blocks at a state, observations weighed down as soft-L1 has it (1 / sqrt(1 + z))."""
+    """The blocks at a state."""
     seen = problem.seen
     held = not problem.free.any()
     found = project_points(state, points, poses, seen, held=held)
     by_camera, by_point = found.by_camera, found.by_point
     residual = found.xy - seen.xy.T
-    weight = poses.inside / np.sqrt(1 + (residual[0] ** 2 + residual[1] ** 2) / scale**2) / scale**2
+    weight = poses.inside * soft_weight(residual, scale)
     weighed = by_point * weight
     # To be summed over each track: the points' blocks, their gradients, the mixed blocks.
     rows = np.empty((12 + 3 * len(by_camera), len(weight)))
@@ -244,10 +244,7 @@ def _add_priors(
 def _cost(problem: Problem, state: CameraState, points: Floats, poses: Carried, scale: float) -> tuple[float, Floats]:
     xy, depth = project_only(state, points, poses, problem.seen)
     residual = xy - problem.seen.xy.T
-    loss = np.sqrt(1 + (residual[0] ** 2 + residual[1] ** 2) / scale**2) - 1
-    # A point behind the camera projects nowhere: it costs what an observation a frame's width off costs.
-    loss[depth <= 0] += 1 / scale
-    cost = float((loss * poses.inside).sum())
+    cost = float((soft_loss(residual, depth, scale) * poses.inside).sum())
     present = problem.present
     cost += 0.5 * problem.own_information * float(((points - state.shared)[present] ** 2).sum())
     cost += 0.5 * float((problem.prior_information * problem.prior_offset(state) ** 2).sum())

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from extractors.handeye.adjust import RESIDUAL_FLOOR
-from extractors.handeye.descent import Normal, descend, reduced
+from extractors.handeye.descent import Normal, by_shared, descend, reduced, soft_loss, soft_weight
 from extractors.handeye.path import Poses
 from extractors.handeye.problem import CameraState, Floats
 from extractors.handeye.project import Carried, Observations, carried_by, project_points
@@ -95,11 +95,9 @@ class Body:
             trust: (O,) share of its information that each observation is worth.
             alike: so many tracks err as one: what all points share is told so many times worse.
         """
-        normal = self.normal(place, trust)
-        schur, _, carried = reduced(normal)
+        schur, _, carried, inverse = reduced(self.normal(place, trust))
         believed = np.diag(self._information)
-        shared = np.linalg.inv((schur - believed) / alike + believed)
-        return np.asarray(np.linalg.inv(normal.point) + np.einsum("nki,kl,nlj->nij", carried, shared, carried))
+        return np.asarray(inverse + by_shared(carried, np.linalg.inv((schur - believed) / alike + believed)))
 
     @cached_property
     def _carried(self) -> Carried:
@@ -113,8 +111,7 @@ class Body:
     @cached_property
     def _shapes(self) -> Floats:
         """(N, S) distances along the camera's axis, of surfaces as deep as the thing is wide and as smooth."""
-        off = self.start - self.start.mean(axis=0)
-        across = off - np.outer(off @ self.sight, self.sight)
+        across = off_axis(self.start, self.sight)
         chosen = across[np.unique(np.linspace(0, len(across) - 1, LANDMARKS).round().astype(int))]
         squared, among = (((across[:, None] - chosen) ** 2).sum(axis=2), ((chosen[:, None] - chosen) ** 2).sum(axis=2))
         values, vectors = np.linalg.eigh(np.exp(-0.5 * among / self.own_m**2))
@@ -153,9 +150,7 @@ class Body:
             at[of] = turned[self.seen.track[of]]
         found = project_points(self.state, at, self._carried, self._singles, held=True)
         residual = found.xy - self.seen.xy.T
-        loss = np.sqrt(1 + (residual**2).sum(axis=0) / self.sigma**2) - 1
-        # A point behind the camera projects nowhere: it costs what an observation a frame's width off costs.
-        loss[found.depth <= 0] += 1 / self.sigma[found.depth <= 0]
+        loss = soft_loss(residual, found.depth, self.sigma)
         off = points - self._by_surface @ np.concatenate([middle, weights])
         shared = np.concatenate([motions.ravel(), middle, weights])
         believed = np.einsum("ni,ij,nj->", off, self._belief, off) + self._information @ shared**2
@@ -175,8 +170,7 @@ class Body:
     def normal(self, place: Fit, trust: Floats | float = 1.0) -> Normal:
         """The normal equations at a place; the shared parameters are the motions, the middle, the weights."""
         residual, by_point, track = place.residual, place.by_point, self.seen.track
-        squared = (residual**2).sum(axis=0) / self.sigma**2
-        weight = trust * self._carried.inside / np.sqrt(1 + squared) / self.sigma**2
+        weight = trust * self._carried.inside * soft_weight(residual, self.sigma)
         mixed = np.zeros((len(place.points), self.n_shared, 3))
         information = np.diag(self._information)
         gradient = self._information * np.concatenate([place.motions.ravel(), place.middle, place.weights])
@@ -209,6 +203,12 @@ class Body:
         mixed[:, surface] = -pulled.swapaxes(1, 2)
         point = np.moveaxis(sums[:9].reshape(3, 3, -1), -1, 0) + self._belief
         return Normal(information, point, mixed, gradient, sums[9:].T + off @ self._belief)
+
+
+def off_axis(points: Floats, sight: Floats) -> Floats:
+    """(N, 3) of `points` from their middle, across the unit direction `sight` (3,)."""
+    off = points - points.mean(axis=0)
+    return np.asarray(off - np.outer(off @ sight, sight))
 
 
 def _composed(motions: Floats, steps: Floats) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,24 +79,56 @@ def descend(
     return place
 
 
-def reduced(normal: Normal) -> tuple[Floats, Floats, Floats]:
-    """Schur complement of the points: (C, C), its gradient (C,), and mixed @ point^-1 (N, C, 3)."""
-    carried = normal.mixed @ np.linalg.inv(normal.point)
+class Reduced(NamedTuple):
+    """Normal equations with the points eliminated.
+
+    Attributes:
+        schur, gradient: (C, C) Schur complement of the points, and (C,).
+        carried: (N, C, 3), mixed @ point^-1.
+        inverse: (N, 3, 3), point^-1.
+    """
+
+    schur: Floats
+    gradient: Floats
+    carried: Floats
+    inverse: Floats
+
+
+def reduced(normal: Normal) -> Reduced:
+    """What is left for the shared parameters."""
+    inverse = np.asarray(np.linalg.inv(normal.point), np.float64)
+    carried = normal.mixed @ inverse
     schur = normal.shared - np.tensordot(carried, normal.mixed, ((0, 2), (0, 2)))
     gradient = normal.shared_gradient - np.einsum("nij,nj->i", carried, normal.point_gradient)
-    return schur, gradient, carried
+    return Reduced(schur, gradient, carried, inverse)
+
+
+def by_shared(carried: Floats, covariance: NDArray[np.floating]) -> Floats:
+    """(N, 3, 3) covariances of points by that (C, C) of what they share, and their `carried` (N, C, 3)."""
+    return np.asarray(np.einsum("nij,ik,nkl->njl", carried, covariance, carried))
+
+
+def soft_loss(residual: Floats, depth: Floats, sigma: Floats | float) -> Floats:
+    """(O,) soft-L1 of errors (2, O) whose noise is `sigma`, of points at `depth` (O,) before the camera."""
+    loss = np.sqrt(1 + (residual[0] ** 2 + residual[1] ** 2) / sigma**2) - 1
+    # A point behind the camera projects nowhere: it costs what an observation a frame's width off costs.
+    behind = depth <= 0
+    loss[behind] += 1 / np.broadcast_to(sigma, depth.shape)[behind]
+    return np.asarray(loss)
+
+
+def soft_weight(residual: Floats, sigma: Floats | float) -> Floats:
+    """(O,) what an observation of the normal equations of `soft_loss` weighs."""
+    return np.asarray(1 / np.sqrt(1 + (residual[0] ** 2 + residual[1] ** 2) / sigma**2) / sigma**2)
 
 
 def _step(normal: Normal, free: NDArray[np.bool_], damping: float) -> tuple[Floats, Floats]:
     point = normal.point + damping * normal.point * np.eye(3)
-    inverse = np.linalg.inv(point)
     step = np.zeros(len(free))
     if not free.any():
-        return step, -np.einsum("nij,nj->ni", inverse, normal.point_gradient)
-    carried = normal.mixed @ inverse
+        return step, -np.einsum("nij,nj->ni", np.linalg.inv(point), normal.point_gradient)
     # A parameter that no observation in reach depends on stays where it is instead of stopping the solver.
     shared = normal.shared + (damping * normal.shared + 1e-9) * np.eye(len(free))
-    schur = shared - np.tensordot(carried, normal.mixed, ((0, 2), (0, 2)))
-    gradient = normal.shared_gradient - np.einsum("nij,nj->i", carried, normal.point_gradient)
-    step[free] = -np.linalg.solve(schur[np.ix_(free, free)], gradient[free])
-    return step, -np.einsum("nij,nj->ni", inverse, normal.point_gradient + normal.mixed.swapaxes(1, 2) @ step)
+    left = reduced(Normal(shared, point, normal.mixed, normal.shared_gradient, normal.point_gradient))
+    step[free] = -np.linalg.solve(left.schur[np.ix_(free, free)], left.gradient[free])
+    return step, -np.einsum("nij,nj->ni", left.inverse, normal.point_gradient + normal.mixed.swapaxes(1, 2) @ step)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import ShapeError
 from extractors.handeye.adjust import RESIDUAL_FLOOR, Problem, Solution, settle
-from extractors.handeye.body import body_of
+from extractors.handeye.body import body_of, off_axis
 from extractors.handeye.known import KnownCamera, points_covariance
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats, Priors, TrackedClip
@@ -113,7 +113,9 @@ class _View:
         self.path = HandPath.through(clip.hand_pose, clip.timestamp, origin)
         self.state = camera.state(clip.size[1], origin)
         self.poses = poses_at([self.path], camera.delay_s)
-        self.seen = _observed(clip, np.ones(len(clip.visibility), np.bool_))
+        self.hand = np.repeat(np.eye(4)[None], len(clip.visibility), axis=0)
+        self.hand[:, :3, :3] = self.poses.rotation
+        self.hand[:, :3, 3] = self.poses.translation + origin
 
     def solve(self, trusted: NDArray[np.bool_], min_tracks: int) -> tuple[Problem, Solution, NDArray[np.bool_]] | None:
         """Points from the frames that are trusted; tracks whose residual is not the others' are left out."""
@@ -141,9 +143,7 @@ class _View:
 
     def _width(self, points: Floats, trusted: NDArray[np.bool_]) -> float:
         """Deviation of points (N, 3) of the hand's frame across the line of sight, metres, within `OWN_M`."""
-        sight = self._sight(np.flatnonzero(trusted))
-        off = points - points.mean(axis=0)
-        across = off - np.outer(off @ sight, sight)
+        across = off_axis(points, self._sight(np.flatnonzero(trusted)))
         return float(np.clip(np.sqrt((across**2).sum(axis=1).mean() / 2), *OWN_M))
 
     def _sight(self, frames: NDArray[np.intp]) -> Floats:
@@ -151,13 +151,44 @@ class _View:
         middle = int(np.sort(frames)[len(frames) // 2])
         return np.asarray(self.poses.rotation[middle].T @ self.state.rotation[:, 2])
 
+    def _rests(
+        self,
+        trusted: NDArray[np.bool_],
+        held: NDArray[np.bool_],
+        stretch: NDArray[np.bool_],
+        carried: Floats,
+        points: Floats,
+        sigma: Floats,
+        scale: float,
+    ) -> list[Rest | None]:
+        """Before the grasp and after the release; None where nothing tells one. See `find_rest`."""
+        frames, last = np.flatnonzero(trusted), np.flatnonzero(stretch)[-1]
+        rests: list[Rest | None] = []
+        for still in rests_of(held, stretch):
+            later = bool(still[last + 1 :].any())
+            # What slipped was elsewhere in the hand when it was let go.
+            if later and not trusted[last]:
+                continue
+            usual = int(frames[-1 if later else 0])
+            at = find_rest(
+                self.clip,
+                self.camera,
+                still,
+                carried=carried,
+                usual=usual,
+                points=points,
+                sigma=sigma,
+                scale=scale,
+            )
+            rests.append(at)
+        return rests
+
     def _body(
         self,
         problem: Problem,
         solution: Solution,
         riding: NDArray[np.bool_],
         rests: Sequence[Rest],
-        hand: Floats,
         hand_from_object: Floats,
     ) -> tuple[Floats, Floats]:
         """(R, 3) the points that ride, in the object's frame, and (R, 3, 3) their covariance by their tracks."""
@@ -170,7 +201,7 @@ class _View:
             [replace(rest, xy=rest.xy[riding], count=rest.count[riding]) for rest in rests],
             self.state,
             solution.points[riding],
-            np.array([np.linalg.inv(hand[rest.edge]) @ rest.pose @ object_from_hand for rest in rests]),
+            np.array([np.linalg.inv(self.hand[rest.edge]) @ rest.pose @ object_from_hand for rest in rests]),
             sight=self._sight(held.frame),
             own_m=problem.priors.own_m,
             shared_m=problem.priors.shared_m,
@@ -209,39 +240,21 @@ class _View:
         points = points_hand - hand_from_object[:3, 3]
         by_tracks, by_camera = points_covariance(problem, solution, self.camera)
         sigma = np.where(riding[:, None], deviations(by_tracks + by_camera), np.nan)
-        hand = np.repeat(np.eye(4)[None], len(trusted), axis=0)
-        hand[:, :3, :3] = self.poses.rotation
-        hand[:, :3, 3] = self.poses.translation + self.origin
-        carried = hand @ hand_from_object
+        carried = self.hand @ hand_from_object
         pose = np.where(trusted[:, None, None], carried, np.nan)
-        frames = np.flatnonzero(trusted)
-        # What slipped was elsewhere in the hand when it was let go.
-        slipped = not trusted[np.flatnonzero(stretch)[-1]]
-        rests = [
-            find_rest(
-                self.clip,
-                self.camera,
-                still,
-                carried=carried,
-                usual=frames[-1 if later else 0],
-                points=points,
-                sigma=sigma,
-                scale=solution.scale,
-            )
-            for still in rests_of(held, stretch)
-            if not ((later := bool(np.flatnonzero(still)[0] > frames[0])) and slipped)
-        ]
+        rests = self._rests(trusted, held, stretch, carried, points, sigma, solution.scale)
         found = [rest for rest in rests if rest is not None]
-        points[riding], lasting = self._body(problem, solution, riding, found, hand, hand_from_object)
+        points[riding], lasting = self._body(problem, solution, riding, found, hand_from_object)
         together = np.full_like(sigma, np.nan)
         together[riding] = deviations(lasting + by_camera[riding])
         pose_sigma = np.full((len(trusted), 2), np.nan)
         common, own = (float(np.linalg.norm(np.nanmedian(each, axis=0))) for each in (together, sigma))
         extent = max(float(np.sqrt(np.nanvar(points, axis=0).sum())), 0.005)
         # Held, it turns with the hand: the axes are the hand's by definition, the origin is as good as the points.
-        pose_sigma[trusted] = common, np.degrees(own / (extent * np.sqrt(max(int(riding.sum()), 1))))
+        held_sigma = np.array([common, np.degrees(own / (extent * np.sqrt(max(int(riding.sum()), 1))))])
+        pose_sigma[trusted] = held_sigma
         for rest in found:
-            pose[rest.frames], pose_sigma[rest.frames] = rest.pose, np.hypot(rest.sigma, pose_sigma[frames[0]])
+            pose[rest.frames], pose_sigma[rest.frames] = rest.pose, np.hypot(rest.sigma, held_sigma)
         middle = np.eye(4)
         middle[:3, 3] = np.nanmedian(points, axis=0)
         points, hand_from_object, pose = points - middle[:3, 3], hand_from_object @ middle, pose @ middle

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.handeye.adjust import CameraNormal, Problem, Solution, normal_equations
-from extractors.handeye.descent import reduced
+from extractors.handeye.descent import by_shared, reduced
 from extractors.handeye.problem import COLUMNS, N_CAMERA, Floats
 from extractors.handeye.project import PROJECTING, Observations, deviations
 
@@ -86,7 +86,7 @@ def uncertainty(problem: Problem, solution: Solution) -> Uncertainty:
     """
     poses = problem.carried(solution.state.delay_s)
     normal = normal_equations(problem, solution.state, solution.points, poses, solution.scale)
-    schur, _, carried = reduced(normal)
+    schur, _, carried, inverse = reduced(normal)
     free = problem.free
     inflation = _inflation(problem, normal, schur, carried)
     # Beliefs enter at full weight: the data's part alone is divided.
@@ -95,8 +95,7 @@ def uncertainty(problem: Problem, solution: Solution) -> Uncertainty:
     covariance = np.zeros((N_CAMERA, N_CAMERA))
     covariance[np.ix_(free, free)] = np.linalg.pinv(information[np.ix_(free, free)])
     blocks = {name: covariance[place, place] for name, place in COLUMNS.items()}
-    points = np.linalg.inv(normal.point) * inflation
-    points += np.einsum("nij,ik,nkl->njl", carried, covariance, carried)
+    points = inverse * inflation + by_shared(carried, covariance)
     return Uncertainty(
         covariance=covariance,
         focal=float(np.sqrt(covariance[0, 0])),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.handeye.adjust import Problem, Solution, normal_equations
+from extractors.handeye.descent import by_shared
 from extractors.handeye.judge import Limits
 from extractors.handeye.path import HandPath
 from extractors.handeye.problem import COLUMNS, N_CAMERA, CameraState, Floats, Priors, Rig, TrackedClip
@@ -117,5 +118,4 @@ def points_covariance(problem: Problem, solution: Solution, camera: KnownCamera)
     inverse = np.linalg.inv(normal.point)
     carried = normal.mixed @ inverse
     covariance = camera.covariance[np.ix_(PROJECTING, PROJECTING)]
-    through = np.einsum("nij,ik,nkl->njl", carried[:, PROJECTING], covariance, carried[:, PROJECTING])
-    return np.asarray(inverse), np.asarray(through)
+    return np.asarray(inverse), by_shared(carried[:, PROJECTING], covariance)

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
+from extractors.geometry import MAD_TO_SIGMA
 from extractors.handeye.adjust import PER_DISTANCE
 from extractors.handeye.known import KnownCamera
 from extractors.handeye.problem import CameraState, Floats, TrackedClip
+from extractors.handeye.project import NEAREST_M
 
 REST_M, REST_RAD = 0.015, 0.08
 """How far an object is believed to move when it is grasped or let go: fingers that close push it, and what is let go
@@ -20,9 +22,6 @@ settles. On generated ones turned by 0 to 20 degrees at their grasp 0.05 to 0.15
 
 GRASP_S = 0.5
 """By how many seconds the frames that are said to be held may begin late or end early: two frames of 5 Hz and some."""
-
-_PER_DEVIATION = 1.4826
-"""Deviation of normal errors over the median of their absolute values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +129,7 @@ def _stepped(pose: Floats, step: Floats) -> Floats:
 def _projected(state: CameraState, places: Floats) -> Floats:
     """(N, 2) widths from the centre, of places (N, 3) in the base frame."""
     in_camera = (places - state.position) @ state.rotation
-    return np.asarray(state.focal * in_camera[:, :2] / np.maximum(in_camera[:, 2:], 0.02))
+    return np.asarray(state.focal * in_camera[:, :2] / np.maximum(in_camera[:, 2:], NEAREST_M))
 
 
 def _places(clip: TrackedClip, rest: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.intp], float]:
@@ -141,4 +140,4 @@ def _places(clip: TrackedClip, rest: NDArray[np.bool_]) -> tuple[Floats, NDArray
     median = np.zeros((len(count), 2))
     median[count > 0] = np.nanmedian(places[:, count > 0], axis=0)
     off = np.abs(places - median)[visible]
-    return median, count, float(np.median(off)) * _PER_DEVIATION if len(off) else 0.0
+    return median, count, float(np.median(off)) * MAD_TO_SIGMA if len(off) else 0.0

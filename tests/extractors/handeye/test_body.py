@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from extractors.handeye.body import body_of
+from extractors.handeye.body import body_of, off_axis
 from extractors.handeye.known import KnownCamera
 from extractors.handeye.path import HandPath
 from extractors.handeye.project import Observations, poses_at
@@ -40,8 +40,7 @@ def scene_body(seed, *, rests=True, turn=(0.0, 0.0, 0.0), noise=1.5 / 256, start
         count = np.full(len(points), 25)
         found.append(Rest(np.zeros(0, bool), int(edge), xy, count, noise, np.eye(4), np.zeros(2)))
     sight = poses.rotation[held[len(held) // 2]].T @ state.rotation[:, 2]
-    off = points - points.mean(axis=0)
-    across = off - np.outer(off @ sight, sight)
+    across = off_axis(points, sight)
     return points, body_of(
         observed,
         noise,

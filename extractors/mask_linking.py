@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from extractors.advance import advance
 from extractors.errors import MissingDataError
 from extractors.geometry import resize_area, resize_rgb
-from extractors.mask_watching import Candidate
+from extractors.mask_choice import Candidate
 from extractors.packed_masks import PackedMasks
 from extractors.types import Frames, Size
 

@@ -115,7 +115,8 @@ class MasksConfig(Section):
         DEFAULT_PROMPTS, description="texts asked for; {object} is the instruction's noun phrase"
     )
     choose: Literal["best", "first"] = Field(
-        "best", description="best: what behaves as the manipulated object; first: the first prompt that finds anything"
+        "best",
+        description="best: what overlaps most with what nano sees handled; first: the first prompt found",
     )
     robot_prompt: Prompt | None = Field(None, description="text for the arm, packed as masks/robot; none: not packed")
     plan: Literal["video", "frames"] = Field(

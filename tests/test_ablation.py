@@ -7,7 +7,7 @@ import pytest
 from tests.benchmarks.ablation import REPOSITORY, SWITCHES, counts
 
 
-@pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: f"{switch.part}: {switch.name}")
+@pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: switch.name)
 def test_what_a_switch_replaces_is_in_the_source_once(switch):
     assert (REPOSITORY / Path(switch.file)).read_text().count(switch.old) == 1
 

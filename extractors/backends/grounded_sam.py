@@ -31,7 +31,7 @@ from extractors.types import Frames, Size
 
 _ADVICE = (
     "get IDEA-Research/grounding-dino-tiny (Apache-2.0, open) with `cuepack models fetch grounding-dino-tiny`, or name "
-    "a local copy with masks.detector_weights; masks.backend=motion needs no weights"
+    "a local copy with masks.detector_weights; masks.backend=nano needs no weights"
 )
 
 SEPARATORS = (101, 102, 1012, 1029)

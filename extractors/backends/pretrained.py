@@ -36,11 +36,11 @@ def check_transformers(backend: str, needed: str) -> None:
         if not isinstance(cause, ImportError | AttributeError):
             raise ConfigError(
                 f"masks.backend={backend}: transformers cannot be imported ({type(cause).__name__}: {cause}); mend "
-                "that package, or take masks.backend=motion"
+                "that package, or take masks.backend=nano"
             ) from error
         raise ConfigError(
             f"masks.backend={backend} needs the transformers package with {needed} ({error}); install cuepack's extra "
-            "`sam`, or take masks.backend=motion"
+            "`sam`, or take masks.backend=nano"
         ) from error
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.backends.devices import is_out_of_memory
+from extractors.backends.nano.segmenter import NanoSegmenter
 from extractors.errors import ConfigError, DeviceMemoryError
 from extractors.instruction import parse_instruction
-from extractors.mask_choice import ChooseBy, choose_candidate
-from extractors.mask_watching import Candidate
+from extractors.mask_choice import Candidate, Choice, ChooseBy, choose_first, choose_handled
 from extractors.prompts import DEFAULT_PROMPTS, resolve_prompts
 from extractors.things import named_things
 from extractors.types import Episode, Frames, Masks, Size
@@ -34,7 +34,7 @@ class Found:
 
 
 class PromptedSegmenter(ABC):
-    """Asks a detector for several texts and keeps what behaves as the manipulated object."""
+    """Asks a detector for several texts and keeps what `nano` sees as the manipulated object."""
 
     backend: str
 
@@ -51,18 +51,23 @@ class PromptedSegmenter(ABC):
 
         Args:
             prompts: texts; "{object}" stands for the noun phrase of the language instruction.
-            choose: "best" by what the episode shows; "first" takes the first prompt that finds anything.
+            choose: "best" is what overlaps most with the object that `nano` sees in the clip; "first" takes the first
+                prompt that finds anything.
             robot_prompt: text for the arm, whose masks become `Masks.robot`; none: no robot masks.
             every: key frames, on which a detector looks, are so many frames apart.
             max_objects: followed at once, over all prompts.
 
         Raises:
-            ConfigError: no prompts, or counts below 1.
+            ConfigError: no prompts, counts below 1, or `choose` is neither.
+            WeightsError: the weights of `nano` are damaged.
         """
         if not prompts:
             raise ConfigError("masks.prompts is empty; name at least one text, such as 'object'")
         if every < 1 or max_objects < 1:
             raise ConfigError(f"masks.every and masks.max_objects must be 1 or more, got {every} and {max_objects}")
+        if choose not in get_args(ChooseBy):
+            raise ConfigError(f"masks.choose must be 'best' or 'first', got {choose!r}")
+        self._watcher = NanoSegmenter() if choose == "best" else None
         self.prompts, self.choose, self.robot_prompt = tuple(prompts), choose, robot_prompt
         self.every, self.max_objects = every, max_objects
 
@@ -71,7 +76,7 @@ class PromptedSegmenter(ABC):
         """Candidates of each prompt, masks at `size`; iterates `pixels` once."""
 
     def segment(self, episode: Episode, *, size: Size) -> Masks:
-        """See `Segmenter`. The report holds prompts, candidates with their cues, and the margin.
+        """See `Segmenter`. The report holds prompts, candidates with their scores, and the margin.
 
         Raises:
             DeviceMemoryError: the device's memory does not suffice.
@@ -105,7 +110,7 @@ class PromptedSegmenter(ABC):
             robot = _union([each for each in found.candidates if each.prompt == robot_text], episode.n_frames, size)
             report["robot_prompt"] = robot_text
         field = [each for each in found.candidates if each.prompt in prompts.texts]
-        choice = choose_candidate(field, episode.pixels, episode.gripper, fps=episode.fps, by=self.choose, robot=robot)
+        choice = self._choice(field, episode)
         report |= {"choose": self.choose, **choice.report(field)}
         if choice.index is None:
             asked_for = " or ".join(repr(text[:60]) for text in prompts.texts) or "anything: every prompt was dropped"
@@ -122,6 +127,11 @@ class PromptedSegmenter(ABC):
         others.sort(key=lambda each: each.prompt != instruction.target)
         things = named_things([(each.masks, each.prompt if each.prompt in names else "") for each in others], covered)
         return Masks(masks, score, robot=robot, things=things, report=report)
+
+    def _choice(self, field: Sequence[Candidate], episode: Episode) -> Choice:
+        if not field or self._watcher is None:
+            return choose_first(field)
+        return choose_handled(field, self._watcher.handled(episode))
 
 
 def _union(candidates: Sequence[Candidate], n_frames: int, size: Size) -> NDArray[np.bool_]:

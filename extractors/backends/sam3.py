@@ -32,8 +32,8 @@ from extractors.backends.pretrained import (
 )
 from extractors.backends.prompted import Found, PromptedSegmenter
 from extractors.errors import ConfigError, MissingDataError
+from extractors.mask_choice import Candidate
 from extractors.mask_linking import Detection, MaskLinker, rgb_frames
-from extractors.mask_watching import Candidate
 from extractors.packed_masks import PackedMasks
 from extractors.types import Frames, Size
 
@@ -66,7 +66,7 @@ SESSION = (
 _ADVICE = (
     "facebook/sam3 is gated: ask for access on its hub page, set HF_TOKEN or run `hf auth login`, then `cuepack models "
     "fetch sam3`, or name a local copy with masks.weights; masks.backend=grounded-sam has open weights, "
-    "masks.backend=motion needs none"
+    "masks.backend=nano needs none"
 )
 
 

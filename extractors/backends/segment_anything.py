@@ -27,7 +27,7 @@ _WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 
 _SAM_ADVICE = (
     "get facebook/sam-vit-base (Apache-2.0, open) with `cuepack models fetch sam-vit-base`, or name a local copy with "
-    "masks.weights; masks.backend=motion needs no weights"
+    "masks.weights; masks.backend=nano needs no weights"
 )
 _PACKAGE_ADVICE = (
     "masks.segmenter=segment-anything wants one of Meta's files sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth or "

@@ -17,7 +17,7 @@ from packers.atomic import written_whole
 N_FRAMES = 16
 """Frames of a training clip, spread over its episode."""
 
-DRAWN: Size = (128, 128)
+DRAWN: Size = (160, 160)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

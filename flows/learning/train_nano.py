@@ -24,14 +24,21 @@ from torch import Tensor, nn
 from extractors.backends.devices import choose_device
 from extractors.backends.nano.inputs import Scenery, median_picture, network_inputs, still_inputs
 from extractors.backends.nano.network import CLASSES, Answer, NanoNetwork
-from extractors.backends.nano.weights import save_weights
+from extractors.backends.nano.weights import load_network, save_weights
 from flows.learning.clips import Clip, generate, read_clip
 from flows.learning.looks import other_look
 from flows.learning.losses import UNTOLD, class_loss, depth_loss
 from flows.scenes.textures import Rng
 
-CLIPS_AT_ONCE, FRAMES_AT_ONCE, SIDE = 4, 8, 96
-"""A step's clips, frames of each, and their side in pixels."""
+CLIPS_AT_ONCE, FRAMES_AT_ONCE = 4, 8
+"""A step's clips, and frames of each."""
+
+SIDE = 96
+"""Of a step's frames, pixels."""
+
+CUT = (0.5, 1.0)
+"""Least and most side of a step's part of the picture, over the picture's shorter one: masks are looked for in windows
+of that size too (`extractors.backends.nano.window`)."""
 
 WEIGHT_DECAY = 0.01
 
@@ -40,14 +47,14 @@ STOP_SEED = 900
 
 N_STOP = 60
 
-TOLD_EVERY = 800
+TOLD_EVERY = 500
 """Steps between two looks at the clips on which training stops."""
 
 LISTED_EVERY = 100
 """Steps between two looks at the folders: clips may still be drawn, and sorting thousands of names takes time."""
 
 Drawn = tuple[Tensor, Tensor, Tensor]
-"""Inputs (n, CHANNELS, SIDE, SIDE), classes (n, SIDE, SIDE) int64 and inverse depth (n, SIDE, SIDE) in 1/m."""
+"""Inputs (n, CHANNELS, side, side), classes (n, side, side) int64 and inverse depth (n, side, side) in 1/m."""
 
 
 def main() -> None:
@@ -58,6 +65,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=98.0, help="of training; default: 98")
     parser.add_argument("--rate", type=float, default=4e-3, help="highest learning rate; default: 0.004")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", type=int, default=SIDE, help=f"of a step's frames, pixels; default: {SIDE}")
+    parser.add_argument("--start", type=Path, help="weights from which training goes on; default: random ones")
     parser.add_argument("--device", default="cpu", help="auto, cpu or cuda; default: cpu")
     parser.add_argument("--single", action="store_true", help="single precision: for CPUs that lack bfloat16")
     parser.add_argument("--growing", action="store_true", help="train on the clips that are there, draw none")
@@ -68,8 +77,8 @@ def main() -> None:
     if not options.growing:
         for _ in generate(options.work / "train", options.clips, 100 + options.seed):
             pass
-    network, out = NanoNetwork(), options.work / "nano.safetensors"
-    schedule = Schedule(minutes=options.minutes, rate=options.rate, seed=options.seed)
+    network, out = load_network(options.start) if options.start else NanoNetwork(), options.work / "nano.safetensors"
+    schedule = Schedule(minutes=options.minutes, rate=options.rate, seed=options.seed, side=options.side)
     train(network, [options.work / "train"], stop, out, schedule, half=not options.single, device=device)
 
 
@@ -81,11 +90,13 @@ class Schedule:
         minutes: of training.
         rate: highest learning rate.
         seed: of the order and the looks of the clips.
+        side: of a step's frames, pixels; a multiple of the network's stride.
     """
 
     minutes: float
     rate: float
     seed: int = 0
+    side: int = SIDE
 
 
 CPU = torch.device("cpu")
@@ -111,7 +122,7 @@ def train(
     optimizer = _Optimizer(network, schedule.rate)
     averaged = deepcopy(network)
     begin, share, step, best, losses = monotonic(), 0.0, 0, -np.inf, []
-    draws = _draws(pools, schedule.seed)
+    draws = _draws(pools, schedule)
     while share < 1:
         # Up over the first hundred steps, down as a cosine over the time that is left.
         optimizer.set_rate(schedule.rate * min((step + 1) / 100, 0.5 + 0.5 * np.cos(np.pi * share)) + 1e-6)
@@ -197,34 +208,34 @@ def _step(network: NanoNetwork, optimizer: _Optimizer, drawn: Drawn, *, half: bo
     return float(of_classes.detach()), float(of_depth.detach())
 
 
-def _draws(pools: Sequence[Path], seed: int) -> Iterator[Drawn]:
+def _draws(pools: Sequence[Path], schedule: Schedule) -> Iterator[Drawn]:
     """What steps are made of, without end: clips of the folders `pools` in turn, each varied.
 
     Folders are listed again now and then: clips may still be drawn.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(schedule.seed)
     for step in itertools.count():
         if step % LISTED_EVERY == 0:
             paths = [sorted(pool.glob("clip*.npz")) for pool in pools]
         chosen = [paths[number % len(paths)] for number in range(CLIPS_AT_ONCE)]
-        clips = [_varied(rng, read_clip(each[int(rng.integers(len(each)))])) for each in chosen]
+        clips = [_varied(rng, read_clip(each[int(rng.integers(len(each)))]), schedule.side) for each in chosen]
         inputs, classes, depth = (torch.cat(parts) for parts in zip(*clips, strict=True))
         yield inputs, classes, depth
 
 
-def _varied(rng: Rng, clip: Clip) -> Drawn:
+def _varied(rng: Rng, clip: Clip, drawn: int) -> Drawn:
     """Some of the frames, a part of the picture, mirrored, backwards, in other colours; as the network's inputs."""
     chosen = np.sort(rng.choice(len(clip.pixels), FRAMES_AT_ONCE, replace=False))
     if rng.random() < 0.3:
         chosen = chosen[::-1]
     height, width = clip.classes.shape[1:]
-    side = int(rng.uniform(0.65, 1.0) * min(height, width))
-    y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    side = int(rng.uniform(*CUT) * min(height, width))
+    y, x = (_cut_start(rng, clip.classes == CLASSES.index("object"), side, axis) for axis in (1, 2))
     flip = -1 if rng.random() < 0.5 else 1
 
     def cut(maps: np.ndarray, how: int) -> np.ndarray:
         part = maps[chosen, y : y + side, x : x + side][:, :, ::flip]
-        return np.stack([cv2.resize(np.ascontiguousarray(each), (SIDE, SIDE), interpolation=how) for each in part])
+        return np.stack([cv2.resize(np.ascontiguousarray(each), (drawn, drawn), interpolation=how) for each in part])
 
     pixels = cut(clip.pixels, cv2.INTER_LINEAR)
     shown = cut(clip.classes, cv2.INTER_NEAREST_EXACT)
@@ -244,6 +255,15 @@ def clip_inputs(pixels: np.ndarray) -> Tensor:
     before, after = pixels[np.maximum(at - 1, 0)], pixels[np.minimum(at + 1, len(pixels) - 1)]
     inputs = network_inputs(pixels, before, after, Scenery.of(pixels))
     return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def _cut_start(rng: Rng, handled: np.ndarray, side: int, axis: int) -> int:
+    """Where a cut of `side` begins along an axis of maps (T, H, W): anywhere, half of the time around the object."""
+    least, most = 0, handled.shape[axis] - side
+    at = np.flatnonzero(handled.any(axis=tuple({0, 1, 2} - {axis})))
+    if len(at) and rng.random() < 0.5:  # as far as it fits
+        least, most = sorted(int(np.clip(end, least, most)) for end in (at[-1] + 1 - side, at[0]))
+    return int(rng.integers(least, most + 1))
 
 
 @torch.no_grad()

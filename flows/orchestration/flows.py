@@ -196,7 +196,7 @@ def rerun_episode(
         out: Output directory or URI of the batch, as the worker sees it.
         episode_ids: Ids of the episodes, as the failures table and manifest.csv list them.
         from_stage: Redo this stage and those after it. None: what failed or changed.
-        settings: Settings on top of the directory's own, section.key=value each, such as masks.backend=motion.
+        settings: Settings on top of the directory's own, section.key=value each, such as masks.backend=nano.
     """
     if (served := served_here()) is not None:
         served.check(out, settings=settings or ())

@@ -70,7 +70,10 @@ def _agreement(found: NDArray[np.bool_], truth: Masks) -> float:
 
 
 def _weights(config: Config) -> Sequence[str]:
-    return ("nano",) if config.masks.backend == "nano" else models.masks_weights(config.masks)
+    weights = models.masks_weights(config.masks)
+    # It draws the masks, or chooses among a detector's.
+    asked = config.masks.backend == "nano" or (weights and config.masks.choose == "best")
+    return ("nano", *weights) if asked else weights
 
 
 MASKS = Stage(name="masks", version=8, inputs=("source",), settings=_settings, run=_run, weights=_weights)

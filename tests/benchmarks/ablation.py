@@ -1,16 +1,15 @@
-"""What each module, cue and rule of the weight-free backends earns: each is switched off alone, on episodes with truth.
+"""What each rule of the weight-free tracker earns: each is switched off alone, on episodes with truth.
 
     python -m tests.benchmarks.ablation ../shared/data/groundtruth_dev sample          # all switches
-    python -m tests.benchmarks.ablation ../shared/data/groundtruth_dev --only choice   # those of one part
+    python -m tests.benchmarks.ablation ../shared/data/groundtruth_dev --only velocity   # one, or some
     python -m tests.benchmarks.ablation --count                                        # lines and hand-set numbers
 
 A switch is a piece of source text and its replacement, applied to a copy of `extractors/` that a process of its own
 measures. A switch whose text is no longer in the source is an error, so that this table cannot fall behind the code.
 
-The choice is judged by how often the true mask is taken out of the fields of mask_choice.py; tracks by TAP-Vid
-delta_avg and AJ on the truth's own object queries and on the moving and static points of its grid, the mean over all
-episodes. What earns less than 0.01 of all its metrics is deleted, where that also holds on generated episodes (`cuepack
-sample --scenes`). docs/benchmarks.md names what was kept, and why.
+Tracks are judged by TAP-Vid delta_avg and AJ on the truth's own object queries and on the moving and static points of
+its grid, the mean over all episodes. What earns less than 0.01 of all its metrics is deleted, where that also holds on
+generated episodes (`cuepack sample --scenes`). docs/benchmarks.md names what was kept, and why.
 
 Counted as a line: what is neither blank, comment nor docstring. Counted as a hand-set number: a numeric literal other
 than 0, 1, 2 and 255 (and their negatives) that is not part of a subscript.
@@ -45,7 +44,6 @@ WING = (
     "extractors/backends/mask_cleanup.py",
     "extractors/mask_choice.py",
     "extractors/moments.py",
-    "extractors/mask_watching.py",
     "extractors/mask_linking.py",
     "extractors/packed_masks.py",
     "extractors/track_queries.py",
@@ -57,13 +55,11 @@ class Switch:
     """One thing that is switched off.
 
     Attributes:
-        part: "choice" or "tracks".
         name: what is off.
         file: path in the repository.
         old, new: the text that is replaced, and what replaces it.
     """
 
-    part: str
     name: str
     file: str
     old: str
@@ -71,73 +67,51 @@ class Switch:
 
 
 LAYERS, TRACKER = "extractors/backends/lucas_kanade_layers.py", "extractors/backends/lucas_kanade.py"
-WATCHING, CHOICE = "extractors/mask_watching.py", "extractors/mask_choice.py"
-
-CUES = ("still_before", "moves", "with_gripper", "inside", "follows", "same_look")
 
 SWITCHES = (
-    *(Switch("choice", f"cue {cue}", CHOICE, f'        "{cue}": ', f'        "{cue}": None and ') for cue in CUES),
-    Switch("tracks", "settled by neighbours", LAYERS, "winner = self._settled(costs, kept)", "pass"),
-    Switch("tracks", "hiding", LAYERS, "hiding: float = 0.87", "hiding: float = 1.0"),
+    Switch("settled by neighbours", LAYERS, "winner = self._settled(costs, kept)", "pass"),
+    Switch("hiding", LAYERS, "hiding: float = 0.87", "hiding: float = 1.0"),
     Switch(
-        "tracks",
         "second round of regions",
         LAYERS,
         "cells: tuple[int, ...] = (40, 12)",
         "cells: tuple[int, ...] = (40,)",
     ),
     Switch(
-        "tracks",
         "layers followed again",
         LAYERS,
         "if not np.array_equal(layer == index, before == index)]",
         "if False]",
     ),
-    Switch("tracks", "background seen", LAYERS, "            if behind:\n", "            if False:\n"),
+    Switch("background seen", LAYERS, "            if behind:\n", "            if False:\n"),
+    Switch("smoothing over neighbours", LAYERS, "alike / alike.sum(axis=1, keepdims=True)", "np.eye(len(points))"),
+    Switch("rest is kept", LAYERS, "if fit.score < self._rule.rest:", "if fit.score < 0:"),
+    Switch("velocity", LAYERS, "mean(axis=0) - place.mean(axis=0)", "mean(axis=0) * 0"),
+    Switch("registration again", LAYERS, "self._attempts if fit.score", "1 if fit.score"),
+    Switch("points weighed by trust", LAYERS, "self.weights * trust * np", "self.weights * np"),
     Switch(
-        "tracks", "smoothing over neighbours", LAYERS, "alike / alike.sum(axis=1, keepdims=True)", "np.eye(len(points))"
-    ),
-    Switch("tracks", "rest is kept", LAYERS, "if fit.score < self._rule.rest:", "if fit.score < 0:"),
-    Switch("tracks", "velocity", LAYERS, "mean(axis=0) - place.mean(axis=0)", "mean(axis=0) * 0"),
-    Switch("tracks", "registration again", LAYERS, "self._attempts if fit.score", "1 if fit.score"),
-    Switch("tracks", "points weighed by trust", LAYERS, "self.weights * trust * np", "self.weights * np"),
-    Switch(
-        "tracks",
         "support points",
         LAYERS,
         "    if not len(lattice):\n",
         "    if True:\n        return np.empty((0, 2))\n    if not len(lattice):\n",
     ),
     Switch(
-        "tracks",
         "score with the frame before",
         LAYERS,
         "difference += np.minimum(self._unlike(warped, previous), cut)\n",
         "difference *= 2.0\n",
     ),
-    Switch("tracks", "registration with the frame before", LAYERS, "0.3 * matches[1][1]", "0.0 * matches[1][1]"),
-    Switch("tracks", "affine part", LAYERS, "affinity: float = 0.06", "affinity: float = 1e-6"),
+    Switch("registration with the frame before", LAYERS, "0.3 * matches[1][1]", "0.0 * matches[1][1]"),
+    Switch("affine part", LAYERS, "affinity: float = 0.06", "affinity: float = 1e-6"),
     Switch(
-        "tracks",
         "hidden: own colour",
         TRACKER,
         "hidden = layer.hidden(t, motion)",
         "hidden = layer.differences(t, motion)",
     ),
-    Switch("tracks", "layers altogether", LAYERS, "for cells in rule.cells:", "for cells in ():"),
+    Switch("layers altogether", LAYERS, "for cells in rule.cells:", "for cells in ():"),
 )
 """Everything that can be switched off, one at a time."""
-
-
-def measure_choice(truth: list[str]) -> dict[str, float]:
-    """Share of the fields of tests/benchmarks/mask_choice.py out of which the true mask is chosen, and its margin."""
-    from tests.benchmarks import mask_choice
-
-    start = time.process_time()
-    results = [result for name in truth if name != "sample" for result in mask_choice.measure(Path(name))]
-    right = [result.chosen == mask_choice.TRUE for result in results]
-    lead = [2 * max(each.scores[mask_choice.TRUE], 0) - sum(sorted(each.scores.values())[-2:]) for each in results]
-    return {"right": float(np.mean(right)), "lead": float(np.mean(lead)), "cpu s": time.process_time() - start}
 
 
 def measure_tracks(truth: list[str]) -> dict[str, float]:
@@ -171,8 +145,8 @@ def _episodes(truth: list[str]) -> Iterator:  # type: ignore[type-arg]
             yield from read_folder(Path(name))
 
 
-def measured(switch: Switch | None, kind: str, truth: list[str]) -> dict[str, float]:
-    """What a process finds that runs `kind` ("choice" or "tracks") on a copy of the source with `switch` applied."""
+def measured(switch: Switch | None, truth: list[str]) -> dict[str, float]:
+    """What a process measures on a copy of the source with `switch` applied."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("scoring", "tests", "flows", "packers"):
             (Path(folder) / name).symlink_to(REPOSITORY / name)
@@ -185,7 +159,7 @@ def measured(switch: Switch | None, kind: str, truth: list[str]) -> dict[str, fl
                     f"the switch {switch.name!r} is stale: {switch.old!r} is not in {switch.file}; mend it"
                 )
             path.write_text(text.replace(switch.old, switch.new))
-        command = [sys.executable, "-m", "tests.benchmarks.ablation", "--measure", kind, *truth]
+        command = [sys.executable, "-m", "tests.benchmarks.ablation", "--measure", *truth]
         environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -233,10 +207,10 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("truth", nargs="*", help="folders of ground-truth episodes (*.npz), or: sample")
-    parser.add_argument("--only", nargs="+", help="parts (choice, tracks) or names of switches; default: all")
+    parser.add_argument("--only", nargs="+", help="names of switches; default: all")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once; default: 2")
     parser.add_argument("--count", action="store_true", help="print lines and hand-set numbers, and measure nothing")
-    parser.add_argument("--measure", choices=("choice", "tracks"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.count:
         found = counts()
@@ -244,22 +218,19 @@ def main() -> None:
             print(f"{name:45s} {row[0]:6d} lines {row[1]:6d} of code {row[2]:5d} hand-set numbers")
         return
     if options.measure:
-        measure = {"choice": measure_choice, "tracks": measure_tracks}[options.measure]
-        print(json.dumps(measure(options.truth)))
+        print(json.dumps(measure_tracks(options.truth)))
         return
     truth = [name if name == "sample" else str(Path(name).resolve()) for name in options.truth]
-    chosen = [each for each in SWITCHES if not options.only or {each.part, each.name} & {*options.only}]
-    kinds = sorted({each.part for each in chosen})
+    chosen = [each for each in SWITCHES if not options.only or each.name in options.only]
     print(f"{platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
     with ThreadPoolExecutor(options.jobs) as pool:
-        bases = {kind: pool.submit(measured, None, kind, truth) for kind in kinds}
-        results = [(each, pool.submit(measured, each, each.part, truth)) for each in chosen]
-        for kind in kinds:
-            print(_row(f"[{kind}] as it is", bases[kind].result()), flush=True)
+        whole = pool.submit(measured, None, truth)
+        results = [(each, pool.submit(measured, each, truth)) for each in chosen]
+        base = whole.result()
+        print(_row("as it is", base), flush=True)
         for each, result in results:
-            base = bases[each.part].result()
             lost = {name: value - base.get(name, float("nan")) for name, value in result.result().items()}
-            print(_row(f"{each.part}: {each.name}", lost), flush=True)
+            print(_row(each.name, lost), flush=True)
 
 
 def _row(name: str, values: dict[str, float]) -> str:

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.mask_choice import Choice, choose_candidate
-from extractors.mask_watching import Candidate
+from extractors.backends.nano.segmenter import NanoSegmenter
+from extractors.mask_choice import Candidate, choose_handled
 from tests.benchmarks.groundtruth import GroundTruth, read_folder
 
 Bools = NDArray[np.bool_]
@@ -40,13 +40,16 @@ class Result:
     scores: dict[str, float]
 
 
-def measure(folder: Path, *, gripper: bool = True) -> Iterator[Result]:
-    """One result per episode and condition."""
+def measure(folder: Path) -> Iterator[Result]:
+    """One result per condition and episode in which something is handled."""
+    watcher = NanoSegmenter()
     for truth in read_folder(folder):
-        clean = candidates(truth)
-        for condition, field in conditions(clean):
-            choice = choose(truth, field, gripper=gripper)
+        if not truth.object_mask.any():
+            continue
+        handled = watcher.handled(truth.episode)
+        for condition, field in conditions(candidates(truth)):
             names = list(field)
+            choice = choose_handled([_candidate(name, masks) for name, masks in field.items()], handled)
             yield Result(
                 episode=truth.episode.episode_id,
                 condition=condition,
@@ -56,10 +59,9 @@ def measure(folder: Path, *, gripper: bool = True) -> Iterator[Result]:
             )
 
 
-def choose(truth: GroundTruth, field: dict[str, Bools], *, gripper: bool = True) -> Choice:
-    """The choice among named masks, all equally confident."""
-    proposed = [Candidate(masks, masks.any(axis=(1, 2)) * np.float32(0.7), name) for name, masks in field.items()]
-    return choose_candidate(proposed, truth.episode.pixels, truth.episode.gripper if gripper else None)
+def _candidate(name: str, masks: Bools) -> Candidate:
+    """Of the confidence that all others have."""
+    return Candidate(masks, masks.any(axis=(1, 2)) * np.float32(0.7), name)
 
 
 def conditions(clean: dict[str, Bools]) -> Iterator[tuple[str, dict[str, Bools]]]:
@@ -182,13 +184,12 @@ def main() -> None:
     """Prints what was chosen wrongly, and a table of hits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of ground-truth episodes (*.npz)")
-    parser.add_argument("--no-gripper", action="store_true", help="withhold the gripper signal")
     parser.add_argument("--scores", action="store_true", help="print every candidate's score")
     arguments = parser.parse_args()
     if not any(arguments.folder.glob("*.npz")):
         parser.error(f"no *.npz in {arguments.folder}")
     results: dict[str, list[Result]] = {}
-    for result in measure(arguments.folder, gripper=not arguments.no_gripper):
+    for result in measure(arguments.folder):
         results.setdefault(result.condition, []).append(result)
         if result.chosen != TRUE or arguments.scores:
             best = sorted(result.scores.items(), key=lambda item: -item[1])[: 9 if arguments.scores else 3]

@@ -17,6 +17,7 @@ from extractors.backends.nano.weights import load_network
 from extractors.backends.nano.window import Window, action_window
 from extractors.camera_motion import clip_camera_motion
 from extractors.geometry import resize_rgb
+from extractors.mask_choice import Handled
 from extractors.moments import moments, nearest_moment, picked
 from extractors.things import resting_things
 from extractors.types import Episode, Masks, OnCpu, Size, Things
@@ -66,8 +67,7 @@ class NanoSegmenter(OnCpu):
         elif min(episode.size) < MIN_SIDE_PX:
             reason = f"the frames are too small for nano masks: their shorter side has {min(episode.size)} pixels"
         else:
-            working = working_size(episode.size, self.working_px)
-            frames = np.stack([resize_rgb(np.asarray(frame), working) for frame in picked(episode.pixels, at)])
+            frames = self._frames(episode, at)
             if _camera_moves(episode, frames):
                 report["camera_motion"] = True
                 reason = f"the camera moves; {self.name} masks need a fixed camera"
@@ -89,6 +89,16 @@ class NanoSegmenter(OnCpu):
         moment = nearest_moment(at, episode.n_frames)
         things = Things(labels[moment], ("",) * (1 + int(labels.max(initial=0))))
         return Masks(seen["object"][moment], score[moment], robot=seen["robot"][moment], things=things, report=report)
+
+    def handled(self, episode: Episode) -> Handled:
+        """How much each pixel looks like what is handled, of any clip and camera: to choose by, not to draw."""
+        at = moments(episode.pixels, episode.fps)
+        return Handled(at, self._look(self._frames(episode, at)).shares[:, SEEN.index("object")])
+
+    def _frames(self, episode: Episode, at: NDArray[np.int64]) -> Pixels:
+        """The moments' frames (M, h, w, 3) at the size that the network sees."""
+        size = working_size(episode.size, self.working_px)
+        return np.stack([resize_rgb(np.asarray(frame), size) for frame in picked(episode.pixels, at)])
 
     def _cut(self, episode: Episode, at: NDArray[np.int64], window: Window) -> Pixels:
         """The moments' frames (M, h, w, 3) seen through `window`, from the source's own pixels."""

@@ -1,9 +1,12 @@
 """What text-prompted segmenters share: who is asked for, and what becomes of those who are not the object."""
 
 import numpy as np
+import pytest
 
+from extractors.backends.nano.segmenter import NanoSegmenter
 from extractors.backends.prompted import Found, PromptedSegmenter
-from extractors.mask_watching import Candidate
+from extractors.errors import ConfigError
+from extractors.mask_choice import Candidate, Handled
 from extractors.types import Episode
 
 FRAMES, SIZE = 8, (48, 64)
@@ -33,10 +36,10 @@ def _square(place):
     return masks
 
 
-def _segment(instruction, **settings):
+def _segment(instruction, choose="first", **settings):
     pixels = np.full((FRAMES, *SIZE, 3), 90, np.uint8)
     clip = Episode("clip", 0, "front", instruction, 5.0, pixels, np.arange(FRAMES) / 5)
-    segmenter = Squares(choose="first", **settings)
+    segmenter = Squares(choose=choose, **settings)
     return segmenter, segmenter.segment(clip, size=SIZE)
 
 
@@ -55,3 +58,26 @@ def test_without_a_place_in_the_instruction_none_is_asked_for():
     assert segmenter.asked == ["carrot"]
     assert masks.things.names == ("",)
     assert not masks.things.labels.any()
+
+
+@pytest.mark.parametrize("place", ["plate", "robot arm"])
+def test_what_the_network_sees_handled_is_chosen(monkeypatch, place):
+    seen = Handled(np.arange(FRAMES), _square(PLACES[place]).astype(np.float16))
+    monkeypatch.setattr(NanoSegmenter, "handled", lambda _self, _episode: seen)
+    _, masks = _segment("put the carrot on the plate", choose="best", prompts=("carrot", "plate", "robot arm"))
+    assert masks.report["prompt"] == place
+    assert np.array_equal(masks.object, _square(PLACES[place]))
+
+
+@pytest.mark.parametrize("frames", [1, 3, 8])
+def test_clips_too_short_or_small_to_be_drawn_are_chosen_from(frames):
+    pixels = np.full((frames, 16, 20, 3), 90, np.uint8)
+    clip = Episode("clip", 0, "front", "lift the carrot", 5.0, pixels, np.arange(frames) / 5)
+    handled = NanoSegmenter().handled(clip)
+    assert handled.shares.shape[0] == len(handled.at)
+    assert ((handled.shares >= 0) & (handled.shares <= 1)).all()
+
+
+def test_a_way_to_choose_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="got 'last'"):
+        Squares(choose="last")

@@ -1,5 +1,7 @@
 """nano's depth taught by packets, with a teacher whose depth is easy to learn: dark is near."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -51,7 +53,7 @@ def quick(monkeypatch):
     # Sixty steps are a minute, whatever the machine.
     monkeypatch.setattr(train_nano, "monotonic", lambda: float(next(steps)))
     monkeypatch.setattr(train_nano, "TOLD_EVERY", 10)
-    monkeypatch.setattr(train_nano, "SIDE", 48)
+    monkeypatch.setattr(distilling, "Schedule", partial(train_nano.Schedule, side=48))
     # Dark would not be near in an inverted picture.
     monkeypatch.setattr(train_nano, "other_look", lambda _rng, pixels, _shown, _count: pixels)
     monkeypatch.setattr(distilling, "RATE", 1e-2)

@@ -6,7 +6,7 @@ import torch
 
 from extractors.backends.nano.inputs import CHANNELS
 from extractors.backends.nano.network import Answer, NanoNetwork
-from extractors.backends.nano.weights import load_network
+from extractors.backends.nano.weights import load_network, save_weights
 from flows.learning import train_nano
 from flows.learning.clips import read_clip, write_clip
 from flows.learning.losses import UNTOLD, class_loss, depth_loss
@@ -96,3 +96,28 @@ def test_a_clip_has_inputs_for_each_frame(clips):
     scores = train_nano.evaluate(NanoNetwork(), [clips / "idle.npz"])
     assert scores.keys() == {"robot J", "idle", "AbsRel"}
     assert scores["idle"] in (0, 1)
+
+
+@pytest.mark.parametrize("place", [(0, 4), (20, 26), (60, 64), (3, 61)])
+@pytest.mark.parametrize("side", [32, 50, 64])
+def test_cuts_lie_in_the_picture_and_half_of_them_around_the_object(place, side):
+    handled = np.zeros((3, 64, 64), bool)
+    handled[1, 30, place[0] : place[1]] = True
+    starts = [train_nano._cut_start(np.random.default_rng(seed), handled, side, axis=2) for seed in range(200)]
+    assert min(starts) >= 0
+    assert max(starts) <= 64 - side
+    if place[1] - place[0] <= side:
+        assert np.mean([start <= place[0] and place[1] <= start + side for start in starts]) >= 0.4
+    assert {train_nano._cut_start(np.random.default_rng(1), handled & False, 64, axis=1)} == {0}
+
+
+def test_training_goes_on_from_weights(clips, monkeypatch):
+    begun = {}
+    monkeypatch.setattr(train_nano, "generate", lambda folder, *_: sorted(folder.glob("*.npz")))
+    monkeypatch.setattr(train_nano, "train", lambda network, *_, **__: begun.update(network.state_dict()))
+    save_weights(NanoNetwork(), clips / "first.safetensors")
+    arguments = ["--work", str(clips), "--start", str(clips / "first.safetensors")]
+    monkeypatch.setattr("sys.argv", ["train_nano", *arguments])
+    train_nano.main()
+    given = load_network(clips / "first.safetensors").state_dict()
+    assert all(torch.equal(begun[name], value) for name, value in given.items())

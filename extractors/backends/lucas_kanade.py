@@ -10,16 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.advance import advance
-from extractors.backends.lucas_kanade_layers import (
-    Floats,
-    Image,
-    Layer,
-    LayerRule,
-    apply,
-    assign_layers,
-    noise_of,
-    without_noise,
-)
+from extractors.backends.layers.assigning import assign_layers
+from extractors.backends.layers.layer import Layer, noise_of, without_noise
+from extractors.backends.layers.motions import Floats, apply
+from extractors.backends.layers.rule import Image, LayerRule
 from extractors.camera_motion import clip_camera_motion
 from extractors.exposure import lit_alike
 from extractors.track_queries import Posed, check_queries

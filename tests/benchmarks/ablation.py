@@ -40,7 +40,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 WING = (
     "extractors/backends/nano/segmenter.py",
     "extractors/backends/lucas_kanade.py",
-    "extractors/backends/lucas_kanade_layers.py",
+    "extractors/backends/layers",
     "extractors/backends/mask_cleanup.py",
     "extractors/mask_choice.py",
     "extractors/moments.py",
@@ -66,50 +66,52 @@ class Switch:
     new: str
 
 
-LAYERS, TRACKER = "extractors/backends/lucas_kanade_layers.py", "extractors/backends/lucas_kanade.py"
+LAYERS = "extractors/backends/layers"
+RULE, LAYER, ASSIGNING = f"{LAYERS}/rule.py", f"{LAYERS}/layer.py", f"{LAYERS}/assigning.py"
+TRACKER = "extractors/backends/lucas_kanade.py"
 
 SWITCHES = (
-    Switch("settled by neighbours", LAYERS, "winner = self._settled(costs, kept)", "pass"),
-    Switch("hiding", LAYERS, "hiding: float = 0.87", "hiding: float = 1.0"),
+    Switch("settled by neighbours", ASSIGNING, "winner = self._settled(costs, kept)", "pass"),
+    Switch("hiding", RULE, "hiding: float = 0.87", "hiding: float = 1.0"),
     Switch(
         "second round of regions",
-        LAYERS,
+        RULE,
         "cells: tuple[int, ...] = (40, 12)",
         "cells: tuple[int, ...] = (40,)",
     ),
     Switch(
         "layers followed again",
-        LAYERS,
+        ASSIGNING,
         "if not np.array_equal(layer == index, before == index)]",
         "if False]",
     ),
-    Switch("background seen", LAYERS, "            if behind:\n", "            if False:\n"),
-    Switch("smoothing over neighbours", LAYERS, "alike / alike.sum(axis=1, keepdims=True)", "np.eye(len(points))"),
-    Switch("rest is kept", LAYERS, "if fit.score < self._rule.rest:", "if fit.score < 0:"),
-    Switch("velocity", LAYERS, "mean(axis=0) - place.mean(axis=0)", "mean(axis=0) * 0"),
-    Switch("registration again", LAYERS, "self._attempts if fit.score", "1 if fit.score"),
-    Switch("points weighed by trust", LAYERS, "self.weights * trust * np", "self.weights * np"),
+    Switch("background seen", ASSIGNING, "            if behind:\n", "            if False:\n"),
+    Switch("smoothing over neighbours", ASSIGNING, "alike / alike.sum(axis=1, keepdims=True)", "np.eye(len(points))"),
+    Switch("rest is kept", LAYER, "if fit.score < self._rule.rest:", "if fit.score < 0:"),
+    Switch("velocity", LAYER, "mean(axis=0) - place.mean(axis=0)", "mean(axis=0) * 0"),
+    Switch("registration again", LAYER, "self._attempts if fit.score", "1 if fit.score"),
+    Switch("points weighed by trust", LAYER, "self.weights * trust * np", "self.weights * np"),
     Switch(
         "support points",
-        LAYERS,
+        ASSIGNING,
         "    if not len(lattice):\n",
         "    if True:\n        return np.empty((0, 2))\n    if not len(lattice):\n",
     ),
     Switch(
         "score with the frame before",
-        LAYERS,
+        LAYER,
         "difference += np.minimum(self._unlike(warped, previous), cut)\n",
         "difference *= 2.0\n",
     ),
-    Switch("registration with the frame before", LAYERS, "0.3 * matches[1][1]", "0.0 * matches[1][1]"),
-    Switch("affine part", LAYERS, "affinity: float = 0.06", "affinity: float = 1e-6"),
+    Switch("registration with the frame before", LAYER, "0.3 * matches[1][1]", "0.0 * matches[1][1]"),
+    Switch("affine part", RULE, "affinity: float = 0.06", "affinity: float = 1e-6"),
     Switch(
         "hidden: own colour",
         TRACKER,
         "hidden = layer.hidden(t, motion)",
         "hidden = layer.differences(t, motion)",
     ),
-    Switch("layers altogether", LAYERS, "for cells in rule.cells:", "for cells in ():"),
+    Switch("layers altogether", ASSIGNING, "for cells in rule.cells:", "for cells in ():"),
 )
 """Everything that can be switched off, one at a time."""
 

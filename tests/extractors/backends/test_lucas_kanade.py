@@ -4,16 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from extractors.backends.layers.layer import Layer
+from extractors.backends.layers.motions import IDENTITY, apply, compose, fit_update, translation
+from extractors.backends.layers.rule import LayerRule
 from extractors.backends.lucas_kanade import LucasKanade
-from extractors.backends.lucas_kanade_layers import (
-    IDENTITY,
-    Layer,
-    LayerRule,
-    apply,
-    compose,
-    fit_update,
-    translation,
-)
 from extractors.track_queries import grid_queries
 from extractors.tracks import extract_tracks
 from tests.benchmarks.groundtruth import read_groundtruth

@@ -1,0 +1,1 @@
+"""Motion layers, by which `lucas-kanade` holds its matches together."""

@@ -147,7 +147,7 @@ class DepthConfig(Section):
     )
     input_size: int = Field(518, ge=28, multiple_of=14, description="shorter side that the network sees, pixels")
     precision: Literal["fp32", "fp16"] = Field("fp32", description="fp16 needs a CUDA device")
-    nano_working_px: int = Field(112, ge=64, le=512, description="nano: longer side that its network sees, pixels")
+    nano_working_px: int = Field(160, ge=64, le=512, description="nano: longer side that its network sees, pixels")
     stabilize: bool = Field(True, description="anchor the still background (static cameras)")
 
 

@@ -36,7 +36,7 @@ class NanoDepth(OnCpu):
     is its own background.
     """
 
-    def __init__(self, weights: Path = PACKAGED, *, working_px: int = 112) -> None:
+    def __init__(self, weights: Path = PACKAGED, *, working_px: int = 160) -> None:
         """Loads the weights; `working_px` is the longer side that the network sees.
 
         Raises:

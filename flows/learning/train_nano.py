@@ -230,7 +230,8 @@ def _varied(rng: Rng, clip: Clip, drawn: int) -> Drawn:
         chosen = chosen[::-1]
     height, width = clip.classes.shape[1:]
     side = int(rng.uniform(*CUT) * min(height, width))
-    y, x = (_cut_start(rng, clip.classes == CLASSES.index("object"), side, axis) for axis in (1, 2))
+    handled = clip.classes == CLASSES.index("object")
+    y, x = (_cut_start(rng, handled, side, axis) for axis in (1, 2))
     flip = -1 if rng.random() < 0.5 else 1
 
     def cut(maps: np.ndarray, how: int) -> np.ndarray:

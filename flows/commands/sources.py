@@ -16,8 +16,9 @@ from flows.commands.options import FAILED, FINISHED, FilePath, LocalPath, assign
 from packers.atomic import built_aside
 
 SCENE_KINDS = ("pick-place", "push", "pull", "open", "idle", "turn")
-"""Those of `flows.scenes.skills.SKILLS`, listed here too so that the command line's help loads no OpenCV; a test
-compares both lists."""
+CAMERA_PATHS = ("still", "trembling", "nudged", "drifting", "hand-held", "carried")
+"""Those of `flows.scenes.skills.SKILLS` and `flows.scenes.camera_paths.PATHS`, listed here too so that the command
+line's help loads no OpenCV; a test compares the lists."""
 
 
 @click.command()
@@ -117,6 +118,9 @@ def inspect_and_exit(path: str, settings: Sequence[str], *, as_json: bool) -> No
 )
 @click.option("--side", type=click.IntRange(32, 1024), default=256, show_default=True, help="Their width, pixels.")
 @click.option("--frames", type=click.IntRange(2, 2000), default=60, show_default=True, help="Their most frames.")
+@click.option(
+    "--camera", "moves", type=click.Choice(CAMERA_PATHS), default="still", show_default=True, help="How theirs moves."
+)
 @click.option("--one-camera", is_flag=True, help="All generated episodes before one camera, as a set-up has it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def sample(out: Path, scenes: int | None, as_json: bool, **drawn: Any) -> None:
@@ -133,7 +137,7 @@ def sample(out: Path, scenes: int | None, as_json: bool, **drawn: Any) -> None:
         from flows.scenes.episodes import write_scenes
 
         side = drawn["side"]
-        chosen = {name: drawn[name] for name in ("kind", "frames", "one_camera")}
+        chosen = {name: drawn[name] for name in ("kind", "frames", "one_camera", "moves")}
         written = list(write_scenes(out, scenes, drawn["seed"], size=(side, side), **chosen))
     if as_json:
         name = "folders" if scenes is None else "files"

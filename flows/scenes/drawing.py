@@ -67,13 +67,13 @@ class Painter:
     def draw(self, world: World, size: Size, every: int = 1) -> Drawn:
         """Every `every`th frame of `world` at `size` (height, width)."""
         mujoco = self._mujoco
+        self._context.make_current()  # another painter's may be
         model = mujoco.MjModel.from_xml_string(world.xml, world.pictures)
         data = mujoco.MjData(model)
         mocap = [int(model.body_mocapid[model.body(name).id]) for name in world.bodies]
         body_of = np.full(model.nbody, -1, np.int16)
         for index, name in enumerate(world.bodies):
             body_of[model.body(name).id] = index
-        self._place_camera(model, world)
         model.vis.global_.offheight, model.vis.global_.offwidth = size
         model.vis.quality.shadowsize = 4 * max(size)
         surface = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
@@ -81,9 +81,10 @@ class Painter:
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, surface)
             scene = mujoco.MjvScene(model, maxgeom=2000)
             frames = []
-            for poses in world.poses[::every]:
+            for poses, camera in zip(world.poses[::every], world.cameras[::every], strict=True):
                 data.mocap_pos[mocap] = poses[:, :3, 3]
                 data.mocap_quat[mocap] = [quaternion(each[:3, :3]) for each in poses]
+                _place_camera(model, camera)
                 mujoco.mj_kinematics(model, data)
                 mujoco.mj_camlight(model, data)
                 frames.append(self._frame(model, data, scene, surface, size))
@@ -94,11 +95,6 @@ class Painter:
         focal = size[0] / 2 / np.tan(np.radians(world.fovy) / 2)
         intrinsics = np.array([[focal, 0, (size[1] - 1) / 2], [0, focal, (size[0] - 1) / 2], [0, 0, 1]])
         return Drawn(rgb, np.where(geom >= 0, depth, 0).astype(np.float32), owner[geom], intrinsics)
-
-    def _place_camera(self, model: Any, world: World) -> None:
-        # MuJoCo's cameras look along -z with y up, OpenCV's along z with y down.
-        model.cam_pos[0] = world.camera[:3, 3]
-        model.cam_quat[0] = quaternion(world.camera[:3, :3] @ turn(0, np.pi))
 
     def _frame(self, model: Any, data: Any, scene: Any, surface: Any, size: Size) -> tuple[Any, Any, Any]:
         mujoco = self._mujoco
@@ -131,6 +127,12 @@ class Painter:
         near, far = model.vis.map.znear, model.vis.map.zfar
         metres = near / (1 - depth * (1 - near / far))
         return np.flipud(rgb), np.flipud(metres), np.flipud(geom_of[np.minimum(number, scene.ngeom)])
+
+
+def _place_camera(model: Any, camera: NDArray[np.float64]) -> None:
+    # MuJoCo's cameras look along -z with y up, OpenCV's along z with y down.
+    model.cam_pos[0] = camera[:3, 3]
+    model.cam_quat[0] = quaternion(camera[:3, :3] @ turn(0, np.pi))
 
 
 def shade(rng: Rng, pixels: NDArray[np.uint8], depth: NDArray[np.float32]) -> NDArray[np.uint8]:

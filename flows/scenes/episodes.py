@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from extractors.errors import ConfigError
 from extractors.types import Size
 from flows.scenes.camera_effects import spoil
+from flows.scenes.camera_paths import PATHS
 from flows.scenes.drawing import Drawn, Painter, shade
 from flows.scenes.skills import SKILLS
 from flows.scenes.truth import tracks_and_centroids
@@ -66,22 +67,25 @@ def record(
     fps: float | None = None,
     frames: int = 16,
     view: int | None = None,
+    moves: str = "still",
 ) -> Recording:
-    """The episode that `seed` makes, before its own camera or the one that `view` makes.
+    """The episode that `seed` makes, before its own camera or the one that `view` makes, which moves as `moves` says.
 
-    `skill`, `fps` and `frames` are those of `random_world`.
+    `skill`, `fps` and `frames` are those of `random_world`, `moves` is one of `camera_paths.PATHS`.
 
     Raises:
-        ConfigError: an unknown skill, or a size that H.264 cannot hold.
+        ConfigError: an unknown skill or way to move, or a size that H.264 cannot hold.
     """
     if skill is not None and skill not in SKILLS:
         raise ConfigError(f"skills are {', '.join(SKILLS)}, got {skill!r}")
+    if moves not in PATHS:
+        raise ConfigError(f"cameras are {', '.join(PATHS)}, got {moves!r}")
     if min(size) < 32 or size[0] % 2 or size[1] % 2 or max(size) > 1024:
         raise ConfigError(f"scenes are drawn at even sizes of 32 to 1024 pixels, got {size[0]} x {size[1]}")
     for draw in range(TRIES):
         rng = np.random.default_rng((*seed, draw))
         camera = None if view is None else np.random.default_rng((view, *b"camera"))
-        world = random_world(rng, skill=skill, fps=fps, frames=frames, view=camera)
+        world = random_world(rng, skill=skill, fps=fps, frames=frames, view=camera, moves=moves)
         middle = max(len(world.times) // 2, 1)
         body = painter.draw(world, (64, 64), every=middle).body[:2]
         target = world.bodies.index("object")
@@ -102,10 +106,12 @@ def write_scenes(
     size: Size = (256, 256),
     frames: int = 60,
     one_camera: bool = False,
+    moves: str = "still",
 ) -> Iterator[Path]:
     """Writes `count` episodes into `out`, at 5 to 30 frames a second, and yields each file's path.
 
-    Before `one_camera` robots, tables and things change from episode to episode, but not the camera.
+    Before `one_camera` robots, tables and things change from episode to episode, but not the camera, which moves as
+    `moves` (`flows.scenes.camera_paths.PATHS`) says.
 
     Raises:
         ConfigError: MuJoCo is missing, or see `record`.
@@ -114,7 +120,7 @@ def write_scenes(
     try:
         for index in range(count):
             fps = float(np.random.default_rng((seed, index)).choice([5, 5, 6, 8, 10, 15, 30]))
-            recording = record(painter, (seed, index), size, skill=kind, fps=fps, frames=frames, view=view)
+            recording = record(painter, (seed, index), size, skill=kind, fps=fps, frames=frames, view=view, moves=moves)
             path = out / f"scene{index:05d}_{recording.world.skill.replace('-', '_')}.npz"
             out.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as partial, partial.open("wb") as file:
@@ -139,7 +145,7 @@ def arrays(recording: Recording) -> dict[str, NDArray[Any]]:
         "task": world.skill,
         "seed": list(recording.seed),
         "camera": "generated",
-        "moving_camera": False,
+        "moving_camera": bool(np.ptp(world.cameras, axis=0).any()),
         "sim_dt": float(world.times[1] - world.times[0]),
         "stride": 1,
         "object_text": world.noun,
@@ -153,7 +159,7 @@ def arrays(recording: Recording) -> dict[str, NDArray[Any]]:
         # Index into meta["things"].
         "things": np.where(drawn.body < 0, 0, np.maximum(drawn.body - target + 2, 1)).astype(np.uint8),
         "K": drawn.K,
-        "T_world_cam": np.tile(world.camera, (n_frames, 1, 1)),
+        "T_world_cam": world.cameras,
         "object_pose": at,
         "ee_pose": world.hand,
         "gripper_width": world.opening.astype(np.float32),

@@ -75,8 +75,8 @@ def _follow(
     scene = np.broadcast_to(np.eye(4), (len(world.poses), 1, 4, 4))
     # Body -1, the scene, is the last of the poses.
     world_from_body = np.concatenate([world.poses, scene], axis=1)[:, body]
-    camera_from_world = np.linalg.inv(world.camera)
-    in_world = transform(world.camera, unproject(drawn.K, queries, depth))
+    camera_from_world = np.linalg.inv(world.cameras)[:, None]
+    in_world = transform(world.cameras[query_frame], unproject(drawn.K, queries, depth))
     local = transform(np.linalg.inv(world_from_body[query_frame]), in_world)
     points = transform(camera_from_world, transform(world_from_body, local))
     z = np.where(np.abs(points[..., 2]) < 1e-9, 1e-9, points[..., 2])

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from flows.scenes.arms import Robot, random_robot
+from flows.scenes.camera_paths import camera_poses
 from flows.scenes.parts import Part, housing, moving_part
 from flows.scenes.poses import Floats, look_at, pose, turn
 from flows.scenes.rooms import SURFACES, surroundings
@@ -35,7 +36,7 @@ class World:
         poses: (T, B, 4, 4) body to world.
         hand: (T, 4, 4); opening: (T,) metres; contact: (T,) bool.
         times: (T,) s.
-        camera: (4, 4) camera to world, OpenCV axes.
+        cameras: (T, 4, 4) camera to world, OpenCV axes.
         fovy: vertical field of view, degrees.
         skill, noun, most_open: what happens, to what, and the widest opening in metres.
     """
@@ -48,7 +49,7 @@ class World:
     opening: Floats
     contact: np.ndarray
     times: Floats
-    camera: Floats
+    cameras: Floats
     fovy: float
     skill: str
     noun: str
@@ -56,7 +57,13 @@ class World:
 
 
 def random_world(
-    rng: Rng, *, skill: str | None = None, fps: float | None = None, frames: int = 16, view: Rng | None = None
+    rng: Rng,
+    *,
+    skill: str | None = None,
+    fps: float | None = None,
+    frames: int = 16,
+    view: Rng | None = None,
+    moves: str = "still",
 ) -> World:
     """A world in which `skill` happens (None: one of `MIXTURE`), at `fps` frames a second.
 
@@ -67,6 +74,7 @@ def random_world(
             before the robot is there, nothing tells the thing from others. None: `frames` frames over the episode.
         frames: see `fps`.
         view: the camera is drawn from it; None: from `rng` too.
+        moves: how the camera moves, of `PATHS`.
     """
     skill = skill or str(rng.choice(list(MIXTURE), p=list(MIXTURE.values())))
     drawn = _camera(rng)  # also where another is taken: all else stays as the seed has it
@@ -101,7 +109,7 @@ def random_world(
         opening=np.array(openings),
         contact=np.array(contact, bool),
         times=times,
-        camera=camera,
+        cameras=camera_poses(rng.spawn(1)[0], camera, times, moves),
         fovy=fovy,
         skill=skill,
         noun=f"{thing.noun} {support}".strip(),

@@ -7,8 +7,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from extractors.errors import ConfigError
-from flows.commands.sources import SCENE_KINDS
+from flows.commands.sources import CAMERA_PATHS, SCENE_KINDS
 from flows.scenes.camera_effects import h264, spoil
+from flows.scenes.camera_paths import PATHS
 from flows.scenes.drawing import Painter, shade
 from flows.scenes.episodes import arrays, record, write_scenes
 from flows.scenes.parts import moving_part
@@ -30,8 +31,9 @@ def painter():
     made.close()
 
 
-def test_the_command_lists_the_skills():
+def test_the_command_lists_the_skills_and_the_ways_of_a_camera():
     assert tuple(SKILLS) == SCENE_KINDS
+    assert tuple(PATHS) == CAMERA_PATHS
 
 
 def test_a_seed_gives_the_same_episode_again(painter):
@@ -100,10 +102,30 @@ def test_one_camera_sees_many_worlds(painter, tmp_path):
     assert len({tuple(camera.ravel()) for camera, *_ in of_each}) == 3
 
 
+@pytest.mark.parametrize("moves", PATHS)
+def test_points_at_rest_are_where_a_moving_camera_sees_them(painter, moves):
+    made = record(painter, (11, 4), (96, 96), skill="pick-place", frames=10, moves=moves)
+    told = arrays(made)
+    assert json.loads(str(told["meta"]))["moving_camera"] is (moves != "still")
+    assert bool(np.ptp(told["T_world_cam"], axis=0).any()) is (moves != "still")
+    seen = told["grid_vis"] & (told["grid_body"] < 0)
+    assert seen.sum() > 0.4 * seen.size
+    for frame, depth in enumerate(told["depth"]):
+        x, y = told["grid_xy"][frame, seen[frame]].round().astype(int).clip(0, 95).T
+        off = np.abs(depth[y, x] / told["grid_z"][frame, seen[frame]] - 1)
+        assert np.median(off) < 0.01
+        assert (off < 0.1).mean() > 0.9
+
+
 @pytest.mark.parametrize(("size", "skill"), [((63, 64), None), ((8, 8), None), ((64, 64), "juggle")])
 def test_what_cannot_be_drawn_is_refused(painter, size, skill):
     with pytest.raises(ConfigError, match="got"):
         record(painter, (0,), size, skill=skill)
+
+
+def test_an_unknown_way_of_a_camera_is_refused(painter):
+    with pytest.raises(ConfigError, match="cameras are still, trembling"):
+        record(painter, (0,), (64, 64), moves="orbits")
 
 
 def test_a_missing_mujoco_is_named(monkeypatch):

@@ -67,4 +67,4 @@ def _weights(config: Config) -> Sequence[str]:
     return ("nano-depth",) if config.depth.backend == "nano" else models.depth_weights(config.depth)
 
 
-DEPTH = Stage(name="depth", version=3, inputs=("source",), settings=_settings, run=_run, weights=_weights)
+DEPTH = Stage(name="depth", version=4, inputs=("source",), settings=_settings, run=_run, weights=_weights)

@@ -76,4 +76,4 @@ def _weights(config: Config) -> Sequence[str]:
     return ("nano", *weights) if asked else weights
 
 
-MASKS = Stage(name="masks", version=8, inputs=("source",), settings=_settings, run=_run, weights=_weights)
+MASKS = Stage(name="masks", version=9, inputs=("source",), settings=_settings, run=_run, weights=_weights)

@@ -5,7 +5,8 @@
 A clip's relative inverse depth gets one scale and shift (least squares in 1/m over all frames' readings), as do the two
 baselines: constant depth, and a plane, linear in the image, fitted to the clip's true inverse depth. Flicker is the
 standard deviation over time of the aligned depth, relative, on pixels that show neither robot nor object in any frame;
-median over those. Episodes whose camera moves are listed and do not count.
+median over those; of a moving camera it means nothing. Means are over the episodes with a fixed camera and with a
+moving one.
 """
 
 from __future__ import annotations
@@ -77,19 +78,21 @@ def main() -> None:
     parser.add_argument("--backend", default="nano", choices=("nano",), help="default: nano")
     options = parser.parse_args()
     for folder in options.folders:
-        rows = []
+        rows: dict[str, list[list[float]]] = {"fixed": [], "moving": []}
         for clip in read_folder(folder):
             numbers = measure(clip, options.backend)
-            if not clip.moving_camera:
-                rows.append(list(numbers.values()))
+            rows["moving" if clip.moving_camera else "fixed"].append(list(numbers.values()))
             told = "  ".join(f"{name} {value:.3f}" for name, value in numbers.items())
             print(
                 f"{clip.episode.episode_id[-26:]:27s}{told}{'  (camera moves)' if clip.moving_camera else ''}",
                 flush=True,
             )
-        mean = np.nanmean(np.array(rows), axis=0)
-        told = "  ".join(f"{name} {value:.3f}" for name, value in zip(numbers, mean, strict=True))
-        print(f"{f'mean of {len(rows)} fixed cameras':27s}{told}")
+        for camera, of in rows.items():
+            if of:
+                told = "  ".join(
+                    f"{name} {value:.3f}" for name, value in zip(numbers, np.nanmean(of, axis=0), strict=True)
+                )
+                print(f"{f'mean of {len(of)} {camera} cameras':27s}{told}")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
 
 The episodes are played at 5 frames a second, BridgeData's rate, which they imitate in length and in motion from frame
 to frame; `--fps 20` says what it costs when the stated rate is four times too high. Masks are compared at packet size,
-over all frames; the mean is over the episodes with a fixed camera, each counting once. Frames in which neither shows
-the object count 1. Contact is found from the masks and the gripper signal alone, without tracks. `things` is the mean
-over the other things of generated episodes of the overlap with the number that covers each best.
+over all frames; means are over the episodes with a fixed camera and over those with a moving one, each counting once.
+Frames in which neither shows the object count 1. Contact is found from the masks and the gripper signal alone, without
+tracks. `things` is the mean over the other things of generated episodes of the overlap with the number that covers each
+best.
 """
 
 from __future__ import annotations
@@ -147,14 +148,13 @@ def main() -> None:
     settings = {"choose": arguments.choose} if arguments.choose else {}
     if not any(arguments.folder.glob("*.npz")):
         parser.error(f"no *.npz in {arguments.folder}")
-    fixed = []
+    results: dict[str, list[MaskResult]] = {"fixed": [], "moving": []}
     columns = ("J", "F", "robot", "things", "touch", "score", "frames", "cpu s")
     print(f"{'episode':32} " + " ".join(f"{column:>6}" for column in columns))
     for result in measure(
         arguments.folder, arguments.backend, gripper=not arguments.no_gripper, fps=arguments.fps, **settings
     ):
-        if not result.moving_camera:
-            fixed.append(result)
+        results["moving" if result.moving_camera else "fixed"].append(result)
         print(
             f"{result.name:32} {result.region:6.3f} {result.contour:6.3f} {result.robot:6.3f} "
             f"{result.things:6.3f} {result.contact:6.3f} "
@@ -162,14 +162,14 @@ def main() -> None:
             f"{result.n_frames:6d} {result.cpu_s:6.1f}  {result.note}",
             flush=True,
         )
-    if fixed:
+    for camera, of in results.items():
+        if not of:
+            continue
         # A benchmark's column may be empty: no robot masks, no contact.
-        rows = np.array([[each.region, each.contour, each.robot, each.things, each.contact] for each in fixed])
+        rows = np.array([[each.region, each.contour, each.robot, each.things, each.contact] for each in of])
         means = [np.mean(column[np.isfinite(column)]) if np.isfinite(column).any() else np.nan for column in rows.T]
-        print(f"{f'mean of {len(fixed)} fixed cameras':32} " + " ".join(f"{mean:6.3f}" for mean in means))
-        print(
-            f"no mask at all where there is an object: {np.mean([each.is_empty for each in fixed]):.3f} of the episodes"
-        )
+        print(f"{f'mean of {len(of)} {camera} cameras':32} " + " ".join(f"{mean:6.3f}" for mean in means))
+        print(f"no mask at all where there is an object: {np.mean([each.is_empty for each in of]):.3f} of the episodes")
 
 
 if __name__ == "__main__":

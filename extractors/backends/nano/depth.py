@@ -23,6 +23,8 @@ from extractors.backends.nano.packaged import PACKAGED
 from extractors.backends.nano.weights import load_network
 from extractors.camera_motion import clip_camera_motion
 from extractors.geometry import fit_scale_shift
+from extractors.moments import nearest_moment
+from extractors.steadying import steadied
 from extractors.types import Depth, Frames, OnCpu, Size, check_pixels
 
 Floats = NDArray[np.float32]
@@ -32,8 +34,8 @@ class NanoDepth(OnCpu):
     """Relative inverse depth of tabletop clips.
 
     With a still camera the clip's median background gets one depth map, and each frame shows its own depth only where
-    the network sees the robot or the thing that it handles: the rest cannot flicker. Where the camera moves, each frame
-    is its own background.
+    the network sees the robot or the thing that it handles: the rest cannot flicker. Where the camera moves, the clip
+    is seen as from one frame (`extractors.steadying`), or else each frame is its own background.
     """
 
     def __init__(self, weights: Path = PACKAGED, *, working_px: int = 160) -> None:
@@ -50,7 +52,15 @@ class NanoDepth(OnCpu):
         n_frames, height, width = check_pixels(pixels)
         frames = working_frames(pixels, working_size((height, width), self.working_px))
         moves = bool(clip_camera_motion(frames).moving)
-        values, share = self._frame_by_frame(frames, size) if moves else self._over_background(frames, size)
+        steady = steadied(pixels) if moves else None
+        if steady is not None:
+            values, share = self._over_background(working_frames(steady, frames.shape[1:3]), size)
+            found = np.flatnonzero(steady.found)
+            values = steady.back(values)[found[nearest_moment(found, n_frames)]]
+        elif moves:
+            values, share = self._frame_by_frame(frames, size)
+        else:
+            values, share = self._over_background(frames, size)
         values -= values.min()
         report: dict[str, Any] = {
             "backend": "nano",
@@ -59,6 +69,8 @@ class NanoDepth(OnCpu):
             "camera_moves": moves,
             "moving_share": round(share, 4),
         }
+        if steady is not None:
+            report["steadied"] = int(steady.found.sum())
         return Depth(values, "relative", report)
 
     def _over_background(self, frames: Pixels, size: Size) -> tuple[Floats, float]:

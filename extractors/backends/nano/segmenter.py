@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -19,6 +20,7 @@ from extractors.camera_motion import clip_camera_motion
 from extractors.geometry import resize_rgb
 from extractors.mask_choice import Handled
 from extractors.moments import moments, nearest_moment, picked
+from extractors.steadying import steadied
 from extractors.things import resting_things
 from extractors.types import Episode, Masks, OnCpu, Size, Things
 
@@ -60,21 +62,35 @@ class NanoSegmenter(OnCpu):
         """
         # Moments bound the cost and the memory, not the accuracy.
         at = moments(episode.pixels, episode.fps)
+        if (reason := _too_little(episode, at)) is not None:
+            return self._none(episode, size, {"moments": len(at), "reason": reason})
+        frames = self._frames(episode, at)
+        if not _camera_moves(episode, frames):
+            return self._segment_still(episode, at, frames, size)
+        return self._segment_moving(episode, size)
+
+    def _segment_moving(self, episode: Episode, size: Size) -> Masks:
+        """Of the clip as a still camera would show it, taken back to each frame."""
+        steady = steadied(episode.pixels)
+        if steady is None:
+            reason = "the camera moves, and its frames cannot be brought over each other so that they stand still"
+            return self._none(episode, size, {"camera_motion": True, "reason": reason})
+        masks = self.segment(replace(episode, pixels=steady, camera_moves=False), size=size)
+        report = {**masks.report, "camera_motion": True, "steadied": int(steady.found.sum())}
+        score = np.where(steady.found, masks.score, 0).astype(np.float32)
+        robot = None if masks.robot is None else steady.back(masks.robot)
+        things = None if masks.things is None else replace(masks.things, labels=steady.back(masks.things.labels))
+        return Masks(steady.back(masks.object), score, robot=robot, things=things, report=report)
+
+    def _none(self, episode: Episode, size: Size, report: dict[str, Any]) -> Masks:
+        """No masks, for the reason in `report`."""
+        empty = np.zeros((episode.n_frames, *size), np.bool_)
+        scores = np.zeros(episode.n_frames, np.float32)
+        return Masks(empty, scores, report={"backend": self.name, "camera_motion": False, **report})
+
+    def _segment_still(self, episode: Episode, at: NDArray[np.int64], frames: Pixels, size: Size) -> Masks:
+        """Of a clip whose camera stands still, at its moments `at`, which the network sees as `frames`."""
         report: dict[str, Any] = {"backend": self.name, "moments": len(at), "camera_motion": False}
-        reason = None
-        if len(at) < MIN_MOMENTS:
-            reason = f"the clip is too short: nano masks need {MIN_MOMENTS} moments that differ, it has {len(at)}"
-        elif min(episode.size) < MIN_SIDE_PX:
-            reason = f"the frames are too small for nano masks: their shorter side has {min(episode.size)} pixels"
-        else:
-            frames = self._frames(episode, at)
-            if _camera_moves(episode, frames):
-                report["camera_motion"] = True
-                reason = f"the camera moves; {self.name} masks need a fixed camera"
-        if reason is not None:
-            report["reason"] = reason
-            empty = np.zeros((episode.n_frames, *size), np.bool_)
-            return Masks(empty, np.zeros(episode.n_frames, np.float32), report=report)
         far = self._look(frames)
         report["handled"] = round(far.handled, 3)
         of_object = far.shares[:, SEEN.index("object")]
@@ -143,6 +159,15 @@ def _masks(
     masked = zip(of_object, seen["object"], strict=True)
     score = [share[mask].mean(dtype=np.float32) if mask.any() else 0.0 for share, mask in masked]
     return seen, np.array(score, np.float32)
+
+
+def _too_little(episode: Episode, at: NDArray[np.int64]) -> str | None:
+    """Why an episode with so few moments or pixels gets no masks; None where it has enough."""
+    if len(at) < MIN_MOMENTS:
+        return f"the clip is too short: nano masks need {MIN_MOMENTS} moments that differ, it has {len(at)}"
+    if min(episode.size) < MIN_SIDE_PX:
+        return f"the frames are too small for nano masks: their shorter side has {min(episode.size)} pixels"
+    return None
 
 
 def _camera_moves(episode: Episode, frames: Pixels) -> bool:

@@ -119,16 +119,21 @@ def test_only_what_the_network_sees_move_has_a_depth_of_its_own(monkeypatch):
         np.testing.assert_allclose(robot, still[9:15, :6] + 5, atol=0.2)
 
 
-def test_a_moving_camera_gets_depth_and_no_mask():
+@pytest.mark.parametrize("step", [2, 14])
+def test_a_moving_camera_gets_depth_by_one_background_or_by_each_frames_own(step):
     rng = np.random.default_rng(0)
     wide = np.kron(rng.integers(0, 255, (20, 60, 3), dtype=np.uint8), np.ones((6, 6, 1), np.uint8))
-    pixels = np.stack([wide[:96, 4 * shift : 4 * shift + 128] for shift in range(16)])
+    pixels = np.stack([wide[:96, step * shift : step * shift + 128] for shift in range(16)])
     masks = NanoSegmenter().segment(episode(pixels), size=(48, 64))
     assert not masks.object.any()
-    assert "camera moves" in masks.report["reason"]
+    assert masks.report["reason"] == "nothing is handled" if step == 2 else "camera moves" in masks.report["reason"]
     depth = NanoDepth().estimate(pixels, size=(48, 64))
     assert depth.report["camera_moves"] is True
+    assert ("steadied" in depth.report) is (step == 2)
     assert np.isfinite(depth.values).all()
+    # Seen from elsewhere the same place has the same depth.
+    if step == 2:
+        np.testing.assert_allclose(depth.values[8, :, 1:33], depth.values[0, :, 9:41], atol=0.1 * np.ptp(depth.values))
 
 
 @dataclass

@@ -179,19 +179,46 @@ def test_of_several_pieces_the_one_that_is_seen_most_is_the_object(monkeypatch):
     np.testing.assert_allclose(masks.score, 0.9, atol=0.03)
 
 
-def test_a_moving_camera_is_reported_and_gives_no_mask():
-    world = np.tile(table(), (1, 3, 1)).clip(0, 255).astype(np.uint8)
-    pixels = np.stack([world[:, 4 * t : 4 * t + SIDE] for t in range(20)])
+def through_a_window(maps, moves):
+    """128 x 128 pixels of maps (T, SIDE, SIDE, ...): at rest, or where a hand holds the camera."""
+    when = np.linspace(0, 2 * np.pi, len(maps)) * moves
+    places = zip(16 + 12 * np.sin(when), 16 + 12 * np.sin(2 * when), strict=True)
+    return np.stack(
+        [each[round(y) : round(y) + 128, round(x) : round(x) + 128] for each, (y, x) in zip(maps, places, strict=True)]
+    )
+
+
+def test_a_moving_camera_gets_the_masks_that_a_still_one_would_get():
+    pixels, truth = pick_clip()
+    still = segment(episode(through_a_window(pixels, 0)), size=(128, 128))
+    moving = segment(episode(through_a_window(pixels, 1), camera_moves=None), size=(128, 128))
+    assert moving.report["camera_motion"] is True
+    assert moving.report["steadied"] == len(pixels)
+    assert "reason" not in moving.report
+    of_still, of_moving = (
+        region_similarity(masks.object, through_a_window(truth, moves)).mean()
+        for moves, masks in enumerate((still, moving))
+    )
+    assert of_moving > of_still - 0.1 > 0.4
+    assert not (moving.robot & moving.object).any()
+    assert moving.things.labels.shape == moving.object.shape
+    assert moving.score.shape == (len(pixels),)
+
+
+def test_a_camera_that_leaves_the_scene_is_reported_and_gives_no_mask():
+    world = np.concatenate([table(seed) for seed in range(5)], axis=1).clip(0, 255).astype(np.uint8)
+    pixels = np.stack([world[:, 30 * t : 30 * t + SIDE] for t in range(20)])
     masks = segment(episode(pixels, camera_moves=None))
     assert masks.report["camera_motion"] is True
     assert "camera moves" in masks.report["reason"]
     assert not masks.object.any()
+    assert masks.robot is None
 
 
 def test_what_was_measured_before_decides_whether_the_camera_moves():
     masks = segment(episode(pick_clip()[0], camera_moves=True), size=(48, 48))
     assert masks.report["camera_motion"] is True
-    assert not masks.object.any()
+    assert masks.report["steadied"] == len(masks.object)
 
 
 @functools.cache

@@ -101,6 +101,12 @@ class _View(NamedTuple):
     at: Places
     look: NDArray[np.float32]
 
+    @classmethod
+    def of(cls, grey: Image) -> _View:
+        keys, look = cv2.SIFT.create(nfeatures=600, contrastThreshold=0.02).detectAndCompute(grey, None)
+        at = np.array([key.pt for key in keys], np.float32).reshape(-1, 2)
+        return cls(grey, at, np.zeros((0, 128), np.float32) if look is None else np.asarray(look, np.float32))
+
 
 def steadied(pixels: Frames) -> SteadyFrames | None:
     """The clip seen from its middle frame.
@@ -112,32 +118,27 @@ def steadied(pixels: Frames) -> SteadyFrames | None:
     Args:
         pixels: (T, H, W, 3) uint8 RGB; iterated three times.
     """
-    finder = cv2.SIFT.create(nfeatures=600, contrastThreshold=0.02)
-    views = [_view(finder, watched_frame(np.asarray(frame))) for frame in pixels]
-    reference = len(views) // 2
-    onto = np.full((len(views), 3, 3), np.nan)
-    onto[reference] = np.eye(3)
-    for order in (range(reference + 1, len(views)), range(reference - 1, -1, -1)):
-        last = reference
+    greys = [watched_frame(np.asarray(frame)) for frame in pixels]
+    middle = len(greys) // 2
+    reference = _View.of(greys[middle])
+    onto = np.full((len(greys), 3, 3), np.nan)
+    onto[middle] = np.eye(3)
+    for order in (range(middle + 1, len(greys)), range(middle - 1, -1, -1)):
+        last, beside = middle, reference
         for frame in order:
-            found = _homography(views[frame], views[reference], onto[last])
-            if found is None and last != reference:
-                step = _homography(views[frame], views[last], np.eye(3))
+            view = _View.of(greys[frame])  # one at a time: features take ten times the memory of the picture
+            found = _homography(view, reference, onto[last])
+            if found is None and last != middle:
+                step = _homography(view, beside, np.eye(3))
                 found = None if step is None else onto[last] @ step
-            if found is not None and _shared(found, views[reference].grey.shape) >= MIN_SHARED:
-                onto[frame], last = found, frame
+            if found is not None and _shared(found, reference.grey.shape) >= MIN_SHARED:
+                onto[frame], last, beside = found, frame, view
     if np.isfinite(onto[:, 0, 0]).mean() < MIN_FOUND:
         return None
-    watched = _resizing(pixels.shape[1:3], views[reference].grey.shape)
+    watched = _resizing(pixels.shape[1:3], reference.grey.shape)
     onto = np.linalg.inv(watched) @ onto @ watched
-    frames = SteadyFrames(pixels, onto, _fill(pixels, onto, reference))
+    frames = SteadyFrames(pixels, onto, _fill(pixels, onto, middle))
     return frames if _stand_still(frames) else None
-
-
-def _view(finder: Any, grey: Image) -> _View:
-    keys, look = finder.detectAndCompute(grey, None)
-    at = np.array([key.pt for key in keys], np.float32).reshape(-1, 2)
-    return _View(grey, at, np.zeros((0, 128), np.float32) if look is None else look)
 
 
 def _homography(one: _View, other: _View, guess: Floats) -> Floats | None:

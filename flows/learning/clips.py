@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.types import Size
 from flows.scenes.drawing import Painter
 from flows.scenes.episodes import record
 from packers.atomic import written_whole
@@ -17,7 +16,8 @@ from packers.atomic import written_whole
 N_FRAMES = 16
 """Frames of a training clip, spread over its episode."""
 
-DRAWN: Size = (160, 160)
+DRAWN_PX = 160
+"""Side of a training clip's frames."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +29,9 @@ class Clip:
     inverse_depth: NDArray[np.float32]
 
 
-def generate(folder: Path, count: int, seed: int, *, first: int = 0) -> Iterator[Path]:
+def generate(
+    folder: Path, count: int, seed: int, *, first: int = 0, side: int = DRAWN_PX, frames: int = N_FRAMES
+) -> Iterator[Path]:
     """Clips `first` .. `count` - 1 of `seed` in `folder`, drawn where they are not there yet; yields their paths.
 
     Raises:
@@ -41,7 +43,7 @@ def generate(folder: Path, count: int, seed: int, *, first: int = 0) -> Iterator
         path = folder / f"clip{index:06d}.npz"
         if not path.exists():
             painter = painter or Painter()
-            made = record(painter, (seed, index), DRAWN, frames=N_FRAMES)
+            made = record(painter, (seed, index), (side, side), frames=frames)
             depth = made.drawn.depth
             inverse = np.where(depth > 0, 1 / np.maximum(depth, 1e-3), 0).astype(np.float32)
             write_clip(path, Clip(made.pixels, made.classes, inverse))

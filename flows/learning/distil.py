@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from extractors.backends.nano.weights import load_network
 from extractors.errors import ConfigError, PacketError
 from extractors.geometry import resize_rgb
-from flows.learning.clips import DRAWN, N_FRAMES, Clip, generate, write_clip
+from flows.learning.clips import DRAWN_PX, N_FRAMES, Clip, generate, write_clip
 from flows.learning.losses import UNTOLD
 from flows.learning.train_nano import CPU, STOP_SEED, Schedule, train
 from packers.reader import Packet
@@ -93,7 +93,7 @@ def _clip(path: Path) -> Clip | None:
                 return None
             # As many as the network is trained on, also of a packet that is shorter.
             chosen = np.linspace(0, packet.n_frames - 1, N_FRAMES).round().astype(int)
-            pixels = np.stack([resize_rgb(packet.read("pixels", i, i + 1)[0], DRAWN) for i in chosen])
+            pixels = np.stack([resize_rgb(packet.read("pixels", i, i + 1)[0], (DRAWN_PX, DRAWN_PX)) for i in chosen])
             depth = np.stack([_small(packet.read("depth/relative", i, i + 1)[0]) for i in chosen])
     except PacketError as error:
         log.warning("%s teaches nothing: %s", path.name, error)
@@ -106,4 +106,4 @@ def _clip(path: Path) -> Clip | None:
 
 
 def _small(depth: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(cv2.resize(depth, DRAWN[::-1], interpolation=cv2.INTER_NEAREST), np.float32)
+    return np.asarray(cv2.resize(depth, (DRAWN_PX, DRAWN_PX), interpolation=cv2.INTER_NEAREST), np.float32)

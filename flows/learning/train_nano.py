@@ -25,7 +25,7 @@ from extractors.backends.devices import choose_device
 from extractors.backends.nano.inputs import Scenery, median_picture, network_inputs, still_inputs
 from extractors.backends.nano.network import CLASSES, Answer, NanoNetwork
 from extractors.backends.nano.weights import load_network, save_weights
-from flows.learning.clips import Clip, generate, read_clip
+from flows.learning.clips import DRAWN_PX, N_FRAMES, Clip, generate, read_clip
 from flows.learning.looks import other_look
 from flows.learning.losses import UNTOLD, class_loss, depth_loss
 from flows.scenes.textures import Rng
@@ -62,6 +62,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for clips and weights")
     parser.add_argument("--clips", type=int, default=4000, help="training clips; default: 4000")
+    parser.add_argument("--drawn", type=int, default=DRAWN_PX, help=f"side of the clips, pixels; default: {DRAWN_PX}")
+    parser.add_argument(
+        "--frames", type=int, default=N_FRAMES, help=f"of a clip, {FRAMES_AT_ONCE} at least; default: {N_FRAMES}"
+    )
     parser.add_argument("--minutes", type=float, default=98.0, help="of training; default: 98")
     parser.add_argument("--rate", type=float, default=4e-3, help="highest learning rate; default: 0.004")
     parser.add_argument("--seed", type=int, default=0)
@@ -71,11 +75,14 @@ def main() -> None:
     parser.add_argument("--single", action="store_true", help="single precision: for CPUs that lack bfloat16")
     parser.add_argument("--growing", action="store_true", help="train on the clips that are there, draw none")
     options = parser.parse_args()
+    if options.frames < FRAMES_AT_ONCE:
+        parser.error(f"--frames {options.frames}: a step takes {FRAMES_AT_ONCE} frames of a clip")
     device = choose_device(options.device)
     cv2.setNumThreads(1)
     stop = list(generate(options.work / "stop", N_STOP, STOP_SEED))
     if not options.growing:
-        for _ in generate(options.work / "train", options.clips, 100 + options.seed):
+        size = {"side": options.drawn, "frames": options.frames}
+        for _ in generate(options.work / "train", options.clips, 100 + options.seed, **size):
             pass
     network, out = load_network(options.start) if options.start else NanoNetwork(), options.work / "nano.safetensors"
     schedule = Schedule(minutes=options.minutes, rate=options.rate, seed=options.seed, side=options.side)

@@ -12,7 +12,7 @@ from extractors.errors import ConfigError
 from flows.cli import main
 from flows.learning import distil as distilling
 from flows.learning import train_nano
-from flows.learning.clips import DRAWN, Clip, read_clip, write_clip
+from flows.learning.clips import DRAWN_PX, Clip, read_clip, write_clip
 from flows.learning.losses import UNTOLD
 from packers.writer import encode, write_packet
 from tests.packers.examples import KEYS, attributes, datasets
@@ -83,7 +83,7 @@ def test_a_packet_asks_for_its_depth_alone_and_some_are_held_out(quick, tmp_path
     held_out = sorted((tmp_path / "work" / "taught_stop").glob("*.npz"))
     assert (len(trained), len(held_out)) == (8, 2)
     clip = read_clip(trained[0])
-    assert clip.pixels.shape == (16, *DRAWN, 3)
+    assert clip.pixels.shape == (16, DRAWN_PX, DRAWN_PX, 3)
     assert (clip.classes == UNTOLD).all()
     assert (clip.inverse_depth.min(), clip.inverse_depth.max()) == (0.5, 1.5)
     # Dark is near, frame by frame: depth and picture belong together.

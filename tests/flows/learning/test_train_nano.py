@@ -113,7 +113,7 @@ def test_cuts_lie_in_the_picture_and_half_of_them_around_the_object(place, side)
 
 def test_training_goes_on_from_weights(clips, monkeypatch):
     begun = {}
-    monkeypatch.setattr(train_nano, "generate", lambda folder, *_: sorted(folder.glob("*.npz")))
+    monkeypatch.setattr(train_nano, "generate", lambda folder, *_, **__: sorted(folder.glob("*.npz")))
     monkeypatch.setattr(train_nano, "train", lambda network, *_, **__: begun.update(network.state_dict()))
     save_weights(NanoNetwork(), clips / "first.safetensors")
     arguments = ["--work", str(clips), "--start", str(clips / "first.safetensors")]

@@ -75,10 +75,15 @@ class SteadyFrames:
         for frame, onto in zip(self.pixels, self.onto, strict=True):
             yield _brought_over(np.asarray(frame), onto, self.fill)
 
-    def back(self, maps: NDArray[Any]) -> NDArray[Any]:
-        """Maps (T, h, w) of the steady view at any size as each frame shows them, also beyond the view.
+    def back(self, maps: NDArray[Any], at: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Maps of the steady view at any size as each frame shows them, also beyond the view.
 
-        There, masks and labels (bool, uint8) are 0, and other maps (float32) go on as at the edge.
+        There, masks and labels (bool, uint8) are 0, and other maps (float32) go on as at the edge. Those of frames
+        that were not brought over the reference are 0.
+
+        Args:
+            maps: (T, h, w), or (M, h, w) of the frames `at`.
+            at: (M,) numbers of frames; all by default.
         """
         out = np.zeros_like(maps)
         resized = _resizing(self.shape[1:3], maps.shape[1:])
@@ -87,10 +92,11 @@ class SteadyFrames:
             "flags": cv2.WARP_INVERSE_MAP | (cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST),
             "borderMode": cv2.BORDER_REPLICATE if smooth else cv2.BORDER_CONSTANT,
         }
-        for frame in np.flatnonzero(self.found):
-            onto = resized @ self.onto[frame] @ np.linalg.inv(resized)
-            shown = maps[frame] if smooth else maps[frame].astype(np.uint8)
-            out[frame] = cv2.warpPerspective(shown, onto, maps.shape[:0:-1], **options)
+        for index, onto in enumerate(self.onto if at is None else self.onto[at]):
+            if np.isfinite(onto).all():
+                shown = maps[index] if smooth else maps[index].astype(np.uint8)
+                there = resized @ onto @ np.linalg.inv(resized)
+                out[index] = cv2.warpPerspective(shown, there, maps.shape[:0:-1], **options)
         return out
 
 

@@ -41,7 +41,8 @@ MIN_SIDE_PX = 24
 class NanoSegmenter(OnCpu):
     """Asks the network of each pixel whether it is the robot's, the manipulated object's, another thing's, or none's.
 
-    Fixed cameras only: what moves is told from a still background.
+    What moves is told from a still background: a moving camera's clip is seen as from one of its frames
+    (`extractors.steadying`), and gets no masks where it does not stand still there.
     """
 
     name = "nano"
@@ -109,7 +110,12 @@ class NanoSegmenter(OnCpu):
     def handled(self, episode: Episode) -> Handled:
         """How much each pixel looks like what is handled, of any clip and camera: to choose by, not to draw."""
         at = moments(episode.pixels, episode.fps)
-        return Handled(at, self._look(self._frames(episode, at)).shares[:, SEEN.index("object")])
+        frames = self._frames(episode, at)
+        steady = steadied(episode.pixels) if _camera_moves(episode, frames) else None
+        if steady is None:
+            return Handled(at, self._look(frames).shares[:, SEEN.index("object")])
+        shares = self._look(self._frames(replace(episode, pixels=steady), at)).shares[:, SEEN.index("object")]
+        return Handled(at, steady.back(shares.astype(np.float32), at))
 
     def _frames(self, episode: Episode, at: NDArray[np.int64]) -> Pixels:
         """The moments' frames (M, h, w, 3) at the size that the network sees."""

@@ -47,7 +47,9 @@ def _run(inputs: StageInputs) -> StageOutput:
         datasets["extra/masks_before_repair"] = encode("extra/masks_before_repair", masks.object, like="masks/object")
     datasets["masks/object"] = encode("masks/object", objects)
     datasets["masks/score"] = encode("masks/score", masks.score)
-    if masks.robot is not None:
+    if masks.robot is not None and steadied_on_wrist(report, inputs.source["tags"]):
+        report["no_robot"] = "the camera is on the robot, which rests before it; what moves in the picture is the scene"
+    elif masks.robot is not None:
         datasets["masks/robot"] = encode("masks/robot", masks.robot)
     if masks.things is not None:
         names = list(masks.things.names)
@@ -62,6 +64,11 @@ def _run(inputs: StageInputs) -> StageOutput:
         device=device_label(segmenter),
         precision=segmenter.precision,
     )
+
+
+def steadied_on_wrist(report: Mapping[str, Any], tags: Sequence[str]) -> bool:
+    """Whether masks are told by what moves in the picture, as `report` says, of a camera that the robot carries."""
+    return "steadied" in report and "wrist-camera" in tags
 
 
 def _agreement(found: NDArray[np.bool_], truth: Masks) -> float:

@@ -56,7 +56,12 @@ class MaskResult:
 def contact_f1(episode: Episode, masks: Masks, truth: NDArray[np.bool_], tracks: SceneTracks | None = None) -> float:
     """F1 of the frames with contact, from what was found and the gripper signal; NaN where there is none."""
     found = estimate_contact(
-        episode.gripper, fps=episode.fps, masks=masks.object, robot_masks=masks.robot, tracks=tracks
+        episode.gripper,
+        fps=episode.fps,
+        masks=masks.object,
+        robot_masks=masks.robot,
+        tracks=tracks,
+        camera_moves=bool(masks.report.get("camera_motion")),
     )
     said = found.probability > 0.5
     return float(2 * (said & truth).sum() / (said.sum() + truth.sum())) if truth.any() else float("nan")

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from extractors.errors import ShapeError
 from extractors.geometry import sample_indices
+from extractors.moments import picked
+from extractors.types import Frames
 
 _WIDTH = 224
 """Width, pixels, at which frames are compared; every other length here is in these pixels, whatever the packet's."""
@@ -73,12 +75,11 @@ def watched_frame(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(grey, (_WIDTH, height), interpolation=how), np.uint8)
 
 
-def clip_camera_motion(
-    pixels: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], *, cuts: Sequence[int] = ()
-) -> CameraMotion:
-    """`camera_motion` of a whole clip `pixels` (T, H, W, 3) uint8 RGB, or of its frames."""
+def clip_camera_motion(pixels: Frames | Sequence[NDArray[np.uint8]], *, cuts: Sequence[int] = ()) -> CameraMotion:
+    """`camera_motion` of a whole clip `pixels` (T, H, W, 3) uint8 RGB, iterated once."""
     numbers = watched_frames(len(pixels))
-    return camera_motion([watched_frame(pixels[number]) for number in numbers], numbers, cuts=cuts)
+    watched = [watched_frame(np.asarray(frame)) for frame in picked(pixels, numbers)]
+    return camera_motion(watched, numbers, cuts=cuts)
 
 
 def camera_motion(

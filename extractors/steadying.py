@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.camera_motion import camera_motion, watched_frame, watched_frames
+from extractors.camera_motion import clip_camera_motion, watched_frame
 from extractors.geometry import sample_indices
 from extractors.moments import picked
 from extractors.types import Frames
@@ -144,7 +144,7 @@ def steadied(pixels: Frames) -> SteadyFrames | None:
     watched = _resizing(pixels.shape[1:3], reference.grey.shape)
     onto = np.linalg.inv(watched) @ onto @ watched
     frames = SteadyFrames(pixels, onto, _fill(pixels, onto, middle))
-    return frames if _stand_still(frames) else None
+    return frames if clip_camera_motion(frames).moving is False else None
 
 
 def _homography(one: _View, other: _View, guess: Floats) -> Floats | None:
@@ -208,11 +208,6 @@ def _brought_over(frame: Image, onto: Floats, fill: Image) -> Image:
         edge: dict[str, Any] = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_TRANSPARENT}
         cv2.warpPerspective(frame, onto, frame.shape[1::-1], dst=out, **edge)
     return out
-
-
-def _stand_still(frames: Frames) -> bool:
-    numbers = watched_frames(len(frames))
-    return camera_motion([watched_frame(frame) for frame in picked(frames, numbers)], numbers).moving is False
 
 
 def _resizing(size: tuple[int, ...], other: tuple[int, ...]) -> Floats:
